@@ -1,0 +1,1 @@
+"""Experiments: flags, data, run directories and figures around gf_jax."""

@@ -1,0 +1,149 @@
+"""Command line of gf_jax: flags, one configuration, one experiment.
+
+    python -m experiments.main --ratios=2,5,10,20
+
+Exit status: 0 done; 2 a mistake in flags or files, nothing was run; 3 a run
+diverged, results are written; 130 interrupted, what was computed is written.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from experiments.configuration import DATASETS, NETWORKS, Configuration, UsageError
+from gf_jax.networks import ACTIVATIONS
+
+EXIT_USAGE = 2
+
+
+class _Integers(flags.ArgumentParser):
+    """Comma-separated integers."""
+
+    def parse(self, argument: object) -> tuple[int, ...]:
+        if not isinstance(argument, str):
+            return tuple(argument)  # type: ignore[arg-type]
+        parts = argument.split(",") if argument.strip() else []
+        try:
+            return tuple(int(part) for part in parts)
+        except ValueError:
+            raise ValueError("accepted are integers separated by commas, such as 2,5,10") from None
+
+    def flag_type(self) -> str:
+        return "integers separated by commas"
+
+
+def _define_flags() -> None:
+    default = Configuration()
+    integers = _Integers()
+    serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    flags.DEFINE(
+        integers,
+        "ratios",
+        default.ratios,
+        "Step size of the base run divided by those of the other runs: positive integers.",
+        serializer=serializer,
+    )
+    flags.DEFINE_float(
+        "step_size", default.step_size, "Step size of the base run, in time per iteration."
+    )
+    flags.DEFINE_integer(
+        "iterations",
+        default.iterations,
+        "Iterations of the base run; time is this times step_size.",
+    )
+    flags.DEFINE_enum("network", default.network, NETWORKS, "Architecture.")
+    flags.DEFINE(
+        integers,
+        "widths",
+        None,
+        "Hidden widths, in units per layer, of the fully connected network, 50,50 if not given.",
+        serializer=serializer,
+    )
+    flags.DEFINE_enum(
+        "activation",
+        None,
+        list(ACTIVATIONS),
+        "Activation of the fully connected network, linear if not given.",
+    )
+    flags.DEFINE_float(
+        "init_scale", None, "Factor on the Xavier uniform start, 1 if not given; nearer zero below."
+    )
+    flags.DEFINE_integer("seed", None, "Seed of the starting point, 0 if not given.")
+    flags.DEFINE_enum(
+        "dataset",
+        default.dataset,
+        DATASETS,
+        "Training data; auto is MNIST if given, cached or reachable within five seconds, else "
+        "scikit-learn's digits with a warning.",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder with MNIST's four IDX files, gzipped or not; nothing is downloaded.",
+    )
+    flags.DEFINE_integer(
+        "examples",
+        default.examples,
+        "Number of training images: evenly spaced in file order among the first 50,000 of MNIST "
+        "(above that, among all 60,000), or among the 1,797 digits.",
+    )
+    flags.DEFINE_integer(
+        "snapshots",
+        None,
+        "Number of evenly spaced base iterations at which parameters and accuracy are kept; "
+        "100 if not given, or all if there are fewer.",
+    )
+    flags.DEFINE_integer(
+        "segments",
+        None,
+        "Number of equal compiled calls, between which progress is shown; a divisor of iterations, "
+        "the largest up to 100 if not given. 1 is a single call.",
+    )
+    flags.DEFINE_string(
+        "initial_params", None, "Start from the weights in this npz file instead of a random start."
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "New or empty folder for the results; runs/<network>-<time> if not given.",
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the experiment that the flags describe."""
+    try:
+        if len(argv) > 1:
+            raise UsageError(f"{argv[1]}: not a flag; accepted are flags such as --ratios=2,5,10")
+        fields = dataclasses.fields(Configuration)
+        values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
+        config = Configuration(**values)
+        from experiments import paper  # after the flags are known to be right: it is slow to load
+
+        return paper.run(config)
+    except UsageError as error:
+        return fail(str(error))
+
+
+def fail(message: str) -> int:
+    """Shows a mistake of the user's in one line."""
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a mistake ends the program with one line."""
+    try:
+        arguments = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(fail(" ".join(str(error).split())))
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # which backends JAX looked for is no news
+    return arguments
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main, flags_parser=parse_flags)

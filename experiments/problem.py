@@ -1,0 +1,73 @@
+"""From a configuration to the thing studied: data, network, objective, starting point."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+import gf_jax
+from experiments import data, store
+from experiments.configuration import Configuration
+from gf_jax.networks import Network, Params
+
+
+class Problem(NamedTuple):
+    """A training loss, its starting point, and what outputs call them.
+
+    Attributes:
+      network: the network.
+      dataset: the training set.
+      loss: f(params), mean cross-entropy over the training set.
+      accuracy: training accuracy as a function of params.
+      initial_params: the starting point.
+      network_label: what every output calls the network.
+    """
+
+    network: Network
+    dataset: data.Dataset
+    loss: Callable[[Params], jax.Array]
+    accuracy: Callable[[Params], jax.Array]
+    initial_params: Params
+    network_label: str
+
+
+def build(config: Configuration) -> Problem:
+    """Loads the data and makes everything that a run needs.
+
+    Raises:
+      UsageError: if data or initial parameters are not what is accepted.
+    """
+    convolutional = config.network != "fully_connected"
+    dataset = data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
+    network, label = _network(config, dataset)
+    inputs = dataset.images.reshape(-1, *network.input_shape)
+    return Problem(
+        network=network,
+        dataset=dataset,
+        loss=gf_jax.cross_entropy(network, inputs, dataset.labels),
+        accuracy=gf_jax.accuracy(network, inputs, dataset.labels),
+        initial_params=_initial_params(config, network),
+        network_label=label,
+    )
+
+
+def _network(config: Configuration, dataset: data.Dataset) -> tuple[Network, str]:
+    if config.network == "conv_adapted":
+        return gf_jax.conv_adapted(), "convolutional network (adapted)"
+    if config.network == "lenet5":
+        return gf_jax.lenet5(), "LeNet-5"
+    assert config.widths is not None
+    assert config.activation is not None
+    sizes = (dataset.images[0].size, *config.widths, 10)
+    names = {"linear": "linear", "relu": "ReLU", "leaky_relu": "leaky ReLU"}
+    label = f"fully connected {names[config.activation]} network {'-'.join(map(str, sizes))}"
+    return gf_jax.fully_connected(sizes, config.activation), label
+
+
+def _initial_params(config: Configuration, network: Network) -> Params:
+    if config.initial_params is not None:
+        return store.read_params(config.initial_params, network.shapes)
+    assert config.seed is not None
+    assert config.init_scale is not None
+    key = jax.random.key(config.seed)
+    return gf_jax.xavier_uniform(key, network.shapes, scale=config.init_scale)

@@ -1,0 +1,40 @@
+"""Draws and tabulates a saved run again, without computing it.
+
+python -m experiments.show runs/fully_connected-20260101-120000
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import figures, report, store
+from experiments.configuration import UsageError
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the figure of each run directory anew and prints its table."""
+    try:
+        if not arguments or any(argument.startswith("-") for argument in arguments):
+            raise UsageError("give the folders of one or more runs: show RUN_DIR [RUN_DIR ...]")
+        for argument in arguments:
+            _show(Path(argument))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _show(directory: Path) -> None:
+    console = Console()
+    run = store.read_run(directory)
+    report.print_table(report.summarise(run), console)
+    try:
+        paths = figures.draw_run(run, directory)
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
+    console.print("drawn: " + ", ".join(map(str, paths)), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,269 @@
+"""Run directories: what they hold, written and read.
+
+    configuration.json   resolved configuration, data, versions, device, command
+    initial_params.npz   the starting point, one array per parameter
+    metrics.npz          per base iteration and lane: losses and distances
+    snapshots.npz        per snapshot and lane: training accuracy and all parameters
+    summary.json         the numbers of the final table
+    figure.png, .pdf     the figure
+
+Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
+(outputs, inputs), ``dense_1.bias`` of shape (outputs,), ``conv_1.weight`` of shape
+(outputs, inputs, height, width), ``conv_1.bias``. The same file is what
+``--initial_params`` reads. Nothing is pickled.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import gf_jax
+from experiments.configuration import Configuration, UsageError
+from experiments.data import Dataset
+from gf_jax.comparison import Metrics
+from gf_jax.networks import Params, Shapes
+
+FORMAT = 1
+LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
+
+
+class Run(NamedTuple):
+    """The numbers of a run that figures and tables are made of.
+
+    Attributes:
+      network_label, data_label: what was trained on what.
+      step_size: step size of the base run.
+      ratios: ratio of every lane, ascending from 1.
+      iterations: base iterations recorded; time = iteration * step_size.
+      metrics: NumPy arrays of shape (iterations, lanes).
+      snapshot_iterations: base iterations of the snapshots.
+      accuracy: training accuracy, shape (snapshots, lanes).
+    """
+
+    network_label: str
+    data_label: str
+    step_size: float
+    ratios: tuple[int, ...]
+    iterations: np.ndarray
+    metrics: Metrics
+    snapshot_iterations: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def times(self) -> np.ndarray:
+        """Time of every base iteration."""
+        return self.iterations * self.step_size
+
+
+def create(output_dir: str | None, name: str) -> Path:
+    """Creates an empty run directory.
+
+    Args:
+      output_dir: where; None makes ``runs/<name>-<date>-<time>``, numbered on if
+        that is taken.
+      name: what the run is about, for the default.
+
+    Raises:
+      UsageError: if the directory has contents or cannot be written.
+    """
+    if output_dir is None:
+        stem = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        candidates = [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 100))]
+        directory = next(path for path in candidates if not path.exists())
+    else:
+        directory = Path(output_dir).expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise UsageError(
+                f"--output_dir={directory}: is not empty, and results are never overwritten; "
+                "give a new or an empty folder"
+            )
+        probe = directory / "writable"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir={directory}: cannot be written ({error.strerror}); "
+            "give a folder that can"
+        ) from None
+    return directory
+
+
+def write_configuration(
+    directory: Path, config: Configuration, dataset: Dataset, network_label: str
+) -> None:
+    """Writes what is needed to repeat the run."""
+    device = jax.devices()[0]
+    _write_json(
+        directory / "configuration.json",
+        {
+            "configuration": dataclasses.asdict(config),
+            "network": network_label,
+            "data": {
+                "label": dataset.label,
+                "source": dataset.source,
+                "mean": dataset.mean,
+                "std": dataset.std,
+            },
+            "device": {
+                "platform": device.platform,
+                "kind": device.device_kind,
+                "count": jax.device_count(),
+            },
+            "versions": {"python": platform.python_version(), "gf_jax": gf_jax.__version__}
+            | {library: importlib.metadata.version(library) for library in LIBRARIES},
+            "command": sys.argv,
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        },
+    )
+
+
+def write_metrics(directory: Path, run: Run) -> None:
+    """Writes losses and distances of every base iteration."""
+    np.savez(
+        directory / "metrics.npz",
+        format=np.array(FORMAT),
+        ratio=np.array(run.ratios),
+        step_size=run.step_size / np.array(run.ratios),
+        iteration=run.iterations,
+        time=run.times,
+        **run.metrics._asdict(),
+    )
+
+
+def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
+    """Writes accuracy and parameters, leaves of shape (snapshots, lanes, ...)."""
+    arrays = {f"params.{name}": array for name, array in _named(snapshots).items()}
+    np.savez(
+        directory / "snapshots.npz",
+        format=np.array(FORMAT),
+        ratio=np.array(run.ratios),
+        iteration=run.snapshot_iterations,
+        accuracy=run.accuracy,
+        **arrays,
+    )
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Writes the summary."""
+    _write_json(directory / "summary.json", summary)
+
+
+def read_run(directory: Path) -> Run:
+    """Reads the numbers of a saved run.
+
+    Raises:
+      UsageError: if the folder holds no complete run; the text names the file.
+    """
+    try:
+        description = json.loads((directory / "configuration.json").read_text())
+        with np.load(directory / "metrics.npz") as saved, np.load(directory / "snapshots.npz") as s:
+            for name, archive in (("metrics.npz", saved), ("snapshots.npz", s)):
+                if int(archive["format"]) != FORMAT:
+                    raise UsageError(
+                        f"{directory / name}: format {archive['format']}, this version reads "
+                        f"{FORMAT}; use the version of gf_jax that wrote it"
+                    )
+            return Run(
+                network_label=description["network"],
+                data_label=description["data"]["label"],
+                step_size=description["configuration"]["step_size"],
+                ratios=tuple(saved["ratio"].tolist()),
+                iterations=saved["iteration"],
+                metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
+                snapshot_iterations=s["iteration"],
+                accuracy=s["accuracy"],
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{directory}: holds no complete run ({_reason(error)}); give the folder of a run"
+        ) from None
+
+
+def write_params(path: Path, params: Params) -> None:
+    """Writes one point of weight space in the format described above."""
+    np.savez(path, **_named(params))
+
+
+def read_params(path: str, shapes: Shapes) -> Params:
+    """Reads a starting point written by ``write_params`` or by another program.
+
+    Args:
+      path: npz file with one floating-point array per parameter.
+      shapes: the shapes wanted, ``{layer: {kind: shape}}``.
+
+    Returns:
+      The parameters as float32.
+
+    Raises:
+      UsageError: if the file is unreadable, or an array is missing, unknown, not
+        floating point, not finite or of another shape.
+    """
+    flag = f"--initial_params={path}"
+    try:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{flag}: not readable ({_reason(error)}); accepted is an npz file of arrays"
+        ) from None
+    wanted = {
+        f"{layer}.{kind}": shape for layer, ks in shapes.items() for kind, shape in ks.items()
+    }
+    for name, shape in wanted.items():
+        if name not in arrays:
+            raise UsageError(f"{flag}: array {name} is missing; accepted are {_listing(wanted)}")
+        _check_array(f"{flag}: array {name}", arrays[name], shape)
+    unknown = sorted(set(arrays) - set(wanted))
+    if unknown:
+        raise UsageError(
+            f"{flag}: array {unknown[0]} is not a parameter of this network; "
+            f"accepted are {_listing(wanted)}"
+        )
+    return {
+        layer: {kind: arrays[f"{layer}.{kind}"].astype(np.float32) for kind in kinds}
+        for layer, kinds in shapes.items()
+    }
+
+
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise UsageError(f"{name} has shape {array.shape}; accepted is {shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UsageError(f"{name} has dtype {array.dtype}; accepted is floating point")
+    if not np.isfinite(array.astype(np.float32)).all():
+        raise UsageError(f"{name} has entries that are not finite; accepted are numbers only")
+
+
+def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+
+
+def _named(params: Params) -> dict[str, Any]:
+    return {
+        f"{layer}.{kind}": np.asarray(array)
+        for layer, kinds in params.items()
+        for kind, array in kinds.items()
+    }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.strerror}: {Path(error.filename).name}" if error.filename else error.strerror
+        )
+    return " ".join(str(error).split())
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps({"format": FORMAT} | content, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,19 @@
+"""Does gradient descent on a neural network stay near its gradient flow?"""
+
+from gf_jax.comparison import Metrics as Metrics
+from gf_jax.comparison import distance as distance
+from gf_jax.comparison import measure as measure
+from gf_jax.descent import Schedule as Schedule
+from gf_jax.descent import Trajectory as Trajectory
+from gf_jax.descent import descent_segments as descent_segments
+from gf_jax.descent import gradient_descent as gradient_descent
+from gf_jax.descent import join as join
+from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.networks import Network as Network
+from gf_jax.networks import conv_adapted as conv_adapted
+from gf_jax.networks import fully_connected as fully_connected
+from gf_jax.networks import lenet5 as lenet5
+from gf_jax.objective import accuracy as accuracy
+from gf_jax.objective import cross_entropy as cross_entropy
+
+__version__ = "0.1.0"

@@ -1,0 +1,378 @@
+"""Gradient descent at several step sizes in one compiled call.
+
+A base run with step size s and runs with step sizes s/r, one per ratio r, start
+from the same point. Iterate k of the base run and iterate r k of the run with
+ratio r stand at the same time k s, and are compared there. Each run is a *lane*
+of a stacked pytree; ``lax.scan`` goes over base iterations.
+
+Schedule. Between two comparison times lane r takes r steps. The lanes are sorted
+by ratio: all of them step together, then those with more steps to take go on
+without the ones that have arrived, in nested scans over ever smaller vmapped
+stacks. So a base iteration costs exactly the sum of all ratios in gradient
+evaluations, none of them masked. The gradient at the point compared is evaluated
+once, recorded, and used for the next step of every lane.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from gf_jax.comparison import Metrics, measure
+
+PyTree = Any
+Loss = Callable[[PyTree], Array]
+
+MOST_SEGMENTS = 100  # of the default: a progress bar needs no finer steps
+
+
+class Trajectory(NamedTuple):
+    """All lanes over consecutive base iterations, as NumPy arrays.
+
+    Attributes:
+      iterations: base iterations recorded, 0 being the initial point.
+      metrics: losses, distances and gradient norms, each (iterations, lanes).
+      snapshot_iterations: base iterations of the snapshots.
+      snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...).
+    """
+
+    iterations: Int[np.ndarray, " iterations"]
+    metrics: Metrics
+    snapshot_iterations: Int[np.ndarray, " snapshots"]
+    snapshots: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Which steps are taken, and what is kept of them.
+
+    Attributes:
+      step_size: step size of the base run; time = iteration * step_size.
+      ratios: positive integers; each adds a run with step size step_size/ratio.
+        Ratio 1 names the base run, which is always there.
+      iterations: iterations of the base run.
+      snapshots: number of evenly spaced base iterations at which the parameters
+        are kept, the last of them the final one: iteration floor(j K / P) for
+        j = 1 ... P. None is 100, or every iteration if there are fewer.
+      segments: number of equal parts into which the run is cut, each one call of
+        the same compiled function; a divisor of ``iterations``. None is the
+        largest divisor up to 100.
+
+    Raises:
+      ValueError: on any other value, with one line that names the field.
+    """
+
+    step_size: float
+    ratios: tuple[int, ...]
+    iterations: int
+    snapshots: int | None = None
+    segments: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            math.isfinite(self.step_size) and self.step_size > 0,
+            f"step_size: got {self.step_size}; accepted is a positive finite number",
+        )
+        for ratio in self.ratios:
+            _require(
+                _is_integer(ratio) and ratio >= 1,
+                f"ratios: got {ratio}; accepted are positive integers",
+            )
+            _require(
+                self.ratios.count(ratio) == 1,
+                f"ratios: {ratio} is given more than once; give every ratio once",
+            )
+        _require(
+            _is_integer(self.iterations) and self.iterations >= 1,
+            f"iterations: got {self.iterations}; accepted is a positive integer",
+        )
+        if self.snapshots is None:
+            object.__setattr__(self, "snapshots", min(100, self.iterations))
+        assert self.snapshots is not None
+        _require(
+            _is_integer(self.snapshots) and 1 <= self.snapshots <= self.iterations,
+            f"snapshots: got {self.snapshots}; "
+            f"accepted is 1 to the number of iterations, {self.iterations}",
+        )
+        divisors = _divisors(self.iterations)
+        if self.segments is None:
+            segments = max(n for n in divisors if n <= MOST_SEGMENTS)
+            object.__setattr__(self, "segments", segments)
+        _require(
+            self.segments in divisors,
+            f"segments: got {self.segments}; accepted are divisors of the number of iterations, "
+            f"{self.iterations}, such as {_nearest(divisors, self.segments)}",
+        )
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Ratios of the lanes, ascending; the base run is lane 0."""
+        return tuple(sorted({1, *self.ratios}))
+
+    @property
+    def step_sizes(self) -> tuple[float, ...]:
+        """Step sizes of the lanes."""
+        return tuple(self.step_size / ratio for ratio in self.lanes)
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """Gradients evaluated by the whole run: all steps, and one at the start."""
+        return self.iterations * sum(self.lanes) + 1
+
+    @property
+    def segment_length(self) -> int:
+        """Base iterations per segment."""
+        assert self.segments is not None
+        return self.iterations // self.segments
+
+    @property
+    def snapshot_iterations(self) -> Int[np.ndarray, " snapshots"]:
+        """Base iterations at which snapshots are taken."""
+        assert self.snapshots is not None
+        return np.arange(1, self.snapshots + 1) * self.iterations // self.snapshots
+
+
+class _State(NamedTuple):
+    """Carried from one base iteration to the next; every leaf has a lane axis."""
+
+    params: PyTree
+    loss: Float[Array, " lanes"]
+    gradient: PyTree
+
+
+def gradient_descent(
+    f: Loss,
+    params: PyTree,
+    *,
+    step_size: float,
+    ratios: Sequence[int],
+    iterations: int,
+    snapshots: int | None = None,
+    segments: int | None = 1,
+) -> Trajectory:
+    """Gradient descent with step sizes step_size and step_size/r, all runs at once.
+
+    Args:
+      f: maps parameters to a scalar loss; differentiable by JAX, and closed over
+        data of any form.
+      params: initial point, a pytree of floating-point arrays.
+      step_size: step size of the base run; time = iteration * step_size.
+      ratios: positive integers r, each of which adds a run with step_size/r.
+      iterations: iterations of the base run.
+      snapshots: how often parameters are kept, see ``Schedule``.
+      segments: number of compiled calls, see ``Schedule``.
+
+    Returns:
+      The trajectory of all lanes, sorted by ratio, the base run first. A lane
+      that diverges has non-finite entries from there on and disturbs no other.
+
+    Raises:
+      ValueError: on a value outside what ``Schedule`` accepts, on parameters that
+        are not floating point, or if f does not return a floating-point scalar.
+    """
+    schedule = Schedule(step_size, tuple(ratios), iterations, snapshots, segments)
+    return join(list(descent_segments(f, params, schedule)))
+
+
+def descent_segments(f: Loss, params: PyTree, schedule: Schedule) -> Iterator[Trajectory]:
+    """The segments of ``gradient_descent``, each yielded when it is computed.
+
+    The first begins with iteration 0. ``join`` puts any number of consecutive
+    segments together, so that a run that is cut short keeps what it has.
+
+    Raises:
+      ValueError: as ``gradient_descent``.
+    """
+    params = jax.tree.map(jnp.asarray, params)
+    _check_loss(f, params)
+    f, constants = _hoist_constants(f, params)
+    run_segment = jax.jit(_segment(f, schedule), donate_argnums=1)
+    state, recorded = _blank_state(params, len(schedule.lanes)), 0
+    length = schedule.segment_length
+    while recorded < schedule.iterations:
+        slots, kept = _snapshot_slots(schedule, recorded)
+        state, start, metrics, snapshots = run_segment(
+            constants, state, params, slots, recorded == 0
+        )
+        start, metrics, snapshots = jax.device_get((start, metrics, snapshots))
+        part = Trajectory(
+            iterations=np.arange(recorded + 1, recorded + length + 1),
+            metrics=metrics,
+            snapshot_iterations=kept,
+            snapshots=jax.tree.map(operator.itemgetter(slice(len(kept))), snapshots),
+        )
+        yield part if recorded else _with_start(part, start)
+        recorded += length
+
+
+def join(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Consecutive parts of a trajectory as one."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *trajectories)
+
+
+def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
+    """The first segment, preceded by the initial point."""
+    return part._replace(
+        iterations=np.concatenate([[0], part.iterations]),
+        metrics=jax.tree.map(lambda a, b: np.concatenate([a[None], b]), start, part.metrics),
+    )
+
+
+def _segment(f: Callable[[list[Array], PyTree], Array], schedule: Schedule) -> Callable:
+    """Builds the function of one segment; the number of slots is its length."""
+    capacity = _snapshot_capacity(schedule)
+
+    def run(
+        constants: list[Array],
+        state: _State,
+        initial_params: PyTree,
+        slots: Int[Array, " length"],
+        is_first: bool,
+    ) -> tuple[_State, Metrics, Metrics, PyTree]:
+        evaluate = jax.value_and_grad(lambda params: f(constants, params))
+        state = lax.cond(
+            is_first, lambda s: _start(evaluate, initial_params, s), lambda s: s, state
+        )
+
+        def base_iteration(
+            carry: tuple[_State, PyTree], slot: Array
+        ) -> tuple[tuple[_State, PyTree], Metrics]:
+            state, kept = carry
+            state = _advance(jax.vmap(evaluate), schedule, state)
+            # The last row takes what is not asked for: always writing keeps this in place.
+            kept = jax.tree.map(
+                lambda store, leaf: lax.dynamic_update_index_in_dim(store, leaf, slot, 0),
+                kept,
+                state.params,
+            )
+            return (state, kept), measure(*state, initial_params)
+
+        kept = jax.tree.map(lambda p: jnp.zeros((capacity + 1, *p.shape), p.dtype), state.params)
+        start = measure(*state, initial_params)
+        (state, kept), rows = lax.scan(base_iteration, (state, kept), slots)
+        return state, start, rows, jax.tree.map(lambda leaf: leaf[:-1], kept)
+
+    return run
+
+
+def _start(evaluate: Callable, params: PyTree, blank: _State) -> _State:
+    """All lanes at the initial point, from one evaluation."""
+    loss, gradient = evaluate(params)
+    return jax.tree.map(
+        lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
+        _State(params, loss, gradient),
+        blank,
+    )
+
+
+def _advance(evaluate: Callable, schedule: Schedule, state: _State) -> _State:
+    """One base iteration of all lanes."""
+
+    def step(lanes: tuple[PyTree, Array], _: None) -> tuple[tuple[PyTree, Array], None]:
+        params, sizes = lanes
+        _, gradient = evaluate(params)
+        return (_descend(params, gradient, sizes), sizes), None
+
+    sizes = jnp.asarray(schedule.step_sizes, state.loss.dtype)
+    lanes = (_descend(state.params, state.gradient, sizes), sizes)
+    arrived = []
+    for more in np.diff(schedule.lanes).tolist():
+        arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes[0]))
+        lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
+        lanes, _ = lax.scan(step, lanes, length=more)
+    params = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes[0])
+    return _State(params, *evaluate(params))
+
+
+def _descend(params: PyTree, gradient: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:
+    """One step of gradient descent of every lane, in the parameters' own precision."""
+
+    def update(leaf: Array, slope: Array) -> Array:
+        size = sizes.astype(leaf.dtype).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return leaf - size * slope
+
+    return jax.tree.map(update, params, gradient)
+
+
+def _blank_state(params: PyTree, lanes: int) -> _State:
+    """Storage for the state; the first segment fills it."""
+    blank = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), params)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    return _State(blank, jnp.zeros(lanes, dtype), jax.tree.map(jnp.copy, blank))
+
+
+def _snapshot_capacity(schedule: Schedule) -> int:
+    """Most snapshots that fall into one segment."""
+    segments = (schedule.snapshot_iterations - 1) // schedule.segment_length
+    return int(np.bincount(segments).max())
+
+
+def _snapshot_slots(
+    schedule: Schedule, recorded: int
+) -> tuple[Int[np.ndarray, " length"], Int[np.ndarray, " snapshots"]]:
+    """Row into which each iterate of a segment is written, and the iterations kept."""
+    wanted, length = schedule.snapshot_iterations, schedule.segment_length
+    kept = wanted[(wanted > recorded) & (wanted <= recorded + length)]
+    slots = np.full(length, _snapshot_capacity(schedule), np.int32)
+    slots[kept - recorded - 1] = np.arange(len(kept))
+    return slots, kept
+
+
+def _hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
+    """Splits f into a pure function of (constants, params) and its constants.
+
+    Arrays that f closes over, a training set above all, would otherwise be copied
+    into the compiled program once per use.
+    """
+    with jax.default_matmul_precision("highest"):
+        closed = jax.make_jaxpr(f)(params)
+
+    def pure(constants: list[Array], params: PyTree) -> Array:
+        (loss,) = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
+        return loss
+
+    return pure, jax.device_put(closed.consts)
+
+
+def _check_loss(f: Loss, params: PyTree) -> None:
+    _require(bool(jax.tree.leaves(params)), "params: the pytree holds no arrays")
+    for path, leaf in jax.tree.leaves_with_path(params):
+        _require(
+            jnp.issubdtype(leaf.dtype, jnp.floating),
+            f"params{jax.tree_util.keystr(path)}: dtype {leaf.dtype}; "
+            "accepted are floating-point arrays",
+        )
+    loss = jax.eval_shape(f, params)
+    _require(
+        isinstance(loss, jax.ShapeDtypeStruct)
+        and loss.shape == ()
+        and jnp.issubdtype(loss.dtype, jnp.floating),
+        f"f: returns {loss}; accepted is a floating-point scalar",
+    )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def _nearest(divisors: list[int], wanted: object) -> str:
+    target = wanted if isinstance(wanted, int) else 1
+    nearest = sorted(divisors, key=lambda n: abs(n - target))[:2]
+    return " or ".join(str(n) for n in sorted(nearest))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,242 @@
+"""The networks of the paper, as pure functions of parameter pytrees.
+
+A network is described by the shapes of its parameters and two functions:
+``prepare`` turns inputs into the layout the arithmetic wants and depends on the
+data alone, so that it is done once per run; ``forward`` maps parameters and
+prepared inputs to logits. Inside, examples lie along the *last* axis: every
+slice that convolution and pooling take is then a contiguous copy, and every
+product is wide rather than tall.
+
+Parameters are nested dictionaries ``{layer: {kind: array}}`` with the layers
+``conv_1, conv_2, ..., dense_1, dense_2, ...`` and the kinds ``weight`` and
+``bias``. Dense weights have shape (outputs, inputs), so that layer j computes
+``W_j h``; convolution kernels have shape (outputs, inputs, height, width).
+Images are flattened channel first, then row, then column.
+
+Source of the architectures: Elkabetz & Cohen, NeurIPS 2021, section 5 and
+LeCun et al. 1998 (LeNet-5).
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Params = dict[str, dict[str, Array]]
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+Activation = Callable[[Array], Array]
+
+LEAKY_RELU_SLOPE = 0.01
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": lambda x: x,
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x, LEAKY_RELU_SLOPE),
+}
+
+
+class Network(NamedTuple):
+    """A network as shapes and pure functions.
+
+    Attributes:
+      input_shape: shape of one example, (features,) or (channels, height, width).
+      shapes: shape of every parameter, ``{layer: {kind: shape}}``.
+      prepare: maps inputs (examples, *input_shape) to the form ``forward`` takes.
+      forward: maps (params, prepared inputs) to logits (classes, examples).
+    """
+
+    input_shape: tuple[int, ...]
+    shapes: Shapes
+    prepare: Callable[[Array], Array]
+    forward: Callable[[Params, Array], Array]
+
+    def apply(
+        self, params: Params, inputs: Float[Array, "examples ..."]
+    ) -> Float[Array, "examples classes"]:
+        """Logits of every example.
+
+        Args:
+          params: parameters with the shapes of ``self.shapes``.
+          inputs: array of shape (examples, *input_shape).
+
+        Returns:
+          Logits of shape (examples, classes).
+
+        Raises:
+          ValueError: if ``inputs`` does not have the network's input shape.
+        """
+        if inputs.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"inputs: examples of shape {inputs.shape[1:]}; "
+                f"this network takes {self.input_shape}"
+            )
+        return self.forward(params, self.prepare(inputs)).T
+
+
+def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network:
+    """Fully connected network without biases.
+
+    With the identity as activation the weights are multiplied with each other
+    first and with the data once: the same function at a fraction of the work.
+
+    Args:
+      sizes: layer sizes from the input to the output, for example
+        (784, 50, 50, 10); at least two.
+      activation: "linear", "relu" or "leaky_relu" (slope 0.01), applied after
+        every layer but the last.
+
+    Raises:
+      ValueError: on fewer than two sizes, a size below one, or an unknown
+        activation.
+    """
+    if len(sizes) < 2 or any(size < 1 for size in sizes):
+        raise ValueError(f"sizes: got {tuple(sizes)}; give two or more positive sizes")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: got {activation!r}; accepted {sorted(ACTIVATIONS)}")
+
+    def forward(params: Params, inputs: Array) -> Array:
+        if activation == "linear":
+            return _product(params) @ inputs
+        return _dense_layers(params, inputs, ACTIVATIONS[activation])
+
+    return Network((sizes[0],), _dense_shapes(sizes, bias=False), jnp.transpose, forward)
+
+
+def conv_adapted() -> Network:
+    """The paper's convolutional network: strides of two, no biases, no pooling.
+
+    Zero padding of 2, convolution 5x5 to 6 channels with stride 2, convolution
+    5x5 to 16 channels with stride 2, dense 400-120-84-10; ReLU after every layer
+    but the last. Inputs have shape (examples, 1, 28, 28).
+    """
+
+    def prepare(inputs: Array) -> Array:
+        return _patches(_pad(_examples_last(inputs)), stride=2)
+
+    def forward(params: Params, patches: Array) -> Array:
+        hidden = jax.nn.relu(_convolve_patches(params["conv_1"], patches))
+        hidden = jax.nn.relu(_convolve(params["conv_2"], hidden, stride=2))
+        return _dense_layers(params, _flatten(hidden), jax.nn.relu)
+
+    return Network((1, 28, 28), _convolutional_shapes(bias=False), prepare, forward)
+
+
+def lenet5() -> Network:
+    """LeNet-5 with ReLU and max-pooling, biases everywhere.
+
+    Zero padding of 2, convolution 5x5 to 6 channels, max-pool 2, convolution 5x5
+    to 16 channels, max-pool 2, dense 400-120-84-10; ReLU after every layer but
+    the last. Inputs have shape (examples, 1, 28, 28).
+    """
+
+    def prepare(inputs: Array) -> Array:
+        return _patches(_pad(_examples_last(inputs)), stride=1)
+
+    def forward(params: Params, patches: Array) -> Array:
+        # The maximum commutes with ReLU; pooling first leaves a quarter of the work.
+        hidden = jax.nn.relu(_max_pool(_convolve_patches(params["conv_1"], patches)))
+        hidden = jax.nn.relu(_max_pool(_convolve(params["conv_2"], hidden, stride=1)))
+        return _dense_layers(params, _flatten(hidden), jax.nn.relu)
+
+    return Network((1, 28, 28), _convolutional_shapes(bias=True), prepare, forward)
+
+
+def _dense_shapes(sizes: Sequence[int], *, bias: bool) -> dict[str, dict[str, tuple[int, ...]]]:
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
+        shapes[f"dense_{layer}"] = {"weight": (outputs, inputs)}
+        if bias:
+            shapes[f"dense_{layer}"]["bias"] = (outputs,)
+    return shapes
+
+
+def _convolutional_shapes(*, bias: bool) -> Shapes:
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
+        "conv_1": {"weight": (6, 1, 5, 5)},
+        "conv_2": {"weight": (16, 6, 5, 5)},
+    }
+    if bias:
+        shapes["conv_1"]["bias"] = (6,)
+        shapes["conv_2"]["bias"] = (16,)
+    return shapes | _dense_shapes((400, 120, 84, 10), bias=bias)
+
+
+def _dense_weights(params: Params) -> list[dict[str, Array]]:
+    """The dense layers in order (a pytree's own order puts dense_10 before dense_2)."""
+    return [params[f"dense_{j + 1}"] for j in range(sum(k.startswith("dense_") for k in params))]
+
+
+def _product(params: Params) -> Array:
+    """End-to-end matrix W_n ... W_1, multiplied from the narrow output side."""
+    weights = [layer["weight"] for layer in _dense_weights(params)]
+    product = weights[-1]
+    for weight in reversed(weights[:-1]):
+        product = product @ weight
+    return product
+
+
+def _dense_layers(params: Params, hidden: Array, activation: Activation) -> Array:
+    *inner, last = _dense_weights(params)
+    for layer in inner:
+        hidden = activation(_affine(layer, layer["weight"] @ hidden))
+    return _affine(last, last["weight"] @ hidden)
+
+
+def _affine(layer: dict[str, Array], outputs: Array) -> Array:
+    """Adds the layer's bias, if it has one, along the first axis."""
+    if "bias" not in layer:
+        return outputs
+    return outputs + layer["bias"].reshape(-1, *(1,) * (outputs.ndim - 1))
+
+
+def _examples_last(inputs: Array) -> Array:
+    return jnp.moveaxis(inputs, 0, -1)
+
+
+def _pad(images: Array) -> Array:
+    return jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+
+
+def _flatten(images: Array) -> Array:
+    return images.reshape(-1, images.shape[-1])
+
+
+def _patches(images: Array, *, stride: int) -> Float[Array, "taps height width examples"]:
+    """The 5x5 windows of (channels, height, width, examples), one tap per row.
+
+    Taps are ordered as a flattened kernel: channel, then row, then column.
+    """
+    channels, height, width, examples = images.shape
+    rows, columns = (height - 5) // stride + 1, (width - 5) // stride + 1
+    taps = [
+        jax.lax.slice(
+            images,
+            (0, i, j, 0),
+            (channels, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, examples),
+            (1, stride, stride, 1),
+        )
+        for i in range(5)
+        for j in range(5)
+    ]
+    return jnp.stack(taps, axis=1).reshape(channels * 25, rows, columns, examples)
+
+
+def _convolve_patches(layer: dict[str, Array], patches: Array) -> Array:
+    """Convolution as one matrix product: kernels (outputs, taps) times patches."""
+    kernels = layer["weight"].reshape(layer["weight"].shape[0], -1)
+    outputs = kernels @ patches.reshape(patches.shape[0], math.prod(patches.shape[1:]))
+    return _affine(layer, outputs.reshape(-1, *patches.shape[1:]))
+
+
+def _convolve(layer: dict[str, Array], images: Array, *, stride: int) -> Array:
+    return _convolve_patches(layer, _patches(images, stride=stride))
+
+
+def _max_pool(images: Array) -> Array:
+    """Maximum over disjoint 2x2 windows of (channels, height, width, examples)."""
+    rows = jnp.maximum(images[:, 0::2], images[:, 1::2])
+    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
