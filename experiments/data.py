@@ -30,12 +30,24 @@ PROBE_SECONDS = 5.0
 MNIST_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
-# SHA-256 of the uncompressed files: gzip headers may differ, contents may not.
+# Shape, and SHA-256 of the uncompressed file: gzip headers may differ, contents may not.
 MNIST_FILES = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    "train-images-idx3-ubyte": (
+        (60_000, 28, 28),
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "train-labels-idx1-ubyte": (
+        (60_000,),
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    "t10k-images-idx3-ubyte": (
+        (10_000, 28, 28),
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        (10_000,),
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
 }
 
 
@@ -186,16 +198,17 @@ def _read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path}: not readable, {error}; replace or delete this file") from None
     name = path.name.removesuffix(".gz").replace(".idx", "-idx")
-    dimensions = content[3] if len(content) > 3 else 0
-    shape = tuple(np.frombuffer(content[4 : 4 + 4 * dimensions], ">u4").tolist())
-    expected = 4 + 4 * dimensions + math.prod(shape)
-    if len(shape) != dimensions or len(content) < expected:
+    shape, digest = MNIST_FILES[name]
+    header = 4 + 4 * len(shape)
+    size = header + math.prod(shape)
+    if len(content) != size:
+        state = "truncated at" if len(content) < size else "too long with"
         raise UsageError(
-            f"{path}: truncated at {len(content):,} bytes; replace or delete this file"
+            f"{path}: {state} {len(content):,} of {size:,} bytes; replace or delete this file"
         )
-    if hashlib.sha256(content).hexdigest() != MNIST_FILES[name]:
-        raise UsageError(f"{path}: differs from MNIST's own {name}; replace or delete this file")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UsageError(f"{path}: altered, not MNIST's own {name}; replace or delete this file")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _cache() -> Path:

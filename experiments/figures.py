@@ -8,73 +8,81 @@ from matplotlib.figure import Figure
 
 from experiments.store import Run
 
-# Okabe and Ito's palette: told apart by readers with any colour vision.
+# Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
+# differ too, so that curves on top of each other are all seen.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", (0, (6, 2)), (0, (3, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-",
+    (0, (7, 2)),
+    (4, (4, 3)),
+    (0, (1, 2)),
+    (2, (6, 2, 1, 2)),
+)
 
 
 def draw_run(run: Run, directory: Path) -> list[Path]:
     """Draws a run as ``figure.png`` and ``figure.pdf`` in a folder.
 
     Upper row, as in the paper: training losses of all runs; distances from the
-    initial point and between runs. Lower row: the gaps between the runs, in loss
-    and in weight space, on logarithmic axes.
+    initial point and from the base run. Lower row: the gaps between each run and
+    the base run, in loss and in weight space, on logarithmic axes.
 
     Returns:
       The paths written.
     """
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    metrics = run.metrics
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
     losses, distances, loss_gaps, gaps = figure.subplots(2, 2).flat
+    _curves(losses, run, metrics.loss)
+    _curves(distances, run, metrics.distance_from_init)
+    _curves(distances, run, metrics.distance_to_base, first=1)
+    _curves(loss_gaps, run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
+    _curves(gaps, run, metrics.distance_to_base, first=1, log=True)
+    _describe(losses, "Training loss", "nats")
+    _describe(distances, "From initialisation (above), from the $\\eta_0$ run (below)")
+    _describe(loss_gaps, "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic")
+    _describe(gaps, "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
+    _mark_distance_travelled(gaps, run)
     figure.suptitle(
-        f"{run.network_label[0].upper()}{run.network_label[1:]} on {run.data_label}, "
-        f"step size $\\eta_0$ = {run.step_size:g}"
+        f"{run.network_label[:1].upper()}{run.network_label[1:]} on {run.data_label}, "
+        f"$\\eta_0$ = {run.step_size:g}"
     )
-    for lane, ratio in enumerate(run.ratios):
-        style = {"color": COLOURS[lane % len(COLOURS)], "linestyle": STYLES[lane % len(STYLES)]}
-        name = _name(ratio)
-        losses.plot(run.times, run.metrics.loss[:, lane], label=name, **style)
-        distances.plot(
-            run.times,
-            run.metrics.distance_from_init[:, lane],
-            label=f"from initialisation, {name}",
-            **style,
-        )
-    for lane, ratio in enumerate(run.ratios[1:], start=1):
-        style = {"color": COLOURS[lane % len(COLOURS)]}
-        gap = run.metrics.distance_to_base[:, lane]
-        distances.plot(run.times, gap, label=f"{_name(1)} to {_name(ratio)}", **style)
-        gaps.plot(run.times, _positive(gap), label=f"{_name(1)} to {_name(ratio)}", **style)
-        difference = np.abs(run.metrics.loss[:, lane] - run.metrics.loss[:, 0])
-        loss_gaps.plot(run.times, _positive(difference), label=f"$|f_1 - f_{{{ratio}}}|$", **style)
-    gaps.plot(
-        run.times,
-        _positive(run.metrics.distance_from_init[:, 0]),
-        color="0.6",
-        label=f"from initialisation, {_name(1)}",
-    )
-    _finish(losses, "Training loss", "training loss (nats)")
-    _finish(distances, "Distance in weight space", "Euclidean distance")
-    _finish(loss_gaps, "Gap in loss, logarithmic", "difference in training loss", log=True)
-    _finish(gaps, "Gap in weight space, logarithmic", "Euclidean distance", log=True)
+    figure.legend(handles=losses.lines, loc="outside lower center", ncols=10, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=130)
     return paths
 
 
-def _finish(axes: Axes, title: str, ylabel: str, *, log: bool = False) -> None:
-    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=ylabel)
+def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bool = False) -> None:
+    """Draws the lanes from ``first`` on, each in its own colour and dashes."""
+    if log:
+        values = np.where(values > 0, values, np.nan)  # zeros have no logarithm
+        if np.isfinite(values).any():
+            axes.set_yscale("log")
+    for lane, ratio in list(enumerate(run.ratios))[first:]:
+        axes.plot(
+            run.times,
+            values[:, lane],
+            label=r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$",
+            color=COLOURS[lane % len(COLOURS)],
+            linestyle=DASHES[lane % len(DASHES)],
+            linewidth=1.8,
+        )
+
+
+def _describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
+    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
     axes.grid(alpha=0.25)
-    if log and any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
-        axes.set_yscale("log")
-    if axes.lines:
-        axes.legend(fontsize="small")
 
 
-def _name(ratio: int) -> str:
-    return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
-
-
-def _positive(values: np.ndarray) -> np.ndarray:
-    """Zeros leave the line, as a logarithmic axis cannot show them."""
-    return np.where(values > 0, values, np.nan)
+def _mark_distance_travelled(axes: Axes, run: Run) -> None:
+    """Says how far the base run went: what the gaps are to be compared with."""
+    travelled = run.metrics.distance_from_init[:, 0]
+    finite = travelled[np.isfinite(travelled)]
+    axes.annotate(
+        f"the $\\eta_0$ run travels {finite[-1]:.3g}",
+        xy=(0.98, 0.03),
+        xycoords="axes fraction",
+        ha="right",
+    )

@@ -17,6 +17,7 @@ from experiments.configuration import DATASETS, NETWORKS, Configuration, UsageEr
 from gf_jax.networks import ACTIVATIONS
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 
 class _Integers(flags.ArgumentParser):
@@ -35,10 +36,11 @@ class _Integers(flags.ArgumentParser):
         return "integers separated by commas"
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines one flag per field of Configuration."""
     default = Configuration()
     integers = _Integers()
-    serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    serializer = flags.CsvListSerializer(",")
     flags.DEFINE(
         integers,
         "ratios",
@@ -120,11 +122,14 @@ def main(argv: Sequence[str]) -> int:
         fields = dataclasses.fields(Configuration)
         values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
         config = Configuration(**values)
-        from experiments import paper  # after the flags are known to be right: it is slow to load
+        from experiments import paper  # slow to load, so after the flags are known to be right
 
         return paper.run(config)
     except UsageError as error:
         return fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def fail(message: str) -> int:
@@ -145,5 +150,5 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     app.run(main, flags_parser=parse_flags)

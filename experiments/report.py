@@ -11,10 +11,11 @@ from experiments.store import Run
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
 LEGEND = """\
-loss, accuracy, from start, gap: at the last iteration. from start: Euclidean
-distance to the initial point; gap: to the base run η₀; both over all parameters.
-largest gap: over all iterations. relative: the largest ratio of the gap to the
-distance that the base run has travelled from its start by then."""
+loss, accuracy, from start and gap are those of the last iteration.
+from start: Euclidean distance to the initial point, over all parameters.
+gap: the same to the base run η₀; largest gap: over all iterations.
+relative: the largest ratio of the gap to the distance that the base run has
+travelled from its start by then."""
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -106,4 +107,4 @@ def _finite(value: float) -> float | None:
 
 
 def _text(value: float | None, form: str) -> str:
-    return "not finite" if value is None else format(value, form)
+    return "nan" if value is None else format(value, form)

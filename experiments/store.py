@@ -20,10 +20,13 @@ import json
 import platform
 import sys
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
@@ -167,27 +170,26 @@ def read_run(directory: Path) -> Run:
     """
     try:
         description = json.loads((directory / "configuration.json").read_text())
-        with np.load(directory / "metrics.npz") as saved, np.load(directory / "snapshots.npz") as s:
-            for name, archive in (("metrics.npz", saved), ("snapshots.npz", s)):
-                if int(archive["format"]) != FORMAT:
-                    raise UsageError(
-                        f"{directory / name}: format {archive['format']}, this version reads "
-                        f"{FORMAT}; use the version of gf_jax that wrote it"
-                    )
-            return Run(
-                network_label=description["network"],
-                data_label=description["data"]["label"],
-                step_size=description["configuration"]["step_size"],
-                ratios=tuple(saved["ratio"].tolist()),
-                iterations=saved["iteration"],
-                metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
-                snapshot_iterations=s["iteration"],
-                accuracy=s["accuracy"],
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{directory}: holds no complete run ({_reason(error)}); give the folder of a run"
-        ) from None
+        saved = _read_archive(directory / "metrics.npz")
+        kept = _read_archive(directory / "snapshots.npz", ("format", "iteration", "accuracy"))
+        for archive in (description, saved, kept):
+            if archive["format"] != FORMAT:
+                raise ValueError(f"format {archive['format']}; this version reads {FORMAT}")
+        return Run(
+            network_label=description["network"],
+            data_label=description["data"]["label"],
+            step_size=description["configuration"]["step_size"],
+            ratios=tuple(saved["ratio"].tolist()),
+            iterations=saved["iteration"],
+            metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
+            snapshot_iterations=kept["iteration"],
+            accuracy=kept["accuracy"],
+        )
+    except KeyError as error:
+        reason = f"{error} is missing"
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+    raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
 
 
 def write_params(path: Path, params: Params) -> None:
@@ -211,9 +213,8 @@ def read_params(path: str, shapes: Shapes) -> Params:
     """
     flag = f"--initial_params={path}"
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = _read_archive(Path(path).expanduser())
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{flag}: not readable ({_reason(error)}); accepted is an npz file of arrays"
         ) from None
@@ -231,9 +232,26 @@ def read_params(path: str, shapes: Shapes) -> Params:
             f"accepted are {_listing(wanted)}"
         )
     return {
-        layer: {kind: arrays[f"{layer}.{kind}"].astype(np.float32) for kind in kinds}
+        layer: {kind: jnp.asarray(arrays[f"{layer}.{kind}"], jnp.float32) for kind in kinds}
         for layer, kinds in shapes.items()
     }
+
+
+def _read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Reads arrays, all if no names are given, of an npz file; nothing is unpickled.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged or not an npz file of arrays.
+    """
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("a single array")
+            return {name: archive[name] for name in names or archive.files}
+        except (EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path.name}: {error}") from None
 
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -241,8 +259,10 @@ def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         raise UsageError(f"{name} has shape {array.shape}; accepted is {shape}")
     if not np.issubdtype(array.dtype, np.floating):
         raise UsageError(f"{name} has dtype {array.dtype}; accepted is floating point")
-    if not np.isfinite(array.astype(np.float32)).all():
-        raise UsageError(f"{name} has entries that are not finite; accepted are numbers only")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32)).all()
+    if not finite:
+        raise UsageError(f"{name} has entries that are not finite float32 numbers")
 
 
 def _listing(shapes: dict[str, tuple[int, ...]]) -> str:

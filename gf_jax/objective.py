@@ -45,10 +45,17 @@ def accuracy(
 ) -> Callable[[Params], Array]:
     """Share of examples whose largest logit is that of their class, as f(params).
 
+    It is NaN where a logit is not finite, as those of a diverged run are not.
     Args and errors as ``cross_entropy``.
     """
     prepared, labels = _prepare(network, inputs, labels)
-    return lambda params: jnp.mean(network.forward(params, prepared).argmax(axis=0) == labels)
+
+    def share(params: Params) -> Array:
+        logits = network.forward(params, prepared)
+        right = jnp.mean(logits.argmax(axis=0) == labels)
+        return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
+
+    return share
 
 
 def _prepare(

@@ -1,0 +1,194 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gf_jax
+
+CURVATURES = np.array([0.5, 2.0, 7.0], np.float32)
+START = {"x": np.array([1.0, -2.0, 0.5], np.float32)}
+
+
+def quadratic(params):
+    return 0.5 * jnp.sum(CURVATURES * params["x"] ** 2)
+
+
+def plain_loop(f, params, step_size, steps):
+    """Every iterate of one run, by a Python loop over a jitted gradient."""
+    gradient = jax.jit(jax.grad(f))
+    iterates = [params]
+    for _ in range(steps):
+        slope = gradient(iterates[-1])
+        iterates.append(
+            jax.tree.map(lambda p, g: p - jnp.float32(step_size) * g, iterates[-1], slope)
+        )
+    return iterates
+
+
+def test_quadratic_in_closed_form():
+    ratios, iterations, step_size = (1, 3, 4), 20, 0.05
+    run = gf_jax.gradient_descent(
+        quadratic, START, step_size=step_size, ratios=ratios, iterations=iterations
+    )
+    np.testing.assert_array_equal(run.iterations, np.arange(21))
+    np.testing.assert_array_equal(run.snapshot_iterations, np.arange(1, 21))
+    for lane, ratio in enumerate(ratios):
+        k = np.arange(iterations + 1)[:, None] * ratio
+        iterates = START["x"] * (1.0 - step_size / ratio * CURVATURES.astype(float)) ** k
+        # 80 float32 steps, each rounding by at most half an ulp, and a sum of three squares.
+        tolerance = {"rtol": 80 * 6e-8, "atol": 80 * 6e-8}
+        losses = 0.5 * (CURVATURES * iterates**2).sum(axis=1)
+        np.testing.assert_allclose(run.metrics.loss[:, lane], losses, **tolerance)
+        np.testing.assert_allclose(run.snapshots["x"][:, lane], iterates[1:], **tolerance)
+        travelled = np.linalg.norm(iterates - iterates[0], axis=1)
+        np.testing.assert_allclose(run.metrics.distance_from_init[:, lane], travelled, **tolerance)
+        slopes = np.linalg.norm(CURVATURES * iterates, axis=1)
+        np.testing.assert_allclose(run.metrics.gradient_norm[:, lane], slopes, **tolerance)
+
+
+@pytest.mark.parametrize("ratios", [(), (1,), (2,), (3, 2), (20, 2, 5, 10), (1, 4, 6)])
+def test_lanes_equal_separate_plain_loops(ratios, small_problem):
+    f, start = small_problem
+    run = gf_jax.gradient_descent(f, start, step_size=0.1, ratios=ratios, iterations=6, snapshots=3)
+    lanes = sorted({1, *ratios})
+    assert run.metrics.loss.shape == (7, len(lanes))
+    base = plain_loop(f, start, 0.1, 6)
+    for lane, ratio in enumerate(lanes):
+        loop = plain_loop(f, start, 0.1 / ratio, 6 * ratio)[::ratio]
+        for snapshot, iteration in enumerate((2, 4, 6)):
+            kept = jax.tree.map(lambda leaf, at=(snapshot, lane): leaf[at], run.snapshots)
+            # A product of a stack sums in another order than that of one run: a few ulps of
+            # a gradient of size one, times step size 0.1, in each of at most 120 steps.
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6),
+                kept,
+                loop[iteration],
+            )
+        for iteration, params in enumerate(loop):
+            row = jax.tree.map(lambda column, at=(iteration, lane): column[at], run.metrics)
+            np.testing.assert_allclose(row.loss, f(params), rtol=5e-6)
+            for ours, reference in (
+                (row.distance_from_init, start),
+                (row.distance_to_base, base[iteration]),
+            ):
+                expected = gf_jax.distance(params, reference)
+                np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    assert not run.metrics.distance_to_base[:, 0].any()
+
+
+def test_distances_agree_with_snapshots(small_problem):
+    f, start = small_problem
+    run = gf_jax.gradient_descent(f, start, step_size=0.1, ratios=(2, 5), iterations=8)
+    base = jax.tree.map(lambda leaf: leaf[:, :1], run.snapshots)
+    expected = gf_jax.distance(run.snapshots, base, stack_axes=2)
+    # The same numbers, summed inside and outside the compiled loop.
+    np.testing.assert_allclose(run.metrics.distance_to_base[1:], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("segments", [2, 3, 12])
+def test_segments_and_snapshots_change_nothing(segments, small_problem):
+    f, start = small_problem
+    options = {"step_size": 0.1, "ratios": (2, 3), "iterations": 12}
+    whole = gf_jax.gradient_descent(f, start, **options, snapshots=12)
+    parts = gf_jax.gradient_descent(f, start, **options, snapshots=5, segments=segments)
+    jax.tree.map(np.testing.assert_array_equal, parts.metrics, whole.metrics)
+    np.testing.assert_array_equal(parts.snapshot_iterations, [2, 4, 7, 9, 12])
+    kept = jax.tree.map(lambda leaf: leaf[parts.snapshot_iterations - 1], whole.snapshots)
+    jax.tree.map(np.testing.assert_array_equal, parts.snapshots, kept)
+
+
+@pytest.mark.parametrize("ratios", [(2, 5, 10, 20), (3,), (1, 2)])
+def test_every_evaluation_is_needed(ratios):
+    """Counts evaluations as they happen, every lane of a stack for itself."""
+    calls = []
+
+    def f(params):
+        jax.debug.callback(lambda x: calls.append(float(x)), params["x"][0])
+        return quadratic(params)
+
+    run = gf_jax.gradient_descent(f, START, step_size=0.01, ratios=ratios, iterations=4)
+    jax.effects_barrier()
+    needed = 4 * (1 + sum(set(ratios) - {1}))
+    assert len(calls) == needed + 1  # and one at the initial point, for all lanes
+    assert gf_jax.Schedule(0.01, ratios, 4).gradient_evaluations == len(calls)
+    assert np.isfinite(run.metrics.loss).all()
+
+
+def test_one_compilation_for_all_segments(caplog, small_problem):
+    f, start = small_problem
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        gf_jax.gradient_descent(f, start, step_size=0.1, ratios=(2, 5), iterations=12, segments=6)
+    compiled = [r.message for r in caplog.records if r.message.startswith("Compiling jit(run)")]
+    assert len(compiled) == 1
+
+
+def test_closed_over_data_is_an_argument_not_a_constant(generator, caplog):
+    data = jnp.asarray(generator.normal(size=(300, 3)), jnp.float32)
+
+    def f(params):
+        return jnp.mean((data @ params["x"]) ** 2)
+
+    from gf_jax.descent import _hoist_constants
+
+    pure, constants = _hoist_constants(f, START)
+    assert [c.shape for c in constants] == [(300, 3)]
+    text = str(jax.make_jaxpr(pure)(constants, START))
+    assert "HIGHEST" in text  # full float32 products, asked for where f is traced
+    assert pure(constants, START) == f(START)
+
+
+def test_a_diverging_lane_leaves_the_others_alone():
+    options = {"ratios": (2, 40), "iterations": 200}
+    wild = gf_jax.gradient_descent(quadratic, START, step_size=1.0, **options)
+    loss = wild.metrics.loss
+    assert not np.isfinite(loss[-1, 0])
+    assert np.isfinite(loss[:, 2]).all()
+    alone = plain_loop(quadratic, START, 1.0 / 40, 200 * 40)[::40]
+    # 8000 contracting float32 steps: errors stay at the level of one step's rounding.
+    expected = np.array([quadratic(p) for p in alone])
+    np.testing.assert_allclose(loss[:, 2], expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("step_size", 0.0, "step_size: got 0.0"),
+        ("step_size", float("nan"), "step_size: got nan"),
+        ("step_size", float("inf"), "step_size: got inf"),
+        ("ratios", (2, 0), "ratios: got 0"),
+        ("ratios", (2, -3), "ratios: got -3"),
+        ("ratios", (2, 2.5), "ratios: got 2.5"),
+        ("ratios", (2, 5, 2), "ratios: 2 is given more than once"),
+        ("iterations", 0, "iterations: got 0"),
+        ("snapshots", 0, "snapshots: got 0"),
+        ("snapshots", 13, "accepted is 1 to the number of iterations, 12"),
+        ("segments", 5, "such as 4 or 6"),
+        ("segments", 0, "segments: got 0"),
+    ],
+)
+def test_bad_schedules_are_refused(field, value, message):
+    options = {"step_size": 0.1, "ratios": (2,), "iterations": 12, field: value}
+    with pytest.raises(ValueError, match=message):
+        gf_jax.gradient_descent(quadratic, START, **options)
+
+
+@pytest.mark.parametrize(
+    ("f", "params", "message"),
+    [
+        (quadratic, {"x": np.array([1, 2, 3])}, r"params\['x'\]: dtype int"),
+        (quadratic, {}, "holds no arrays"),
+        (lambda p: p["x"], START, "accepted is a floating-point scalar"),
+        (lambda p: (quadratic(p), 1.0), START, "accepted is a floating-point scalar"),
+    ],
+)
+def test_bad_functions_and_parameters_are_refused(f, params, message):
+    with pytest.raises(ValueError, match=message):
+        gf_jax.gradient_descent(f, params, step_size=0.1, ratios=(), iterations=1)
+
+
+def test_default_schedule():
+    schedule = gf_jax.Schedule(0.001, (2, 5, 10, 20), 10_000)
+    assert (schedule.snapshots, schedule.segments) == (100, 100)
+    assert schedule.gradient_evaluations == 380_001
+    assert gf_jax.Schedule(0.001, (), 7).snapshots == 7
+    assert gf_jax.Schedule(0.001, (), 10_007).segments == 1  # a prime

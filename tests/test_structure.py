@@ -1,0 +1,52 @@
+"""Imports go only downwards, and each outside library is met in one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What each module may import of gf_jax; nothing in gf_jax imports experiments.
+LIBRARY = {
+    "networks": set(),
+    "initialization": {"networks"},
+    "objective": {"networks"},
+    "comparison": set(),
+    "descent": {"comparison"},
+}
+OUTSIDE = {
+    "absl": {"main"},
+    "matplotlib": {"figures"},
+    "tensorflow_datasets": {"data"},
+    "sklearn": {"data"},
+    "tqdm": {"paper"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gf_jax").glob("*.py")), ids=lambda p: p.stem)
+def test_library_imports(path):
+    inner = {name.split(".")[1] for name in imported(path) if name.startswith("gf_jax.")}
+    outer = {name.split(".")[0] for name in imported(path)}
+    assert not outer & {"experiments", "absl", "matplotlib", "rich", "tqdm"}
+    if path.stem != "__init__":
+        assert inner <= LIBRARY[path.stem]
+
+
+@pytest.mark.parametrize("library", OUTSIDE)
+def test_outside_libraries_have_one_place(library):
+    users = {
+        path.stem
+        for path in (ROOT / "experiments").glob("*.py")
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert users == OUTSIDE[library]
