@@ -89,7 +89,9 @@ def _descend(config: Configuration, study: problem.Problem) -> Outcome | None:
     started, interrupted = time.perf_counter(), False
     with tqdm(total=schedule.iterations, unit="it", dynamic_ncols=True) as progress:
         try:
-            for part in gf_jax.descent_segments(study.loss, study.initial_params, schedule):
+            for part in gf_jax.descent_segments(
+                study.objective.loss, study.initial_params, schedule
+            ):
                 parts.append(part)
                 progress.update(int(part.iterations[-1]) - progress.n)
                 if not np.isfinite(part.metrics.loss[-1]).any():
@@ -106,7 +108,7 @@ def _save(
 ) -> store.Run:
     trajectory, schedule = outcome.trajectory, config.schedule
     # Accuracy one snapshot at a time: a forward pass of all lanes is little memory.
-    accuracies = jax.jit(jax.vmap(study.accuracy))
+    accuracies = jax.jit(jax.vmap(study.objective.accuracy))
     rows = [
         accuracies(jax.tree.map(lambda leaf, n=n: leaf[n], trajectory.snapshots))
         for n in range(len(trajectory.snapshot_iterations))

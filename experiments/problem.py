@@ -1,6 +1,5 @@
 """From a configuration to the thing studied: data, network, objective, starting point."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import gf_jax
 from experiments import data, store
 from experiments.configuration import Configuration
 from gf_jax.networks import Network, Params
+from gf_jax.objective import Classification
 
 
 class Problem(NamedTuple):
@@ -17,16 +17,14 @@ class Problem(NamedTuple):
     Attributes:
       network: the network.
       dataset: the training set.
-      loss: f(params), mean cross-entropy over the training set.
-      accuracy: training accuracy as a function of params.
+      objective: training loss and accuracy as functions of params.
       initial_params: the starting point.
       network_label: what every output calls the network.
     """
 
     network: Network
     dataset: data.Dataset
-    loss: Callable[[Params], jax.Array]
-    accuracy: Callable[[Params], jax.Array]
+    objective: Classification
     initial_params: Params
     network_label: str
 
@@ -44,8 +42,7 @@ def build(config: Configuration) -> Problem:
     return Problem(
         network=network,
         dataset=dataset,
-        loss=gf_jax.cross_entropy(network, inputs, dataset.labels),
-        accuracy=gf_jax.accuracy(network, inputs, dataset.labels),
+        objective=gf_jax.classification(network, inputs, dataset.labels),
         initial_params=_initial_params(config, network),
         network_label=label,
     )

@@ -13,7 +13,7 @@ from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted
 from gf_jax.networks import fully_connected as fully_connected
 from gf_jax.networks import lenet5 as lenet5
-from gf_jax.objective import accuracy as accuracy
-from gf_jax.objective import cross_entropy as cross_entropy
+from gf_jax.objective import Classification as Classification
+from gf_jax.objective import classification as classification
 
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ once, recorded, and used for the next step of every lane.
 
 import dataclasses
 import math
+import numbers
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -77,8 +78,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _require(
-            math.isfinite(self.step_size) and self.step_size > 0,
-            f"step_size: got {self.step_size}; accepted is a positive finite number",
+            isinstance(self.step_size, numbers.Real)
+            and math.isfinite(self.step_size)
+            and self.step_size > 0,
+            f"step_size: got {self.step_size!r}; accepted is a positive finite number",
         )
         for ratio in self.ratios:
             _require(
@@ -190,11 +193,11 @@ def descent_segments(f: Loss, params: PyTree, schedule: Schedule) -> Iterator[Tr
     Raises:
       ValueError: as ``gradient_descent``.
     """
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(_strong, params)
     _check_loss(f, params)
-    f, constants = _hoist_constants(f, params)
-    run_segment = jax.jit(_segment(f, schedule), donate_argnums=1)
-    state, recorded = _blank_state(params, len(schedule.lanes)), 0
+    pure, constants = _hoist_constants(f, params)
+    run_segment = jax.jit(_segment(pure, schedule), donate_argnums=1)
+    state, recorded = _blank_state(f, params, len(schedule.lanes)), 0
     length = schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = _snapshot_slots(schedule, recorded)
@@ -275,37 +278,39 @@ def _start(evaluate: Callable, params: PyTree, blank: _State) -> _State:
 def _advance(evaluate: Callable, schedule: Schedule, state: _State) -> _State:
     """One base iteration of all lanes."""
 
-    def step(lanes: tuple[PyTree, Array], _: None) -> tuple[tuple[PyTree, Array], None]:
-        params, sizes = lanes
-        _, gradient = evaluate(params)
-        return (_descend(params, gradient, sizes), sizes), None
+    def more_steps(lanes: PyTree, sizes: np.ndarray, steps: int) -> PyTree:
+        def step(lanes: PyTree, _: None) -> tuple[PyTree, None]:
+            _, gradient = evaluate(lanes)
+            return _descend(lanes, gradient, sizes), None
 
-    sizes = jnp.asarray(schedule.step_sizes, state.loss.dtype)
-    lanes = (_descend(state.params, state.gradient, sizes), sizes)
+        return lax.scan(step, lanes, length=steps)[0]
+
+    sizes = np.array(schedule.step_sizes)
+    lanes = _descend(state.params, state.gradient, sizes)
     arrived = []
-    for more in np.diff(schedule.lanes).tolist():
-        arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes[0]))
+    for lane, steps in enumerate(np.diff(schedule.lanes).tolist(), start=1):
+        arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
         lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
-        lanes, _ = lax.scan(step, lanes, length=more)
-    params = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes[0])
+        lanes = more_steps(lanes, sizes[lane:], steps)
+    params = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
     return _State(params, *evaluate(params))
 
 
-def _descend(params: PyTree, gradient: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:
+def _descend(params: PyTree, gradient: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
     """One step of gradient descent of every lane, in the parameters' own precision."""
 
     def update(leaf: Array, slope: Array) -> Array:
-        size = sizes.astype(leaf.dtype).reshape(-1, *(1,) * (leaf.ndim - 1))
+        size = jnp.asarray(sizes, leaf.dtype).reshape(-1, *(1,) * (leaf.ndim - 1))
         return leaf - size * slope
 
     return jax.tree.map(update, params, gradient)
 
 
-def _blank_state(params: PyTree, lanes: int) -> _State:
-    """Storage for the state; the first segment fills it."""
+def _blank_state(f: Loss, params: PyTree, lanes: int) -> _State:
+    """Storage for the state, which the first segment fills."""
     blank = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), params)
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    return _State(blank, jnp.zeros(lanes, dtype), jax.tree.map(jnp.copy, blank))
+    loss = jnp.zeros(lanes, jax.eval_shape(f, params).dtype)
+    return _State(blank, loss, jax.tree.map(jnp.copy, blank))
 
 
 def _snapshot_capacity(schedule: Schedule) -> int:
@@ -339,6 +344,12 @@ def _hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
         return loss
 
     return pure, jax.device_put(closed.consts)
+
+
+def _strong(leaf: Any) -> Array:
+    """The leaf as an array that keeps its own type, a Python number's too."""
+    array = jnp.asarray(leaf)
+    return lax.convert_element_type(array, array.dtype)
 
 
 def _check_loss(f: Loss, params: PyTree) -> None:

@@ -31,7 +31,7 @@ def large_digits():
 def small_problem(digits):
     """A small network on real data: f and its starting point."""
     network = gf_jax.fully_connected((64, 12, 8, 10), "relu")
-    f = gf_jax.cross_entropy(network, digits.images.reshape(-1, 64), digits.labels)
+    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
     return f, gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
 
 

@@ -137,6 +137,22 @@ def test_closed_over_data_is_an_argument_not_a_constant(generator, caplog):
     assert pure(constants, START) == f(START)
 
 
+def test_any_pytree_of_numbers():
+    """Python numbers, NumPy scalars, lists and several dtypes are all parameters."""
+
+    def f(params):
+        number, (scalar, half) = params
+        return (number - 1.0) ** 2 + jnp.float32(scalar) ** 2 + jnp.sum(half).astype(jnp.float32)
+
+    start = [0.5, (np.float32(2.0), np.ones(2, np.float16))]
+    run = gf_jax.gradient_descent(f, start, step_size=0.25, ratios=(2,), iterations=1)
+    number, (scalar, half) = run.snapshots
+    np.testing.assert_array_equal(number, [[0.75, 0.71875]])  # 1 - (1 - 2/4)/2, 1 - (1 - 2/8)^2/2
+    np.testing.assert_array_equal(scalar, [[1.0, 1.125]])
+    np.testing.assert_array_equal(half, [[[0.75, 0.75], [0.75, 0.75]]])
+    assert half.dtype == np.float16
+
+
 def test_a_diverging_lane_leaves_the_others_alone():
     options = {"ratios": (2, 40), "iterations": 200}
     wild = gf_jax.gradient_descent(quadratic, START, step_size=1.0, **options)
@@ -153,6 +169,7 @@ def test_a_diverging_lane_leaves_the_others_alone():
     ("field", "value", "message"),
     [
         ("step_size", 0.0, "step_size: got 0.0"),
+        ("step_size", "small", "step_size: got 'small'"),
         ("step_size", float("nan"), "step_size: got nan"),
         ("step_size", float("inf"), "step_size: got inf"),
         ("ratios", (2, 0), "ratios: got 0"),

@@ -39,7 +39,7 @@ def test_convolutional_networks_equal_the_textbook_form(name, large_digits, gene
     network, form = CONVOLUTIONAL[name]
     params = random_params(network, generator)
     inputs = jnp.asarray(large_digits.images[:, None])
-    f = gf_jax.cross_entropy(network, inputs, large_digits.labels)
+    f = gf_jax.classification(network, inputs, large_digits.labels).loss
     loss, gradient = jax.jit(jax.value_and_grad(f))(params)
     textbook = functools.partial(reference.convolutional_loss, **form)
     expected, expected_gradient = jax.jit(jax.value_and_grad(textbook))(
@@ -95,12 +95,12 @@ def test_bad_activation_and_inputs_are_refused():
     with pytest.raises(ValueError, match="inputs: examples of shape"):
         gf_jax.lenet5().apply({}, jnp.zeros((2, 1, 8, 8)))
     with pytest.raises(ValueError, match="inputs, labels: shapes"):
-        gf_jax.cross_entropy(gf_jax.fully_connected((3, 2)), np.zeros((4, 3)), np.zeros(5, int))
+        gf_jax.classification(gf_jax.fully_connected((3, 2)), np.zeros((4, 3)), np.zeros(5, int))
 
 
 def test_accuracy_counts_largest_logits():
     network = gf_jax.fully_connected((2, 2))
     params = {"dense_1": {"weight": jnp.eye(2)}}
     inputs = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 3.0]], np.float32)
-    accuracy = gf_jax.accuracy(network, inputs, np.array([0, 1, 1, 1]))
+    accuracy = gf_jax.classification(network, inputs, np.array([0, 1, 1, 1])).accuracy
     assert accuracy(params) == 0.75

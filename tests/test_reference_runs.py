@@ -17,7 +17,7 @@ def compare_dense(dataset, sizes, activation, slope, step_size):
     network = gf_jax.fully_connected(sizes, activation)
     params = gf_jax.xavier_uniform(jax.random.key(5), network.shapes)
     inputs = dataset.images.reshape(len(dataset.labels), -1)
-    f = gf_jax.cross_entropy(network, inputs, dataset.labels)
+    f = gf_jax.classification(network, inputs, dataset.labels).loss
     run = gf_jax.gradient_descent(f, params, step_size=step_size, ratios=(2, 5), iterations=200)
     weights = [np.asarray(params[f"dense_{j}"]["weight"]) for j in range(1, len(sizes))]
     for lane, ratio in enumerate((1, 2, 5)):
@@ -59,7 +59,7 @@ def test_mnist_against_the_textbook_convolution(network, form, mnist_dir):
     subset = data.load("mnist", str(mnist_dir), 200)
     inputs = jnp.asarray(subset.images[:, None])
     start = gf_jax.xavier_uniform(jax.random.key(5), network.shapes)
-    f = gf_jax.cross_entropy(network, inputs, subset.labels)
+    f = gf_jax.classification(network, inputs, subset.labels).loss
     run = gf_jax.gradient_descent(f, start, step_size=0.001, ratios=(2,), iterations=200)
     step = jax.jit(
         jax.value_and_grad(lambda p: reference.convolutional_loss(p, inputs, subset.labels, **form))
@@ -77,7 +77,7 @@ def test_mnist_against_the_textbook_convolution(network, form, mnist_dir):
 def test_the_papers_linear_run_at_full_length(mnist_dir):
     subset = data.load("mnist", str(mnist_dir), 1000)
     network = gf_jax.fully_connected((784, 50, 50, 10))
-    f = gf_jax.cross_entropy(network, subset.images.reshape(1000, -1), subset.labels)
+    f = gf_jax.classification(network, subset.images.reshape(1000, -1), subset.labels).loss
     start = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
     run = gf_jax.gradient_descent(
         f, start, step_size=0.001, ratios=(2, 5, 10, 20), iterations=10_000, segments=10
