@@ -25,29 +25,35 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
 
     Upper row, as in the paper: training losses of all runs; distances from the
     initial point and from the base run. Lower row: the gaps between each run and
-    the base run, in loss and in weight space, on logarithmic axes.
+    the base run, in loss and in weight space, on logarithmic axes. A lane that
+    diverges is drawn up to there, and all axes are then logarithmic.
 
     Returns:
       The paths written.
     """
-    metrics = run.metrics
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    losses, distances, loss_gaps, gaps = figure.subplots(2, 2).flat
-    _curves(losses, run, metrics.loss)
-    _curves(distances, run, metrics.distance_from_init)
-    _curves(distances, run, metrics.distance_to_base, first=1)
-    _curves(loss_gaps, run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
-    _curves(gaps, run, metrics.distance_to_base, first=1, log=True)
-    _describe(losses, "Training loss", "nats")
-    _describe(distances, "From initialisation (above), from the $\\eta_0$ run (below)")
-    _describe(loss_gaps, "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic")
-    _describe(gaps, "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
-    _mark_distance_travelled(gaps, run)
+    metrics, others = run.metrics, len(run.ratios) > 1
+    figure = Figure(figsize=(11, 8.5 if others else 4.7), layout="constrained")
+    axes = figure.subplots(2 if others else 1, 2).flat
+    log = not np.isfinite(metrics.loss).all()
+    _curves(axes[0], run, metrics.loss, log=log)
+    _curves(axes[1], run, metrics.distance_from_init, log=log)
+    _describe(axes[0], "Training loss", "nats")
+    _describe(axes[1], "Distance from initialisation")
+    if others:
+        _curves(axes[1], run, metrics.distance_to_base, first=1, log=log)
+        _curves(axes[2], run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
+        _curves(axes[3], run, metrics.distance_to_base, first=1, log=True)
+        _describe(axes[1], "From initialisation (above), from the $\\eta_0$ run (below)")
+        _describe(
+            axes[2], "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic"
+        )
+        _describe(axes[3], "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
+        _mark_distance_travelled(axes[3], run)
     figure.suptitle(
         f"{run.network_label[:1].upper()}{run.network_label[1:]} on {run.data_label}, "
         f"$\\eta_0$ = {run.step_size:g}"
     )
-    figure.legend(handles=losses.lines, loc="outside lower center", ncols=10, frameon=False)
+    figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         figure.savefig(path, dpi=130)
@@ -61,11 +67,13 @@ def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bo
         if np.isfinite(values).any():
             axes.set_yscale("log")
     for lane, ratio in list(enumerate(run.ratios))[first:]:
+        name = r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
+        diverged = run.diverged_at(lane)
         axes.plot(
             run.times,
-            values[:, lane],
-            label=r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$",
-            color=COLOURS[lane % len(COLOURS)],
+            np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan),
+            label=name if diverged is None else f"{name}, diverged at {diverged:,}",
+            color=COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)],
             linestyle=DASHES[lane % len(DASHES)],
             linewidth=1.8,
         )
@@ -73,7 +81,8 @@ def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bo
 
 def _describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
     axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
-    axes.grid(alpha=0.25)
+    axes.margins(x=0.02)
+    axes.grid(visible=True, alpha=0.25)
 
 
 def _mark_distance_travelled(axes: Axes, run: Run) -> None:

@@ -7,8 +7,8 @@ losses fall on one curve; on MNIST the distance from initialisation ends near 2.
 while the runs stay within about one percent of that of each other.
 """
 
+import operator
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -44,17 +44,23 @@ def run(config: Configuration) -> int:
       UsageError: on data, weights or an output directory that are not accepted.
     """
     console = Console()
+    device = problem.device()
     study = problem.build(config)
     directory = store.create(config.output_dir, config.network)
-    _announce(config, study, console)
+    _announce(config, study, device, console)
     store.write_configuration(directory, config, study.dataset, study.network_label)
     store.write_params(directory / "initial_params.npz", study.initial_params)
     outcome = _descend(config, study)
     if outcome is None:
         console.print(f"interrupted before the first segment was complete; see {directory}")
         return EXIT_INTERRUPTED
-    saved = _save(directory, config, study, outcome)
+    saved = _saved_form(config, study, outcome.trajectory)
     summary = report.summarise(saved)
+    timing = {"seconds": outcome.seconds, "interrupted": outcome.interrupted}
+    store.write_metrics(directory, saved)
+    store.write_snapshots(directory, saved, outcome.trajectory.snapshots)
+    store.write_summary(directory, summary | timing)
+    figures.draw_run(saved, directory)
     report.print_table(summary, console)
     for line in report.divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
@@ -67,7 +73,9 @@ def run(config: Configuration) -> int:
     return EXIT_DIVERGED if report.divergences(summary) else 0
 
 
-def _announce(config: Configuration, study: problem.Problem, console: Console) -> None:
+def _announce(
+    config: Configuration, study: problem.Problem, device: jax.Device, console: Console
+) -> None:
     if study.dataset.warning:
         panel = Panel(study.dataset.warning, title="NOT MNIST", border_style="bold yellow")
         Console(stderr=True).print(panel)
@@ -76,7 +84,7 @@ def _announce(config: Configuration, study: problem.Problem, console: Console) -
     console.print(
         f"{study.network_label}, {parameters:,} parameters, on {study.dataset.label}\n"
         f"{len(schedule.lanes)} runs, {schedule.gradient_evaluations:,} gradient evaluations "
-        f"on {jax.devices()[0].device_kind}",
+        f"on {device.device_kind}",
         soft_wrap=True,
         highlight=False,
     )
@@ -103,29 +111,22 @@ def _descend(config: Configuration, study: problem.Problem) -> Outcome | None:
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
 
 
-def _save(
-    directory: Path, config: Configuration, study: problem.Problem, outcome: Outcome
-) -> store.Run:
-    trajectory, schedule = outcome.trajectory, config.schedule
-    # Accuracy one snapshot at a time: a forward pass of all lanes is little memory.
+def _saved_form(config: Configuration, study: problem.Problem, trajectory: Trajectory) -> store.Run:
+    """The run as it is stored, with the accuracy of every snapshot."""
+    lanes = config.schedule.lanes
     accuracies = jax.jit(jax.vmap(study.objective.accuracy))
+    # One snapshot at a time: a forward pass of all lanes is little memory.
     rows = [
-        accuracies(jax.tree.map(lambda leaf, n=n: leaf[n], trajectory.snapshots))
-        for n in range(len(trajectory.snapshot_iterations))
+        accuracies(jax.tree.map(operator.itemgetter(number), trajectory.snapshots))
+        for number in range(len(trajectory.snapshot_iterations))
     ]
-    saved = store.Run(
+    return store.Run(
         network_label=study.network_label,
         data_label=study.dataset.label,
-        step_size=schedule.step_size,
-        ratios=schedule.lanes,
+        step_size=config.step_size,
+        ratios=lanes,
         iterations=trajectory.iterations,
         metrics=trajectory.metrics,
         snapshot_iterations=trajectory.snapshot_iterations,
-        accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
+        accuracy=np.array(rows).reshape(-1, len(lanes)),
     )
-    store.write_metrics(directory, saved)
-    store.write_snapshots(directory, saved, trajectory.snapshots)
-    timing = {"seconds": outcome.seconds, "interrupted": outcome.interrupted}
-    store.write_summary(directory, report.summarise(saved) | timing)
-    figures.draw_run(saved, directory)
-    return saved

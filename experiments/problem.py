@@ -6,7 +6,7 @@ import jax
 
 import gf_jax
 from experiments import data, store
-from experiments.configuration import Configuration
+from experiments.configuration import Configuration, UsageError
 from gf_jax.networks import Network, Params
 from gf_jax.objective import Classification
 
@@ -27,6 +27,19 @@ class Problem(NamedTuple):
     objective: Classification
     initial_params: Params
     network_label: str
+
+
+def device() -> jax.Device:
+    """The device that JAX computes on.
+
+    Raises:
+      UsageError: if the environment asks for one that is not there.
+    """
+    try:
+        return jax.devices()[0]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"JAX finds no device to compute on: {reason}") from None
 
 
 def build(config: Configuration) -> Problem:

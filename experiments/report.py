@@ -75,7 +75,9 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
 def _lane(run: Run, lane: int) -> dict[str, Any]:
     metrics = run.metrics
     gaps, travelled = metrics.distance_to_base[:, lane], metrics.distance_from_init[:, 0]
-    broken = ~np.isfinite(metrics.loss[:, lane])
+    with np.errstate(invalid="ignore"):  # a diverged run over itself is no number
+        # At the start both are zero: no gap over no distance is no gap.
+        relative = gaps / np.where(travelled > 0, travelled, 1)
     return {
         "ratio": int(run.ratios[lane]),
         "step_size": run.step_size / run.ratios[lane],
@@ -85,11 +87,8 @@ def _lane(run: Run, lane: int) -> dict[str, Any]:
         "final_distance_to_base": _finite(gaps[-1]),
         "final_gradient_norm": _finite(metrics.gradient_norm[-1, lane]),
         "largest_gap": _largest(gaps, run.iterations),
-        # At the start both are zero: no gap over no distance is no gap.
-        "largest_relative_gap": _largest(
-            gaps / np.where(travelled > 0, travelled, 1), run.iterations
-        ),
-        "diverged_at": int(run.iterations[broken.argmax()]) if broken.any() else None,
+        "largest_relative_gap": _largest(relative, run.iterations),
+        "diverged_at": run.diverged_at(lane),
     }
 
 

@@ -66,6 +66,11 @@ class Run(NamedTuple):
         """Time of every base iteration."""
         return self.iterations * self.step_size
 
+    def diverged_at(self, lane: int) -> int | None:
+        """First base iteration at which the loss of a lane is not finite."""
+        broken = ~np.isfinite(self.metrics.loss[:, lane])
+        return int(self.iterations[broken.argmax()]) if broken.any() else None
+
 
 def create(output_dir: str | None, name: str) -> Path:
     """Creates an empty run directory.

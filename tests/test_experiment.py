@@ -329,3 +329,8 @@ def test_the_command_itself(tmp_path):
     wrong = subprocess.run([*command, "--ratios=0"], check=False, **options)
     assert wrong.returncode == 2
     assert wrong.stderr == "error: --ratios: got 0; accepted are positive integers\n"
+    options["env"] = environment | {"JAX_PLATFORMS": "abacus"}
+    elsewhere = subprocess.run(command, check=False, **options)
+    assert elsewhere.returncode == 2
+    assert "abacus" in elsewhere.stderr
+    assert elsewhere.stderr.count("\n") == 1
