@@ -9,6 +9,10 @@ from gf_jax.networks import ACTIVATIONS
 NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
 DATASETS = ("auto", "mnist", "digits")
 
+EXIT_USAGE = 2
+EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130  # as shells report an interrupt
+
 
 class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""

@@ -13,11 +13,15 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.configuration import DATASETS, NETWORKS, Configuration, UsageError
+from experiments.configuration import (
+    DATASETS,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    NETWORKS,
+    Configuration,
+    UsageError,
+)
 from gf_jax.networks import ACTIVATIONS
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 class _Integers(flags.ArgumentParser):

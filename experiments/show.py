@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import figures, report, store
-from experiments.configuration import UsageError
+from experiments.configuration import EXIT_USAGE, UsageError
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
             _show(Path(argument))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     return 0
 
 

@@ -13,8 +13,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 import gf_jax
-from experiments import data, main, paper, show, store
-from experiments.configuration import Configuration
+from experiments import data, main, show, store
+from experiments.configuration import EXIT_DIVERGED, Configuration
 
 SMALL = ("--dataset=digits", "--examples=60", "--iterations=12", "--widths=6", "--step_size=0.05")
 ROOT = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):
     folder = tmp_path / "wild"
     arguments = ("--dataset=digits", "--examples=60", "--iterations=40", "--widths=6,6,6")
     status, out, _ = invoke(*arguments, "--step_size=20", "--ratios=1000", f"--output_dir={folder}")
-    assert status == paper.EXIT_DIVERGED
+    assert status == EXIT_DIVERGED
     summary = json.loads((folder / "summary.json").read_text())
     base, other = summary["runs"]
     assert other["diverged_at"] is None
