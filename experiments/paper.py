@@ -14,7 +14,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
@@ -49,7 +51,7 @@ def run(config: Configuration) -> int:
     store.write_params(directory / "initial_params.npz", study.initial_params)
     outcome = _descend(config, study)
     if outcome is None:
-        console.print(f"interrupted before the first segment was complete; see {directory}")
+        console.print("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     saved = _saved_form(config, study, outcome.trajectory)
     summary = report.summarise(saved)
@@ -64,7 +66,7 @@ def run(config: Configuration) -> int:
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
     if study.dataset.warning:
         console.print(f"[bold yellow]data:[/] {study.dataset.label}, not MNIST", soft_wrap=True)
-    console.print(f"everything lies in {directory}", soft_wrap=True, highlight=False)
+    console.print(f"everything lies in {escape(str(directory))}", soft_wrap=True, highlight=False)
     if outcome.interrupted:
         console.print("interrupted: the run is shorter than was asked for")
         return EXIT_INTERRUPTED
@@ -75,7 +77,7 @@ def _announce(
     config: Configuration, study: problem.Problem, device: jax.Device, console: Console
 ) -> None:
     if study.dataset.warning:
-        panel = Panel(study.dataset.warning, title="NOT MNIST", border_style="bold yellow")
+        panel = Panel(Text(study.dataset.warning), title="NOT MNIST", border_style="bold yellow")
         Console(stderr=True).print(panel)
     schedule = config.schedule
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from experiments import figures, report, store
 from experiments.configuration import EXIT_USAGE, UsageError
@@ -33,7 +34,7 @@ def _show(directory: Path) -> None:
         paths = figures.draw_run(run, directory)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
-    console.print("drawn: " + ", ".join(map(str, paths)), soft_wrap=True, highlight=False)
+    console.print("drawn: " + escape(", ".join(map(str, paths))), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import platform
 import sys
@@ -83,14 +84,13 @@ def create(output_dir: str | None, name: str) -> Path:
     Raises:
       UsageError: if the directory has contents or cannot be written.
     """
-    if output_dir is None:
-        stem = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        candidates = [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 100))]
-        directory = next(path for path in candidates if not path.exists())
-    else:
-        directory = Path(output_dir).expanduser()
+    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    directory = Path("runs", stem) if output_dir is None else Path(output_dir).expanduser()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if output_dir is None:
+            directory = _make_new(directory)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise UsageError(
                 f"--output_dir={directory}: is not empty, and results are never overwritten; "
@@ -105,6 +105,18 @@ def create(output_dir: str | None, name: str) -> Path:
             "give a folder that can"
         ) from None
     return directory
+
+
+def _make_new(directory: Path) -> Path:
+    """Makes the directory, numbered on if it is there, also by another program just now."""
+    numbered = (directory.with_name(f"{directory.name}-{n}") for n in itertools.count(2))
+    for candidate in itertools.chain([directory], numbered):
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("there are infinitely many candidates")
 
 
 def write_configuration(
@@ -192,7 +204,7 @@ def read_run(directory: Path) -> Run:
         )
     except KeyError as error:
         reason = f"{error} is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = _reason(error)
     raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
 

@@ -165,14 +165,14 @@ def _convolutional_shapes(*, bias: bool) -> Shapes:
     return shapes | _dense_shapes((400, 120, 84, 10), bias=bias)
 
 
-def _dense_weights(params: Params) -> list[dict[str, Array]]:
+def _dense_in_order(params: Params) -> list[dict[str, Array]]:
     """The dense layers in order (a pytree's own order puts dense_10 before dense_2)."""
     return [params[f"dense_{j + 1}"] for j in range(sum(k.startswith("dense_") for k in params))]
 
 
 def _product(params: Params) -> Array:
     """End-to-end matrix W_n ... W_1, multiplied from the narrow output side."""
-    weights = [layer["weight"] for layer in _dense_weights(params)]
+    weights = [layer["weight"] for layer in _dense_in_order(params)]
     product = weights[-1]
     for weight in reversed(weights[:-1]):
         product = product @ weight
@@ -180,7 +180,7 @@ def _product(params: Params) -> Array:
 
 
 def _dense_layers(params: Params, hidden: Array, activation: Activation) -> Array:
-    *inner, last = _dense_weights(params)
+    *inner, last = _dense_in_order(params)
     for layer in inner:
         hidden = activation(_affine(layer, layer["weight"] @ hidden))
     return _affine(last, last["weight"] @ hidden)

@@ -122,7 +122,7 @@ def test_one_compilation_for_all_segments(caplog, small_problem):
     assert len(compiled) == 1
 
 
-def test_closed_over_data_is_an_argument_not_a_constant(generator, caplog):
+def test_closed_over_data_is_an_argument_not_a_constant(generator):
     data = jnp.asarray(generator.normal(size=(300, 3)), jnp.float32)
 
     def f(params):

@@ -45,7 +45,7 @@ def invoke(capsys):
 
 @pytest.fixture
 def finished(invoke, tmp_path):
-    folder = tmp_path / "run"
+    folder = tmp_path / "run [b]"  # brackets are not markup
     status, out, err = invoke(*SMALL, "--ratios=2,3", f"--output_dir={folder}")
     assert status == 0, err
     return folder, out
@@ -299,7 +299,7 @@ def test_results_are_never_overwritten(finished, invoke):
     assert (folder / "metrics.npz").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "newer", "none"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "newer", "no object", "none"])
 def test_showing_what_is_not_a_run(damage, finished, capsys):
     folder, _ = finished
     path = folder / "metrics.npz"
@@ -311,6 +311,8 @@ def test_showing_what_is_not_a_run(damage, finished, capsys):
         with np.load(path) as saved:
             arrays = dict(saved) | {"format": np.array(store.FORMAT + 1)}
         np.savez(path, **arrays)
+    elif damage == "no object":
+        (folder / "configuration.json").write_text("[1, 2]")
     arguments = [] if damage == "none" else [str(folder)]
     assert show.main(arguments) == 2
     err = capsys.readouterr().err
