@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.descent import Schedule
 from gf_jax.networks import ACTIVATIONS
 
+EXPERIMENTS = ("paper", "rounding", "predict", "large_steps")
 NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
 DATASETS = ("auto", "mnist", "digits")
 
@@ -18,6 +20,20 @@ class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
 
 
+# Flags that say nothing about an experiment, and why.
+WITHOUT_EFFECT = {
+    "rounding": {"arithmetic": "it runs every arithmetic"},
+    "predict": {
+        name: "it runs no descent" for name in ("arithmetic", "segments", "snapshots", "flow")
+    },
+    "large_steps": {
+        "ratios": "it doubles the step size; name other step sizes by --step_sizes",
+        "flow": "it compares with the flow",
+        "snapshots": "it compares at every iteration of the largest step size",
+    },
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Configuration:
     """What a run is to do. None stands for a default that depends on other fields.
@@ -28,9 +44,13 @@ class Configuration:
       UsageError: on values or combinations that are not accepted.
     """
 
-    ratios: tuple[int, ...] = (2, 5, 10, 20)
-    step_size: float = 0.001
+    experiment: str = "paper"
+    ratios: tuple[int, ...] | None = None
+    step_size: float | None = None
+    step_sizes: tuple[float, ...] | None = None
     iterations: int = 10_000
+    arithmetic: str | None = None
+    flow: bool | None = None
     network: str = "fully_connected"
     widths: tuple[int, ...] | None = None
     activation: str | None = None
@@ -45,6 +65,7 @@ class Configuration:
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_experiment()
         self._check_network()
         self._check_start()
         if self.dataset not in DATASETS:
@@ -57,18 +78,70 @@ class Configuration:
             )
         if self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
-        try:
-            schedule = Schedule(
-                self.step_size, self.ratios, self.iterations, self.snapshots, self.segments
-            )
-        except ValueError as error:
-            raise UsageError(f"--{error}") from None
-        self._resolve(snapshots=schedule.snapshots, segments=schedule.segments)
+        self._check_steps()
 
     @property
     def schedule(self) -> Schedule:
         """The step sizes, iterations, snapshots and segments."""
-        return Schedule(self.step_size, self.ratios, self.iterations, self.snapshots, self.segments)
+        assert self.step_size is not None
+        return Schedule(
+            self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
+        )
+
+    def _check_experiment(self) -> None:
+        if self.experiment not in EXPERIMENTS:
+            raise UsageError(
+                f"--experiment={self.experiment}: unknown; accepted are {', '.join(EXPERIMENTS)}"
+            )
+        unused = WITHOUT_EFFECT.get(self.experiment, {})
+        for name, reason in unused.items():
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name}: has no effect on --experiment={self.experiment}, as {reason}; "
+                    "drop one of the two flags"
+                )
+        if self.arithmetic is None and "arithmetic" not in unused:
+            self._resolve(arithmetic="compensated")
+        if self.arithmetic not in {None, *ARITHMETICS}:
+            raise UsageError(
+                f"--arithmetic={self.arithmetic}: unknown; accepted are {', '.join(ARITHMETICS)}"
+            )
+        if self.flow is None and "flow" not in unused:
+            self._resolve(flow=True)
+
+    def _check_steps(self) -> None:
+        if self.step_sizes is not None:
+            self._take_step_sizes(self.step_sizes)
+        if self.step_size is None:
+            self._resolve(step_size=0.001)
+        if self.ratios is None and self.experiment != "large_steps":
+            self._resolve(ratios=(2, 5, 10, 20))
+        try:
+            schedule = self.schedule
+        except ValueError as error:
+            raise UsageError(f"--{error}") from None
+        if self.experiment not in ("predict", "large_steps"):
+            self._resolve(snapshots=schedule.snapshots, segments=schedule.segments)
+
+    def _take_step_sizes(self, step_sizes: tuple[float, ...]) -> None:
+        """Expresses explicit step sizes by the largest of them and integer ratios to it."""
+        listed = ",".join(f"{step_size:g}" for step_size in step_sizes)
+        for name in ("step_size", "ratios"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"--{name}: is implied by --step_sizes; drop one of the two flags")
+        if not step_sizes or not all(math.isfinite(s) and s > 0 for s in step_sizes):
+            raise UsageError(f"--step_sizes={listed}: accepted are positive finite numbers")
+        largest = max(step_sizes)
+        ratios = [round(largest / step_size) for step_size in step_sizes]
+        for ratio, step_size in zip(ratios, step_sizes, strict=True):
+            if not math.isclose(ratio * step_size, largest, rel_tol=1e-9):
+                raise UsageError(
+                    f"--step_sizes={listed}: the largest, {largest:g}, is {largest / step_size:g} "
+                    f"times {step_size:g}; accepted are step sizes that divide the largest"
+                )
+        if len(set(ratios)) < len(ratios):
+            raise UsageError(f"--step_sizes={listed}: give every step size once")
+        self._resolve(step_size=largest, ratios=tuple(sorted(ratios)))
 
     def _check_network(self) -> None:
         if self.network not in NETWORKS:

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.store import Run
+from experiments.store import Reference, Run
+from gf_jax.comparison import WELL_BELOW
 
 # Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
 # differ too, so that curves on top of each other are all seen.
@@ -18,6 +19,7 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (1, 2)),
     (2, (6, 2, 1, 2)),
 )
+MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def draw_run(run: Run, directory: Path) -> list[Path]:
@@ -25,39 +27,112 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
 
     Upper row, as in the paper: training losses of all runs; distances from the
     initial point and from the base run. Lower row: the gaps between each run and
-    the base run, in loss and in weight space, on logarithmic axes. A lane that
-    diverges is drawn up to there, and all axes are then logarithmic.
+    the base run, in loss and in weight space, on logarithmic axes. A third column
+    compares with gradient flow: distance of every run to it, and its order in the
+    step size. Where gaps are predicted, lines are the prediction and marks what was
+    measured. A lane that diverges is drawn up to there, and all axes are then
+    logarithmic.
 
     Returns:
       The paths written.
     """
-    metrics, others = run.metrics, len(run.ratios) > 1
-    figure = Figure(figsize=(11, 8.5 if others else 4.7), layout="constrained")
-    axes = figure.subplots(2 if others else 1, 2).flat
+    metrics, reference, others = run.metrics, run.reference, len(run.ratios) > 1
+    shape = (2 if others else 1, 2 if reference is None else 3)
+    figure = Figure(figsize=(5.5 * shape[1], 8.5 if others else 4.7), layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False)
     log = not np.isfinite(metrics.loss).all()
-    _curves(axes[0], run, metrics.loss, log=log)
-    _curves(axes[1], run, metrics.distance_from_init, log=log)
-    _describe(axes[0], "Training loss", "nats")
-    _describe(axes[1], "Distance from initialisation")
+    _curves(axes[0, 0], run, metrics.loss, log=log)
+    _curves(axes[0, 1], run, metrics.distance_from_init, log=log)
+    _describe(axes[0, 0], "Training loss", "nats")
+    _describe(axes[0, 1], "Distance from initialisation")
+    if reference is not None:
+        _against_flow(axes[0, 2], run, reference)
     if others:
-        _curves(axes[1], run, metrics.distance_to_base, first=1, log=log)
-        _curves(axes[2], run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
-        _curves(axes[3], run, metrics.distance_to_base, first=1, log=True)
-        _describe(axes[1], "From initialisation (above), from the $\\eta_0$ run (below)")
+        _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
+        _curves(axes[1, 0], run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
+        _describe(axes[0, 1], "From initialisation (above), from the $\\eta_0$ run (below)")
         _describe(
-            axes[2], "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic"
+            axes[1, 0], "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic"
         )
-        _describe(axes[3], "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
-        _mark_distance_travelled(axes[3], run)
-    figure.suptitle(
-        f"{run.network_label[:1].upper()}{run.network_label[1:]} on {run.data_label}, "
-        f"$\\eta_0$ = {run.step_size:g}"
-    )
-    figure.legend(handles=axes[0].lines, loc="outside lower center", ncols=8, frameon=False)
+        if reference is None:
+            _curves(axes[1, 1], run, metrics.distance_to_base, first=1, log=True)
+        else:
+            _marks(axes[1, 1], run, _at_snapshots(run, metrics.distance_to_base), first=1)
+            _predictions(axes[1, 1], run, reference.predicted_to_base, first=1)
+            _order(axes[1, 2], run, reference)
+        _describe(axes[1, 1], "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
+        _mark_distance_travelled(axes[1, 1], run)
+    return _finish(figure, axes[0, 0], run, directory)
+
+
+def _finish(figure: Figure, named: Axes, run: Run, directory: Path) -> list[Path]:
+    """Adds title and legend, the latter from the lines of one panel, and saves."""
+    label = f"{run.network_label[:1].upper()}{run.network_label[1:]}"
+    figure.suptitle(f"{label} on {run.data_label}, $\\eta_0$ = {run.step_size:g}")
+    figure.legend(handles=named.lines, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         figure.savefig(path, dpi=130)
     return paths
+
+
+def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
+    """Distance of every lane to the flow, measured where the flow is known well enough."""
+    distances = np.where(reference.measured, reference.distance_to_flow, np.nan)
+    _marks(axes, run, distances)
+    _predictions(axes, run, reference.predicted_to_flow)
+    floor = WELL_BELOW * np.nanmax(reference.resolution, axis=1)
+    if np.isfinite(floor).all() and (floor > 0).all():
+        bottom = axes.get_ylim()[0]
+        axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
+        axes.set_ylim(bottom=bottom)
+    _describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
+    axes.annotate(
+        "lines: predicted; marks: measured; grey: beyond what the flow tells",
+        xy=(0.5, 0.015),
+        xycoords="axes fraction",
+        ha="center",
+        fontsize="small",
+    )
+
+
+def _order(axes: Axes, run: Run, reference: Reference) -> None:
+    axes.axhline(1, color="0.6", linewidth=1)
+    axes.plot(run.snapshot_times, reference.order, "o", color=COLOURS[0], markersize=3)
+    finite = reference.order[np.isfinite(reference.order)]
+    axes.set_ylim(min(0.0, finite.min(initial=0)), max(2.0, 1.1 * finite.max(initial=0)))
+    _describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
+
+
+def _at_snapshots(run: Run, values: np.ndarray) -> np.ndarray:
+    return values[np.isin(run.iterations, run.snapshot_iterations)]
+
+
+def _marks(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) -> None:
+    """Draws what was measured of the lanes at the snapshots as marks, thinned to about 25."""
+    axes.set_yscale("log")
+    for lane in range(first, len(run.ratios)):
+        kept = np.arange(len(values) - 1, -1, -max(1, len(values) // 25))
+        column = values[kept, lane]
+        axes.plot(
+            run.snapshot_times[kept],
+            np.where(np.isfinite(column) & (column > 0), column, np.nan),
+            MARKS[lane % len(MARKS)],
+            color=_colour(lane),
+            markersize=5,
+            markerfacecolor="none",
+        )
+
+
+def _predictions(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) -> None:
+    """Draws what was predicted of the lanes as thin lines."""
+    for lane in range(first, len(run.ratios)):
+        positive = np.where(values[:, lane] > 0, values[:, lane], np.nan)
+        axes.plot(run.snapshot_times, positive, color=_colour(lane), linewidth=1)
+
+
+def _colour(lane: int) -> str:
+    return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
 
 
 def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bool = False) -> None:
@@ -73,7 +148,7 @@ def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bo
             run.times,
             np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan),
             label=name if diverged is None else f"{name}, diverged at {diverged:,}",
-            color=COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)],
+            color=_colour(lane),
             linestyle=DASHES[lane % len(DASHES)],
             linewidth=1.8,
         )

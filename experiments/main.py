@@ -7,6 +7,7 @@ diverged, results are written; 130 interrupted, what was computed is written.
 """
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,45 +16,85 @@ from absl import app, flags, logging
 
 from experiments.configuration import (
     DATASETS,
+    EXPERIMENTS,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     NETWORKS,
     Configuration,
     UsageError,
 )
+from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
 
 
-class _Integers(flags.ArgumentParser):
-    """Comma-separated integers."""
+class _Numbers(flags.ArgumentParser):
+    """Comma-separated numbers of one kind."""
 
-    def parse(self, argument: object) -> tuple[int, ...]:
+    def __init__(self, kind: type, name: str, example: str) -> None:
+        self._kind, self._name, self._example = kind, name, example
+
+    def parse(self, argument: object) -> tuple[Any, ...]:
         if not isinstance(argument, str):
             return tuple(argument)  # type: ignore[arg-type]
         parts = argument.split(",") if argument.strip() else []
         try:
-            return tuple(int(part) for part in parts)
+            return tuple(self._kind(part) for part in parts)
         except ValueError:
-            raise ValueError("accepted are integers separated by commas, such as 2,5,10") from None
+            raise ValueError(
+                f"accepted are {self.flag_type()}, such as {self._example}"
+            ) from None
 
     def flag_type(self) -> str:
-        return "integers separated by commas"
+        return f"{self._name} separated by commas"
 
 
 def define_flags() -> None:
     """Defines one flag per field of Configuration."""
     default = Configuration()
-    integers = _Integers()
+    integers = _Numbers(int, "integers", "2,5,10")
+    numbers = _Numbers(float, "numbers", "0.1,0.05,0.01")
     serializer = flags.CsvListSerializer(",")
+    flags.DEFINE_enum(
+        "experiment",
+        default.experiment,
+        EXPERIMENTS,
+        "paper: descent against smaller steps and against gradient flow. rounding: the same run "
+        "in every arithmetic. predict: the gaps predicted, without running descent. large_steps: "
+        "step sizes up to the edge of stability.",
+    )
     flags.DEFINE(
         integers,
         "ratios",
-        default.ratios,
-        "Step size of the base run divided by those of the other runs: positive integers.",
+        None,
+        "Step size of the base run divided by those of the other runs: positive integers; "
+        "2,5,10,20 if not given.",
         serializer=serializer,
     )
     flags.DEFINE_float(
-        "step_size", default.step_size, "Step size of the base run, in time per iteration."
+        "step_size",
+        None,
+        "Step size of the base run, in time per iteration; 0.001 if not given. In large_steps, "
+        "the smallest.",
+    )
+    flags.DEFINE(
+        numbers,
+        "step_sizes",
+        None,
+        "Step sizes of all runs, instead of step_size and ratios; the largest is that of the base "
+        "run and a whole multiple of every other.",
+        serializer=serializer,
+    )
+    flags.DEFINE_enum(
+        "arithmetic",
+        None,
+        list(ARITHMETICS),
+        "Of the weights: compensated (float32 free of the rounding of updates), the default; "
+        "float32, as the paper; float64; tf32 (float32 with a GPU's default products).",
+    )
+    flags.DEFINE_boolean(
+        "flow",
+        None,
+        "Compare with gradient flow and with the gaps that it predicts; true if not given.",
     )
     flags.DEFINE_integer(
         "iterations",
@@ -126,9 +167,9 @@ def main(argv: Sequence[str]) -> int:
         fields = dataclasses.fields(Configuration)
         values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
         config = Configuration(**values)
-        from experiments import paper  # slow to load, so after the flags are known to be right
-
-        return paper.run(config)
+        # Slow to load, so after the flags are known to be right.
+        experiment = importlib.import_module(f"experiments.{config.experiment}")
+        return experiment.run(config)
     except UsageError as error:
         return fail(str(error))
     except KeyboardInterrupt:

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from experiments.store import Run
+from experiments.store import Reference, Run
+from gf_jax.comparison import WELL_BELOW
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
 LEGEND = """\
@@ -16,6 +18,14 @@ from start: Euclidean distance to the initial point, over all parameters.
 gap: the same to the base run η₀; largest gap: over all iterations.
 relative: the largest ratio of the gap to the distance that the base run has
 travelled from its start by then."""
+
+FLOW_COLUMNS = ("run", "to flow", "predicted", "gap", "predicted", "order")
+FLOW_LEGEND = """to flow: Euclidean distance to gradient flow at the last time; with < where the flow
+is not known well enough to tell. gap: as above. predicted: from the flow alone.
+order: slope of log distance to the flow against log step size over all runs."""
+
+# How far from its flow, relative to how far it travelled, descent is said to be.
+NEAR, IN_SIGHT = 0.01, 0.1
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -27,7 +37,7 @@ def summarise(run: Run) -> dict[str, Any]:
     which it occurs. Numbers that are not finite are None; ``diverged_at`` is the
     first base iteration at which the loss is not finite, None if there is none.
     """
-    return {
+    summary = {
         "network": run.network_label,
         "data": run.data_label,
         "step_size": run.step_size,
@@ -35,6 +45,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "time": float(run.times[-1]),
         "runs": [_lane(run, lane) for lane in range(len(run.ratios))],
     }
+    return summary if run.reference is None else summary | {"flow": _flow(run, run.reference)}
 
 
 def divergences(summary: dict[str, Any]) -> list[str]:
@@ -45,6 +56,15 @@ def divergences(summary: dict[str, Any]) -> list[str]:
         for lane in summary["runs"]
         if lane["diverged_at"] is not None
     ]
+
+
+def print_run(summary: dict[str, Any], console: Console) -> None:
+    """Prints the table of a run, its comparison with the flow, and what diverged."""
+    print_table(summary, console)
+    if "flow" in summary:
+        _print_flow(summary, console)
+    for line in divergences(summary):
+        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
@@ -60,7 +80,7 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="right")
     for lane in summary["runs"]:
         table.add_row(
-            "η₀" if lane["ratio"] == 1 else f"η₀/{lane['ratio']}",
+            _name(lane["ratio"]),
             _text(lane["final_loss"], ".6f"),
             _text(lane["final_accuracy"], ".1%"),
             _text(lane["final_distance_from_init"], ".5f"),
@@ -70,6 +90,108 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(LEGEND, highlight=False)
+
+
+def _print_flow(summary: dict[str, Any], console: Console) -> None:
+    flow = summary["flow"]
+    table = Table(
+        title=f"Against gradient flow, at time {flow['time']:g}",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    for column in FLOW_COLUMNS:
+        table.add_column(column, justify="right")
+    for lane, beside in zip(summary["runs"], flow["runs"], strict=True):
+        bound = "" if beside["measured"] else "< "
+        seen = beside["distance_to_flow"] if beside["measured"] else beside["smallest_measurable"]
+        table.add_row(
+            _name(lane["ratio"]),
+            bound + _text(seen, ".3e"),
+            _text(beside["predicted_to_flow"], ".3e"),
+            _text(beside["gap"], ".3e"),
+            _text(beside["predicted_gap"], ".3e"),
+            _text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
+        )
+    console.print(table)
+    console.print(FLOW_LEGEND, highlight=False)
+    for line in flow["verdict"]:
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _flow(run: Run, reference: Reference) -> dict[str, Any]:
+    """The comparison with the flow at the last snapshot, and what it amounts to."""
+    gaps = run.metrics.distance_to_base[np.isin(run.iterations, run.snapshot_iterations)]
+    flow = {
+        "time": float(run.snapshot_times[-1]),
+        "loss": _finite(reference.loss[-1]),
+        "distance_from_init": _finite(reference.distance_from_init[-1]),
+        "error": _finite(reference.flow_error[-1]),
+        "order": _finite(reference.order[-1]),
+        "flow_evaluations": int(reference.flow_evaluations),
+        "prediction_evaluations": int(reference.prediction_evaluations),
+        "checking_evaluations": int(reference.checking_evaluations),
+        "run_evaluations": int(run.iterations[-1]) * sum(run.ratios) + 1,
+        "largest_prediction_error": _prediction_error(run, reference, gaps),
+        "runs": [
+            {
+                "ratio": int(ratio),
+                "distance_to_flow": _finite(reference.distance_to_flow[-1, lane]),
+                "measured": bool(reference.measured[-1, lane]),
+                "smallest_measurable": _finite(WELL_BELOW * reference.resolution[-1, lane]),
+                "predicted_to_flow": _finite(reference.predicted_to_flow[-1, lane]),
+                "gap": _finite(gaps[-1, lane]),
+                "predicted_gap": _finite(reference.predicted_to_base[-1, lane]),
+            }
+            for lane, ratio in enumerate(run.ratios)
+        ],
+    }
+    return flow | {"verdict": _verdict(run, flow)}
+
+
+def _prediction_error(run: Run, reference: Reference, gaps: np.ndarray) -> float | None:
+    """Largest relative error of the predicted gaps, over all ratios and snapshots."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.abs(reference.predicted_to_base / gaps - 1)[:, 1:]
+    return _finite(errors[np.isfinite(errors)].max(initial=-np.inf))
+
+
+def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
+    """How far the base run stands from its flow, in words and numbers."""
+    base, lines = flow["runs"][0], []
+    travelled, loss = flow["distance_from_init"], run.metrics.loss[-1, 0]
+    if base["distance_to_flow"] is None or not travelled or not np.isfinite(loss):
+        return ["Verdict: none, since the run with the largest step size or its flow diverged."]
+    share = base["distance_to_flow"] / travelled
+    word = "stays near" if share < NEAR else "stays in sight of" if share < IN_SIGHT else "leaves"
+    difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
+    if base["measured"]:
+        distance = (
+            f"{base['distance_to_flow']:.3g} (the flow is known to {flow['error']:.1g}), "
+            f"{share:.2g} of the distance {travelled:.4g} that the flow has travelled"
+        )
+    else:
+        distance = (
+            f"less than {base['smallest_measurable']:.1g}, which is as well as the flow is known"
+        )
+    lines.append(
+        f"Verdict: descent with step size {run.step_size:g} {word} its gradient flow. At time "
+        f"{flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of the flow "
+        f"{flow['loss']:.6g}: they differ by a share of {difference:.1g}."
+    )
+    if flow["largest_prediction_error"] is not None:
+        factor = flow["run_evaluations"] / flow["prediction_evaluations"]
+        lines.append(
+            f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
+            f"ones, over all ratios and snapshots, for {flow['prediction_evaluations']:,} "
+            f"gradient-sized evaluations where the runs took {flow['run_evaluations']:,}: "
+            f"{factor:,.0f} times fewer. The flow took {flow['flow_evaluations']:,}, and knowing "
+            f"the errors of both {flow['checking_evaluations']:,} more."
+        )
+    return lines
+
+
+def _name(ratio: int) -> str:
+    return "η₀" if ratio == 1 else f"η₀/{ratio}"
 
 
 def _lane(run: Run, lane: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 def _show(directory: Path) -> None:
     console = Console()
     run = store.read_run(directory)
-    report.print_table(report.summarise(run), console)
+    report.print_run(report.summarise(run), console)
     try:
         paths = figures.draw_run(run, directory)
     except OSError as error:

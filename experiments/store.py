@@ -4,6 +4,7 @@
     initial_params.npz   the starting point, one array per parameter
     metrics.npz          per base iteration and lane: losses and distances
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
+    flow.npz             gradient flow at the snapshots' times, distances to it, prediction
     summary.json         the numbers of the final table
     figure.png, .pdf     the figure
 
@@ -37,7 +38,38 @@ from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
 FORMAT = 1
-LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "matplotlib")
+LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
+
+
+class Reference(NamedTuple):
+    """Gradient flow and the predicted deviation, at the times of the snapshots.
+
+    Attributes:
+      loss: training loss of the flow, shape (snapshots,), as the next two.
+      distance_from_init: distance of the flow from the initial point.
+      flow_error: estimated distance of the flow from the exact one.
+      distance_to_flow: of every lane, shape (snapshots, lanes), as the next four.
+      resolution: error of that distance.
+      measured: whether the distance is well above its resolution.
+      predicted_to_flow: the distance to the flow, as predicted.
+      predicted_to_base: the distance to the base run, as predicted.
+      order: slope of log distance against log step size, shape (snapshots,).
+      flow_evaluations, prediction_evaluations: work in gradients of f.
+      checking_evaluations: work that only told the errors of both.
+    """
+
+    loss: np.ndarray
+    distance_from_init: np.ndarray
+    flow_error: np.ndarray
+    distance_to_flow: np.ndarray
+    resolution: np.ndarray
+    measured: np.ndarray
+    predicted_to_flow: np.ndarray
+    predicted_to_base: np.ndarray
+    order: np.ndarray
+    flow_evaluations: int
+    prediction_evaluations: int
+    checking_evaluations: int
 
 
 class Run(NamedTuple):
@@ -51,6 +83,7 @@ class Run(NamedTuple):
       metrics: NumPy arrays of shape (iterations, lanes).
       snapshot_iterations: base iterations of the snapshots.
       accuracy: training accuracy, shape (snapshots, lanes).
+      reference: gradient flow beside it, None if it was left out.
     """
 
     network_label: str
@@ -61,11 +94,22 @@ class Run(NamedTuple):
     metrics: Metrics
     snapshot_iterations: np.ndarray
     accuracy: np.ndarray
+    reference: Reference | None = None
 
     @property
     def times(self) -> np.ndarray:
         """Time of every base iteration."""
         return self.iterations * self.step_size
+
+    @property
+    def snapshot_times(self) -> np.ndarray:
+        """Time of every snapshot."""
+        return self.snapshot_iterations * self.step_size
+
+    @property
+    def step_sizes(self) -> np.ndarray:
+        """Step size of every lane."""
+        return self.step_size / np.array(self.ratios)
 
     def diverged_at(self, lane: int) -> int | None:
         """First base iteration at which the loss of a lane is not finite."""
@@ -154,7 +198,7 @@ def write_metrics(directory: Path, run: Run) -> None:
         directory / "metrics.npz",
         format=np.array(FORMAT),
         ratio=np.array(run.ratios),
-        step_size=run.step_size / np.array(run.ratios),
+        step_size=run.step_sizes,
         iteration=run.iterations,
         time=run.times,
         **run.metrics._asdict(),
@@ -174,6 +218,19 @@ def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
     )
 
 
+def write_flow(directory: Path, run: Run, params: Params) -> None:
+    """Writes the reference and the flow's parameters, leaves of shape (snapshots, ...)."""
+    assert run.reference is not None
+    arrays = {f"params.{name}": array for name, array in _named(params).items()}
+    np.savez(
+        directory / "flow.npz",
+        format=np.array(FORMAT),
+        time=run.snapshot_times,
+        **run.reference._asdict(),
+        **arrays,
+    )
+
+
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Writes the summary."""
     _write_json(directory / "summary.json", summary)
@@ -189,9 +246,12 @@ def read_run(directory: Path) -> Run:
         description = json.loads((directory / "configuration.json").read_text())
         saved = _read_archive(directory / "metrics.npz")
         kept = _read_archive(directory / "snapshots.npz", ("format", "iteration", "accuracy"))
-        for archive in (description, saved, kept):
-            if archive["format"] != FORMAT:
-                raise ValueError(f"format {archive['format']}; this version reads {FORMAT}")
+        _check_format(description, saved, kept)
+        reference = None
+        if (directory / "flow.npz").exists():
+            flow = _read_archive(directory / "flow.npz", ("format", *Reference._fields))
+            _check_format(flow)
+            reference = Reference(**{field: flow[field] for field in Reference._fields})
         return Run(
             network_label=description["network"],
             data_label=description["data"]["label"],
@@ -201,12 +261,19 @@ def read_run(directory: Path) -> Run:
             metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
             snapshot_iterations=kept["iteration"],
             accuracy=kept["accuracy"],
+            reference=reference,
         )
     except KeyError as error:
         reason = f"{error} is missing"
     except (OSError, TypeError, ValueError) as error:
         reason = _reason(error)
     raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
+
+
+def _check_format(*archives: dict[str, Any]) -> None:
+    for archive in archives:
+        if archive["format"] != FORMAT:
+            raise ValueError(f"format {archive['format']}; this version reads {FORMAT}")
 
 
 def write_params(path: Path, params: Params) -> None:

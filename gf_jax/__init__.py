@@ -1,6 +1,8 @@
 """Does gradient descent on a neural network stay near its gradient flow?"""
 
+from gf_jax.comparison import FlowComparison as FlowComparison
 from gf_jax.comparison import Metrics as Metrics
+from gf_jax.comparison import compare_with_flow as compare_with_flow
 from gf_jax.comparison import distance as distance
 from gf_jax.comparison import measure as measure
 from gf_jax.descent import Schedule as Schedule
@@ -8,6 +10,11 @@ from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
 from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
+from gf_jax.flow import Deviation as Deviation
+from gf_jax.flow import Flow as Flow
+from gf_jax.flow import deviation as deviation
+from gf_jax.flow import gradient_flow as gradient_flow
+from gf_jax.flow import modified_flow as modified_flow
 from gf_jax.initialization import xavier_uniform as xavier_uniform
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted

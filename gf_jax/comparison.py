@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 PyTree = Any
 AnyArray = Any  # a JAX array while computed, a NumPy array once recorded
+
+WELL_BELOW = 10.0  # a distance counts as measured from this many times its error on
 
 
 class Metrics(NamedTuple):
@@ -61,7 +64,12 @@ def distance(params: PyTree, reference: PyTree, *, stack_axes: int = 0) -> Float
 
 
 def measure(
-    params: PyTree, losses: Float[Array, " lanes"], gradients: PyTree, initial_params: PyTree
+    params: PyTree,
+    losses: Float[Array, " lanes"],
+    gradients: PyTree,
+    initial_params: PyTree,
+    *,
+    residual: PyTree = None,
 ) -> Metrics:
     """Metrics of stacked lanes, of which the first is the base run.
 
@@ -70,14 +78,89 @@ def measure(
       losses: f of every lane, shape (lanes,).
       gradients: gradients with a leading lane axis.
       initial_params: the common initial point, without lane axis.
+      residual: what rounding has dropped from the parameters, of their shapes; it
+        counts in every distance. None where it is not kept.
     """
-    base = jax.tree.map(lambda leaf: leaf[:1], params)
+
+    def norm(differences: PyTree, residual: PyTree) -> Array:
+        if residual is not None:
+            differences = jax.tree.map(jnp.add, differences, residual)
+        return _norm(differences, 1)
+
+    def from_base(stack: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf - leaf[:1], stack)
+
     return Metrics(
         loss=losses,
-        distance_to_base=distance(params, base, stack_axes=1),
-        distance_from_init=distance(params, initial_params, stack_axes=1),
+        distance_to_base=norm(from_base(params), from_base(residual)),
+        distance_from_init=norm(jax.tree.map(jnp.subtract, params, initial_params), residual),
         gradient_norm=_norm(gradients, 1),
     )
+
+
+class FlowComparison(NamedTuple):
+    """How far lanes stand from gradient flow at equal times, as NumPy arrays.
+
+    Attributes:
+      distance: Euclidean distance over all parameters.
+      resolution: error of that distance: of the flow, and of the rounding of the
+        snapshots where they hold fewer digits than the flow.
+      measured: whether the distance is well above its resolution, ten times or more.
+      order: slope of log distance against log step size over the measured lanes, 1
+        for descent on a smooth loss; NaN with fewer than two.
+    """
+
+    distance: Float[np.ndarray, "snapshots lanes"]
+    resolution: Float[np.ndarray, "snapshots lanes"]
+    measured: Bool[np.ndarray, "snapshots lanes"]
+    order: Float[np.ndarray, " snapshots"]
+
+
+def compare_with_flow(
+    snapshots: PyTree,
+    flow_params: PyTree,
+    flow_error: Float[np.ndarray, " snapshots"],
+    step_sizes: Float[np.ndarray, " lanes"],
+) -> FlowComparison:
+    """Measures every lane against gradient flow.
+
+    Args:
+      snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...).
+      flow_params: the flow at the same times, leaves of shape (snapshots, ...).
+      flow_error: Euclidean error of the flow at these times.
+      step_sizes: step size of every lane.
+
+    Raises:
+      ValueError: if the trees or shapes do not match.
+    """
+    with jax.enable_x64(True):  # the flow holds more digits than the snapshots
+        flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
+        gaps = np.asarray(distance(snapshots, flow, stack_axes=2))
+    resolution = np.hypot(np.asarray(flow_error)[:, None], _rounding(snapshots))
+    measured = np.isfinite(gaps) & (gaps >= WELL_BELOW * resolution)
+    return FlowComparison(gaps, resolution, measured, _order(gaps, measured, step_sizes))
+
+
+def _rounding(stack: PyTree) -> Float[np.ndarray, "snapshots lanes"]:
+    """Root mean square of what rounding to the leaves' own precision changes."""
+
+    def squares(leaf: np.ndarray) -> np.ndarray:
+        spacing = np.spacing(np.abs(leaf)).astype(np.float64)
+        return np.square(spacing).reshape(*leaf.shape[:2], -1).sum(axis=-1) / 12
+
+    with np.errstate(invalid="ignore"):  # a lane that diverged has no spacing
+        return np.sqrt(sum(squares(np.asarray(leaf)) for leaf in jax.tree.leaves(stack)))
+
+
+def _order(gaps: np.ndarray, measured: np.ndarray, step_sizes: np.ndarray) -> np.ndarray:
+    """Least-squares slope in every row, over the entries that are measured."""
+    logs = np.broadcast_to(np.log(step_sizes), gaps.shape)
+    count = measured.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = logs - (logs * measured).sum(axis=1, keepdims=True) / count[:, None]
+        y = np.where(measured, np.log(np.where(measured, gaps, 1.0)), 0.0)
+        slope = (x * y * measured).sum(axis=1) / (np.square(x) * measured).sum(axis=1)
+    return np.where(count >= 2, slope, np.nan)
 
 
 def _norm(tree: PyTree, stack_axes: int) -> Array:

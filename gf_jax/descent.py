@@ -26,10 +26,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from gf_jax.arithmetic import Arithmetic
+from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.comparison import Metrics, measure
+from gf_jax.tracing import Loss, check_loss, hoist_constants
 
 PyTree = Any
-Loss = Callable[[PyTree], Array]
 
 MOST_SEGMENTS = 100  # of the default: a progress bar needs no finer steps
 
@@ -146,8 +148,14 @@ class _State(NamedTuple):
     """Carried from one base iteration to the next; every leaf has a lane axis."""
 
     params: PyTree
+    residual: PyTree
     loss: Float[Array, " lanes"]
     gradient: PyTree
+
+    def measure(self, initial_params: PyTree) -> Metrics:
+        return measure(
+            self.params, self.loss, self.gradient, initial_params, residual=self.residual
+        )
 
 
 def gradient_descent(
@@ -159,6 +167,7 @@ def gradient_descent(
     iterations: int,
     snapshots: int | None = None,
     segments: int | None = 1,
+    arithmetic: str = "compensated",
 ) -> Trajectory:
     """Gradient descent with step sizes step_size and step_size/r, all runs at once.
 
@@ -171,6 +180,9 @@ def gradient_descent(
       iterations: iterations of the base run.
       snapshots: how often parameters are kept, see ``Schedule``.
       segments: number of compiled calls, see ``Schedule``.
+      arithmetic: "compensated" (the weights' own precision, at least float32, free
+        of the rounding of updates), "float32", "float64" or "tf32", see
+        ``gf_jax.arithmetic``.
 
     Returns:
       The trajectory of all lanes, sorted by ratio, the base run first. A lane
@@ -179,32 +191,38 @@ def gradient_descent(
     Raises:
       ValueError: on a value outside what ``Schedule`` accepts, on parameters that
         are not floating point, or if f does not return a floating-point scalar.
+      FloatingPointError: if the compiler cancels the compensation.
     """
     schedule = Schedule(step_size, tuple(ratios), iterations, snapshots, segments)
-    return join(list(descent_segments(f, params, schedule)))
+    return join(list(descent_segments(f, params, schedule, arithmetic=arithmetic)))
 
 
-def descent_segments(f: Loss, params: PyTree, schedule: Schedule) -> Iterator[Trajectory]:
+def descent_segments(
+    f: Loss, params: PyTree, schedule: Schedule, *, arithmetic: str = "compensated"
+) -> Iterator[Trajectory]:
     """The segments of ``gradient_descent``, each yielded when it is computed.
 
     The first begins with iteration 0. ``join`` puts any number of consecutive
     segments together, so that a run that is cut short keeps what it has.
 
     Raises:
-      ValueError: as ``gradient_descent``.
+      ValueError, FloatingPointError: as ``gradient_descent``.
     """
-    params = jax.tree.map(_strong, params)
-    _check_loss(f, params)
-    pure, constants = _hoist_constants(f, params)
-    run_segment = jax.jit(_segment(pure, schedule), donate_argnums=1)
-    state, recorded = _blank_state(f, params, len(schedule.lanes)), 0
-    length = schedule.segment_length
+    numbers = get_arithmetic(arithmetic)
+    with numbers.context():  # entered anew at each call, so that it is never a consumer's
+        params = jax.tree.map(numbers.cast, params)
+        check_loss(f, params)
+        pure, constants = hoist_constants(f, params)
+        run_segment = jax.jit(_segment(pure, schedule, numbers), donate_argnums=1)
+        state = _blank_state(f, params, numbers, len(schedule.lanes))
+    recorded, length = 0, schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = _snapshot_slots(schedule, recorded)
-        state, start, metrics, snapshots = run_segment(
-            constants, state, params, slots, recorded == 0
-        )
-        start, metrics, snapshots = jax.device_get((start, metrics, snapshots))
+        with numbers.context():
+            state, start, metrics, snapshots = run_segment(
+                constants, state, params, slots, recorded == 0
+            )
+            start, metrics, snapshots = jax.device_get((start, metrics, snapshots))
         part = Trajectory(
             iterations=np.arange(recorded + 1, recorded + length + 1),
             metrics=metrics,
@@ -228,7 +246,9 @@ def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
     )
 
 
-def _segment(f: Callable[[list[Array], PyTree], Array], schedule: Schedule) -> Callable:
+def _segment(
+    f: Callable[[list[Array], PyTree], Array], schedule: Schedule, numbers: Arithmetic
+) -> Callable:
     """Builds the function of one segment; the number of slots is its length."""
     capacity = _snapshot_capacity(schedule)
 
@@ -241,76 +261,80 @@ def _segment(f: Callable[[list[Array], PyTree], Array], schedule: Schedule) -> C
     ) -> tuple[_State, Metrics, Metrics, PyTree]:
         evaluate = jax.value_and_grad(lambda params: f(constants, params))
         state = lax.cond(
-            is_first, lambda s: _start(evaluate, initial_params, s), lambda s: s, state
+            is_first, lambda s: _start(evaluate, numbers, initial_params, s), lambda s: s, state
         )
 
         def base_iteration(
             carry: tuple[_State, PyTree], slot: Array
         ) -> tuple[tuple[_State, PyTree], Metrics]:
             state, kept = carry
-            state = _advance(jax.vmap(evaluate), schedule, state)
+            state = _advance(jax.vmap(evaluate), schedule, numbers, state)
             # The last row takes what is not asked for: always writing keeps this in place.
             kept = jax.tree.map(
                 lambda store, leaf: lax.dynamic_update_index_in_dim(store, leaf, slot, 0),
                 kept,
                 state.params,
             )
-            return (state, kept), measure(*state, initial_params)
+            return (state, kept), state.measure(initial_params)
 
         kept = jax.tree.map(lambda p: jnp.zeros((capacity + 1, *p.shape), p.dtype), state.params)
-        start = measure(*state, initial_params)
+        start = state.measure(initial_params)
         (state, kept), rows = lax.scan(base_iteration, (state, kept), slots)
         return state, start, rows, jax.tree.map(lambda leaf: leaf[:-1], kept)
 
     return run
 
 
-def _start(evaluate: Callable, params: PyTree, blank: _State) -> _State:
+def _start(evaluate: Callable, numbers: Arithmetic, params: PyTree, blank: _State) -> _State:
     """All lanes at the initial point, from one evaluation."""
     loss, gradient = evaluate(params)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
-        _State(params, loss, gradient),
+        _State(params, numbers.residual(params), loss, gradient),
         blank,
     )
 
 
-def _advance(evaluate: Callable, schedule: Schedule, state: _State) -> _State:
+def _advance(
+    evaluate: Callable, schedule: Schedule, numbers: Arithmetic, state: _State
+) -> _State:
     """One base iteration of all lanes."""
+    sizes = np.array(schedule.step_sizes)
 
-    def more_steps(lanes: PyTree, sizes: np.ndarray, steps: int) -> PyTree:
-        def step(lanes: PyTree, _: None) -> tuple[PyTree, None]:
-            _, gradient = evaluate(lanes)
-            return _descend(lanes, gradient, sizes), None
+    def descend(lanes: tuple[PyTree, PyTree], gradient: PyTree, sizes: np.ndarray) -> Any:
+        return numbers.add(*lanes, _updates(gradient, sizes))
+
+    def more_steps(lanes: tuple[PyTree, PyTree], sizes: np.ndarray, steps: int) -> Any:
+        def step(lanes: tuple[PyTree, PyTree], _: None) -> tuple[Any, None]:
+            _, gradient = evaluate(lanes[0])
+            return descend(lanes, gradient, sizes), None
 
         return lax.scan(step, lanes, length=steps)[0]
 
-    sizes = np.array(schedule.step_sizes)
-    lanes = _descend(state.params, state.gradient, sizes)
+    lanes = descend((state.params, state.residual), state.gradient, sizes)
     arrived = []
     for lane, steps in enumerate(np.diff(schedule.lanes).tolist(), start=1):
         arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
         lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
         lanes = more_steps(lanes, sizes[lane:], steps)
-    params = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
-    return _State(params, *evaluate(params))
+    params, residual = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
+    return _State(params, residual, *evaluate(params))
 
 
-def _descend(params: PyTree, gradient: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
-    """One step of gradient descent of every lane, in the parameters' own precision."""
+def _updates(gradient: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
+    """What one step of every lane adds to its weights."""
 
-    def update(leaf: Array, slope: Array) -> Array:
-        size = jnp.asarray(sizes, leaf.dtype).reshape(-1, *(1,) * (leaf.ndim - 1))
-        return leaf - size * slope
+    def update(slope: Array) -> Array:
+        return -jnp.asarray(sizes, slope.dtype).reshape(-1, *(1,) * (slope.ndim - 1)) * slope
 
-    return jax.tree.map(update, params, gradient)
+    return jax.tree.map(update, gradient)
 
 
-def _blank_state(f: Loss, params: PyTree, lanes: int) -> _State:
+def _blank_state(f: Loss, params: PyTree, numbers: Arithmetic, lanes: int) -> _State:
     """Storage for the state, which the first segment fills."""
     blank = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), params)
     loss = jnp.zeros(lanes, jax.eval_shape(f, params).dtype)
-    return _State(blank, loss, jax.tree.map(jnp.copy, blank))
+    return _State(blank, numbers.residual(blank), loss, jax.tree.map(jnp.copy, blank))
 
 
 def _snapshot_capacity(schedule: Schedule) -> int:
@@ -328,45 +352,6 @@ def _snapshot_slots(
     slots = np.full(length, _snapshot_capacity(schedule), np.int32)
     slots[kept - recorded - 1] = np.arange(len(kept))
     return slots, kept
-
-
-def _hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
-    """Splits f into a pure function of (constants, params) and its constants.
-
-    Arrays that f closes over, a training set above all, would otherwise be copied
-    into the compiled program once per use.
-    """
-    with jax.default_matmul_precision("highest"):
-        closed = jax.make_jaxpr(f)(params)
-
-    def pure(constants: list[Array], params: PyTree) -> Array:
-        (loss,) = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
-        return loss
-
-    return pure, jax.device_put(closed.consts)
-
-
-def _strong(leaf: Any) -> Array:
-    """The leaf as an array that keeps its own type, a Python number's too."""
-    array = jnp.asarray(leaf)
-    return lax.convert_element_type(array, array.dtype)
-
-
-def _check_loss(f: Loss, params: PyTree) -> None:
-    _require(bool(jax.tree.leaves(params)), "params: the pytree holds no arrays")
-    for path, leaf in jax.tree.leaves_with_path(params):
-        _require(
-            jnp.issubdtype(leaf.dtype, jnp.floating),
-            f"params{jax.tree_util.keystr(path)}: dtype {leaf.dtype}; "
-            "accepted are floating-point arrays",
-        )
-    loss = jax.eval_shape(f, params)
-    _require(
-        isinstance(loss, jax.ShapeDtypeStruct)
-        and loss.shape == ()
-        and jnp.issubdtype(loss.dtype, jnp.floating),
-        f"f: returns {loss}; accepted is a floating-point scalar",
-    )
 
 
 def _is_integer(value: object) -> bool:

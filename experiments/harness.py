@@ -1,0 +1,129 @@
+"""What every experiment does: open its folder, say what it does, show progress, close."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.text import Text
+from tqdm import tqdm
+
+import gf_jax
+from experiments import problem, store
+from experiments.configuration import Configuration, UsageError
+from gf_jax.descent import Trajectory
+from gf_jax.flow import Progress
+
+Solution = TypeVar("Solution")
+
+
+class Workplace(NamedTuple):
+    """What an experiment works with and writes into.
+
+    Attributes:
+      config: the configuration.
+      study: the problem studied.
+      directory: the run directory.
+      console: for standard output.
+    """
+
+    config: Configuration
+    study: problem.Problem
+    directory: Path
+    console: Console
+
+    def say(self, text: str) -> None:
+        """Prints a line that terminals may wrap and that is not markup."""
+        self.console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+class Outcome(NamedTuple):
+    """A trajectory, perhaps cut short, and how it came about."""
+
+    trajectory: Trajectory
+    seconds: float
+    interrupted: bool
+
+
+def begin(config: Configuration) -> Workplace:
+    """Builds the problem, then makes its run directory and says what is studied.
+
+    Raises:
+      UsageError: on data, weights or an output directory that are not accepted.
+    """
+    problem.device()
+    study = problem.build(config)
+    name = config.network if config.experiment == "paper" else config.experiment
+    directory = store.create(config.output_dir, name)
+    workplace = Workplace(config, study, directory, Console())
+    if study.dataset.warning:
+        panel = Panel(Text(study.dataset.warning), title="NOT MNIST", border_style="bold yellow")
+        Console(stderr=True).print(panel)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params))
+    workplace.say(f"{study.network_label}, {parameters:,} parameters, on {study.dataset.label}")
+    store.write_configuration(directory, config, study.dataset, study.network_label)
+    store.write_params(directory / "initial_params.npz", study.initial_params)
+    return workplace
+
+
+def end(workplace: Workplace) -> None:
+    """Says once more which data were used, and where the results lie."""
+    dataset, console = workplace.study.dataset, workplace.console
+    if dataset.warning:
+        console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)
+    workplace.say(f"everything lies in {workplace.directory}")
+
+
+def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Outcome | None:
+    """Runs descent segment by segment; stops early if every lane has diverged.
+
+    Args:
+      workplace: the workplace.
+      config: tells the schedule, which may differ from the workplace's.
+      arithmetic: name of the arithmetic.
+
+    Returns:
+      The run so far if it is interrupted; None if nothing of it is complete.
+
+    Raises:
+      UsageError: if the arithmetic cannot be had.
+    """
+    parts: list[Trajectory] = []
+    schedule = config.schedule
+    workplace.say(
+        f"{len(schedule.lanes)} runs in {arithmetic} arithmetic, "
+        f"{schedule.gradient_evaluations:,} gradient evaluations "
+        f"on {problem.device().device_kind}"
+    )
+    started, interrupted = time.perf_counter(), False
+    study = workplace.study
+    with tqdm(total=schedule.iterations, unit="it", dynamic_ncols=True) as bar:
+        try:
+            for part in gf_jax.descent_segments(
+                study.objective.loss, study.initial_params, schedule, arithmetic=arithmetic
+            ):
+                parts.append(part)
+                bar.update(int(part.iterations[-1]) - bar.n)
+                if not np.isfinite(part.metrics.loss[-1]).any():
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        except FloatingPointError as error:
+            raise UsageError(f"--{error}") from None
+    if not parts:
+        return None
+    return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
+
+
+def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
+    """Calls a solver of a flow with a progress bar."""
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, desc=label, bar_format=shape, dynamic_ncols=True) as bar:
+        solution = solver(lambda share: bar.update(max(0.0, float(share) - bar.n)))
+        bar.update(1.0 - bar.n)
+    return solution

@@ -1,0 +1,115 @@
+"""The numbers that descent computes with, and how it adds an update to a weight.
+
+With a small step size an update is often below half an ulp of the weight it is
+added to, and is lost; plain float32 then measures rounding, not discretisation.
+Compensated accumulation carries beside each weight the part of the updates that
+rounding dropped, and adds it to the next update. The gradient is taken at the
+weights, without that part.
+
+Source: Knuth, The Art of Computer Programming 2, section 4.2.2, theorem B (the
+exact error of an addition, whichever term is larger); Kahan 1965 (carrying it).
+"""
+
+import contextlib
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+PyTree = Any
+
+
+class Arithmetic(NamedTuple):
+    """How weights are held, and products taken, along a trajectory.
+
+    Attributes:
+      dtype: of weights and gradients; None is each weight's own, at least float32.
+      compensated: whether the rounding of every update is carried along.
+      products: precision of matrix products, as ``jax.default_matmul_precision``.
+    """
+
+    dtype: str | None
+    compensated: bool = False
+    products: str = "highest"
+
+    def context(self) -> contextlib.AbstractContextManager:
+        """Within it the dtype exists and products have their precision; nothing global is set."""
+        stack = contextlib.ExitStack()
+        if self.dtype == "float64":
+            stack.enter_context(jax.enable_x64(True))
+        stack.enter_context(jax.default_matmul_precision(self.products))
+        return stack
+
+    def cast(self, leaf: Any) -> Array:
+        """A floating-point leaf in this arithmetic; any other unchanged."""
+        array = jnp.asarray(leaf)
+        dtype = self.dtype or jnp.promote_types(array.dtype, jnp.float32)
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return lax.convert_element_type(array, dtype if floating else array.dtype)
+
+    def residual(self, params: PyTree) -> PyTree:
+        """What rounding has dropped so far: zeros like params, or None where it is not kept."""
+        return jax.tree.map(jnp.zeros_like, params) if self.compensated else None
+
+    def add(self, params: PyTree, residual: PyTree, updates: PyTree) -> tuple[PyTree, PyTree]:
+        """Params and residual after one update of every weight."""
+        if not self.compensated:
+            return jax.tree.map(jnp.add, params, updates), residual
+        pairs = jax.tree.map(lambda p, r, u: two_sum(p, u + r), params, residual, updates)
+        return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
+
+
+ARITHMETICS = {
+    "compensated": Arithmetic(None, compensated=True),
+    "float32": Arithmetic("float32"),
+    "float64": Arithmetic("float64"),
+    "tf32": Arithmetic("float32", products="tensorfloat32"),
+}
+
+
+def arithmetic(name: str) -> Arithmetic:
+    """The arithmetic of that name.
+
+    compensated: the weights' own precision, at least float32, with compensated
+    accumulation. float32, float64: plain accumulation in that precision. tf32:
+    float32 with the products that GPUs take by default, where they have them.
+
+    Raises:
+      ValueError: if there is none.
+      FloatingPointError: if the compiler reorders additions, which cancels the
+        compensation; measured once per backend.
+    """
+    if name not in ARITHMETICS:
+        raise ValueError(f"arithmetic: got {name!r}; accepted are {', '.join(ARITHMETICS)}")
+    if ARITHMETICS[name].compensated and not _compensation_survives(jax.default_backend()):
+        raise FloatingPointError(
+            "arithmetic: the compiler reorders additions (fast math), which cancels the "
+            "compensation; remove such options from XLA_FLAGS, or use float64"
+        )
+    return ARITHMETICS[name]
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded sum of two arrays, and exactly what rounding dropped."""
+    total = a + b
+    virtual = total - a
+    return total, (a - (total - virtual)) + (b - virtual)
+
+
+@functools.cache
+def _compensation_survives(backend: str) -> bool:
+    """Adds 4096 times an update of a 16th of an ulp: 256 ulps, none of which rounding keeps."""
+    compensated = ARITHMETICS["compensated"]
+    update = jnp.full(8, 2.0**-27, jnp.float32)
+
+    @jax.jit
+    def accumulate(params: Array, update: Array) -> Array:
+        def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+            return compensated.add(*carry, update), None
+
+        return lax.scan(step, (params, compensated.residual(params)), length=4096)[0][0]
+
+    return bool((accumulate(jnp.ones(8, jnp.float32), update) == 1 + 2.0**-15).all())

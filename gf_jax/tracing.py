@@ -1,0 +1,45 @@
+"""A loss as a program: checked, and split from the data that it closes over."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+PyTree = Any
+Loss = Callable[[PyTree], Array]
+
+
+def check_loss(f: Loss, params: PyTree) -> None:
+    """Raises ValueError unless f maps params, a pytree of floating-point arrays, to a scalar."""
+    if not jax.tree.leaves(params):
+        raise ValueError("params: the pytree holds no arrays")
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)}: dtype {leaf.dtype}; "
+                "accepted are floating-point arrays"
+            )
+    loss = jax.eval_shape(f, params)
+    if not (
+        isinstance(loss, jax.ShapeDtypeStruct)
+        and loss.shape == ()
+        and jnp.issubdtype(loss.dtype, jnp.floating)
+    ):
+        raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
+
+
+def hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
+    """Splits f into a pure function of (constants, params) and its constants.
+
+    Arrays that f closes over, a training set above all, would otherwise be copied
+    into the compiled program once per use.
+    """
+    closed = jax.make_jaxpr(f)(params)
+
+    def pure(constants: list[Array], params: PyTree) -> Array:
+        (loss,) = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
+        return loss
+
+    return pure, jax.device_put(closed.consts)
