@@ -23,13 +23,10 @@ class UsageError(Exception):
 # Flags that say nothing about an experiment, and why.
 WITHOUT_EFFECT = {
     "rounding": {"arithmetic": "it runs every arithmetic"},
-    "predict": {
-        name: "it runs no descent" for name in ("arithmetic", "segments", "snapshots", "flow")
-    },
+    "predict": dict.fromkeys(("arithmetic", "segments", "snapshots", "flow"), "it runs no descent"),
     "large_steps": {
         "ratios": "it doubles the step size; name other step sizes by --step_sizes",
         "flow": "it compares with the flow",
-        "snapshots": "it compares at every iteration of the largest step size",
     },
 }
 
@@ -88,6 +85,13 @@ class Configuration:
             self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
         )
 
+    @property
+    def all_step_sizes(self) -> tuple[float, ...]:
+        """Step sizes of all runs, the largest first."""
+        if self.step_sizes is not None:
+            return tuple(sorted(self.step_sizes, reverse=True))
+        return self.schedule.step_sizes
+
     def _check_experiment(self) -> None:
         if self.experiment not in EXPERIMENTS:
             raise UsageError(
@@ -126,12 +130,14 @@ class Configuration:
     def _take_step_sizes(self, step_sizes: tuple[float, ...]) -> None:
         """Expresses explicit step sizes by the largest of them and integer ratios to it."""
         listed = ",".join(f"{step_size:g}" for step_size in step_sizes)
-        for name in ("step_size", "ratios"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"--{name}: is implied by --step_sizes; drop one of the two flags")
         if not step_sizes or not all(math.isfinite(s) and s > 0 for s in step_sizes):
             raise UsageError(f"--step_sizes={listed}: accepted are positive finite numbers")
         largest = max(step_sizes)
+        if len(set(step_sizes)) < len(step_sizes):
+            raise UsageError(f"--step_sizes={listed}: give every step size once")
+        if self.experiment == "predict":  # the flow knows no iterations that would have to meet
+            self._imply(step_size=largest, ratios=())
+            return
         ratios = [round(largest / step_size) for step_size in step_sizes]
         for ratio, step_size in zip(ratios, step_sizes, strict=True):
             if not math.isclose(ratio * step_size, largest, rel_tol=1e-9):
@@ -139,9 +145,14 @@ class Configuration:
                     f"--step_sizes={listed}: the largest, {largest:g}, is {largest / step_size:g} "
                     f"times {step_size:g}; accepted are step sizes that divide the largest"
                 )
-        if len(set(ratios)) < len(ratios):
-            raise UsageError(f"--step_sizes={listed}: give every step size once")
-        self._resolve(step_size=largest, ratios=tuple(sorted(ratios)))
+        self._imply(step_size=largest, ratios=tuple(sorted(ratios)))
+
+    def _imply(self, **fields: object) -> None:
+        """Resolves fields that the user may not give another value."""
+        for name, value in fields.items():
+            if getattr(self, name) not in (None, value):
+                raise UsageError(f"--{name}: is implied by --step_sizes; drop one of the two flags")
+        self._resolve(**fields)
 
     def _check_network(self) -> None:
         if self.network not in NETWORKS:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.store import Reference, Run
+from experiments.store import DESCRIPTIONS, Prediction, Reference, Run, Sweep
 from gf_jax.comparison import WELL_BELOW
 
 # Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
@@ -19,6 +20,7 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (1, 2)),
     (2, (6, 2, 1, 2)),
 )
+TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
@@ -65,10 +67,127 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
     return _finish(figure, axes[0, 0], run, directory)
 
 
+def draw_rounding(
+    runs: dict[str, Run], predicted: np.ndarray | None, directory: Path
+) -> list[Path]:
+    """Draws the gaps to the base run in every arithmetic, one panel per ratio.
+
+    Args:
+      runs: a run by the name of its arithmetic.
+      predicted: gaps at the snapshots of the first run, shape (snapshots, lanes).
+      directory: where.
+    """
+    first = next(iter(runs.values()))
+    lanes = range(1, len(first.ratios)) if len(first.ratios) > 1 else range(1)
+    figure = Figure(figsize=(1 + 3.5 * len(lanes), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(lanes), sharey=True, squeeze=False)[0]
+    for axes, lane in zip(panels, lanes, strict=True):
+        axes.set_yscale("log")
+        for number, (name, run) in enumerate(runs.items()):
+            gaps = run.metrics.distance_to_base[:, lane]
+            axes.plot(
+                run.times,
+                np.where(np.isfinite(gaps) & (gaps > 0), gaps, np.nan),
+                label=name,
+                color=COLOURS[(1, 2, 3, 4)[number]],
+                linestyle=DASHES[number],
+                linewidth=2.2,
+            )
+        if predicted is not None:
+            kept = slice(len(predicted) % 4, None, max(1, len(predicted) // 20))
+            axes.plot(
+                first.snapshot_times[kept],
+                predicted[kept, lane],
+                "o",
+                color=COLOURS[0],
+                markersize=4,
+                markerfacecolor="none",
+                label="predicted, without rounding",
+            )
+        _describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
+    panels[0].set_ylabel("Euclidean distance, logarithmic")
+    return _finish(figure, panels[0], first, directory)
+
+
+def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
+    """Draws the paper's distances as predicted: linear, and the gaps on logarithmic axes."""
+    figure = Figure(figsize=(11, 4.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(prediction.times, prediction.distance_from_init, color=COLOURS[0], label="flow")
+    for lane, step_size in enumerate(prediction.step_sizes):
+        style = {"color": _colour(lane), "linestyle": DASHES[lane % len(DASHES)]}
+        left.plot(
+            prediction.times,
+            prediction.to_base[:, lane],
+            label=rf"$\eta$ = {step_size:g}",
+            **style,
+        )
+        right.plot(prediction.times, prediction.to_flow[:, lane], **style)
+    right.set_yscale("log")
+    _describe(left, "Flow from initialisation (above), gaps to the largest step (below)")
+    _describe(right, "Distance of descent from gradient flow", "Euclidean distance, logarithmic")
+    return _save(
+        figure, left, f"Predicted: {prediction.network_label} on {prediction.data_label}", directory
+    )
+
+
+def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
+    """Draws where each description of descent ends.
+
+    Upper row: training loss; distances at the last time, and the largest share of
+    the way travelled, against the step size, with the edge of stability. A lane that
+    diverges is a red cross on top. Lower row: the distances of every lane from each
+    description against time.
+    """
+    figure = Figure(figsize=(17, 8.5), layout="constrained")
+    axes = figure.subplots(2, 3)
+    shades = colormaps["viridis"](np.linspace(0, 0.92, len(run.ratios)))
+    ends = [getattr(sweep, name) for name in DESCRIPTIONS]
+    for values, panel, times in zip(
+        (run.metrics.loss, *ends),
+        (axes[0, 0], *axes[1]),
+        (run.times, *[run.snapshot_times] * 3),
+        strict=True,
+    ):
+        panel.set_yscale("log")
+        for lane, step_size in enumerate(run.step_sizes):
+            shown = np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan)
+            diverged = " diverged" if run.diverged_at(lane) is not None else ""
+            label = rf"$\eta$ = {step_size:g}{diverged}"
+            panel.plot(times, shown, color=shades[lane], label=label)
+    for number, (values, title) in enumerate(zip(ends, TITLES, strict=True)):
+        _describe(axes[1, number], f"Distance from {title}", "Euclidean distance, logarithmic")
+        style = {"color": COLOURS[number + 1], "marker": MARKS[number], "label": f"from {title}"}
+        whole = np.isfinite(run.metrics.loss).all(axis=0)  # lanes that did not diverge
+        share = (values / sweep.travelled[:, None]).max(axis=0)
+        axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **style)
+        axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **style)
+    _describe(axes[0, 0], "Training loss", "nats, logarithmic")
+    _describe(axes[0, 1], "Distance at the end")
+    _describe(
+        axes[0, 2], "Largest share of the distance travelled", "distance / distance travelled"
+    )
+    for panel in axes[0, 1:]:
+        panel.set(xscale="log", yscale="log")
+        panel.axvline(sweep.edge, color="0.4", linestyle=":")
+        panel.set_xlabel("step size; dotted: edge of stability at the start")
+        for lane, step_size in enumerate(run.step_sizes):
+            if run.diverged_at(lane) is not None:
+                top = {"transform": panel.get_xaxis_transform(), "color": "red"}
+                panel.plot(step_size, 0.97, "x", **top)
+    axes[0, 1].legend(frameon=False)
+    title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"
+    return _save(figure, axes[0, 0], title, directory)
+
+
 def _finish(figure: Figure, named: Axes, run: Run, directory: Path) -> list[Path]:
+    label = rf"{run.network_label} on {run.data_label}, $\eta_0$ = {run.step_size:g}"
+    return _save(figure, named, label, directory)
+
+
+def _save(figure: Figure, named: Axes, title: str, directory: Path) -> list[Path]:
     """Adds title and legend, the latter from the lines of one panel, and saves."""
-    label = f"{run.network_label[:1].upper()}{run.network_label[1:]}"
-    figure.suptitle(f"{label} on {run.data_label}, $\\eta_0$ = {run.step_size:g}")
+    figure.suptitle(title[:1].upper() + title[1:])
     figure.legend(handles=named.lines, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:

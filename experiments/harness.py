@@ -1,5 +1,6 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
+import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,11 +114,32 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
                     break
         except KeyboardInterrupt:
             interrupted = True
-        except FloatingPointError as error:
+        except (FloatingPointError, ValueError) as error:
             raise UsageError(f"--{error}") from None
     if not parts:
         return None
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
+
+
+def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajectory) -> store.Run:
+    """The run as it is stored, with the accuracy of every snapshot."""
+    study, schedule = workplace.study, config.schedule
+    accuracies = jax.jit(jax.vmap(study.objective.accuracy))
+    # One snapshot at a time: a forward pass of all lanes is little memory.
+    rows = [
+        accuracies(jax.tree.map(operator.itemgetter(number), trajectory.snapshots))
+        for number in range(len(trajectory.snapshot_iterations))
+    ]
+    return store.Run(
+        network_label=study.network_label,
+        data_label=study.dataset.label,
+        step_size=schedule.step_size,
+        ratios=schedule.lanes,
+        iterations=trajectory.iterations,
+        metrics=trajectory.metrics,
+        snapshot_iterations=trajectory.snapshot_iterations,
+        accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
+    )
 
 
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:

@@ -16,9 +16,9 @@ from absl import app, flags, logging
 
 from experiments.configuration import (
     DATASETS,
-    EXPERIMENTS,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    EXPERIMENTS,
     NETWORKS,
     Configuration,
     UsageError,
@@ -40,9 +40,7 @@ class _Numbers(flags.ArgumentParser):
         try:
             return tuple(self._kind(part) for part in parts)
         except ValueError:
-            raise ValueError(
-                f"accepted are {self.flag_type()}, such as {self._example}"
-            ) from None
+            raise ValueError(f"accepted are {self.flag_type()}, such as {self._example}") from None
 
     def flag_type(self) -> str:
         return f"{self._name} separated by commas"

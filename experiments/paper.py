@@ -8,9 +8,6 @@ initialisation ends near 2.55, the runs within 0.03 percent of that of the flow 
 each other, and every gap within two percent of its prediction.
 """
 
-import operator
-
-import jax
 import numpy as np
 
 import gf_jax
@@ -37,7 +34,7 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     directory, interrupted = workplace.directory, outcome.interrupted
-    saved = saved_form(workplace, config, outcome.trajectory)
+    saved = harness.saved_form(workplace, config, outcome.trajectory)
     store.write_metrics(directory, saved)
     store.write_snapshots(directory, saved, outcome.trajectory.snapshots)
     if config.flow and not interrupted:
@@ -57,27 +54,6 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED
     return EXIT_DIVERGED if report.divergences(summary) else 0
-
-
-def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajectory) -> store.Run:
-    """The run as it is stored, with the accuracy of every snapshot."""
-    study, schedule = workplace.study, config.schedule
-    accuracies = jax.jit(jax.vmap(study.objective.accuracy))
-    # One snapshot at a time: a forward pass of all lanes is little memory.
-    rows = [
-        accuracies(jax.tree.map(operator.itemgetter(number), trajectory.snapshots))
-        for number in range(len(trajectory.snapshot_iterations))
-    ]
-    return store.Run(
-        network_label=study.network_label,
-        data_label=study.dataset.label,
-        step_size=schedule.step_size,
-        ratios=schedule.lanes,
-        iterations=trajectory.iterations,
-        metrics=trajectory.metrics,
-        snapshot_iterations=trajectory.snapshot_iterations,
-        accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
-    )
 
 
 def _reference(

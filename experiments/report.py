@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.store import Reference, Run
+from experiments.store import DESCRIPTIONS, Reference, Run
 from gf_jax.comparison import WELL_BELOW
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
@@ -20,9 +20,17 @@ relative: the largest ratio of the gap to the distance that the base run has
 travelled from its start by then."""
 
 FLOW_COLUMNS = ("run", "to flow", "predicted", "gap", "predicted", "order")
-FLOW_LEGEND = """to flow: Euclidean distance to gradient flow at the last time; with < where the flow
-is not known well enough to tell. gap: as above. predicted: from the flow alone.
-order: slope of log distance to the flow against log step size over all runs."""
+FLOW_LEGEND = """\
+to flow: Euclidean distance to gradient flow at the last time; < where the
+flow is not known well enough to tell. gap: as above. predicted: without
+running descent. order: slope of log distance to the flow against log step
+size over all runs."""
+
+SWEEP_LEGEND = """\
+of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
+first order, modified flow: Euclidean distance of descent from gradient flow,
+from the flow and its first-order deviation, and from the modified flow of its
+step size."""
 
 # How far from its flow, relative to how far it travelled, descent is said to be.
 NEAR, IN_SIGHT = 0.01, 0.1
@@ -90,6 +98,77 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(LEGEND, highlight=False)
+
+
+def print_rounding(summary: dict[str, Any], console: Console) -> None:
+    """Prints the gaps to the base run in every arithmetic, side by side."""
+    for row in summary["table"]:
+        table = Table(
+            title=f"{summary['network']} on {summary['data']}\n"
+            f"gaps to the run with step size {summary['step_size']:g} after "
+            f"{row['iteration']:,} base iterations, time {row['time']:g}",
+            box=box.SIMPLE_HEAD,
+            title_style="bold",
+        )
+        table.add_column("arithmetic")
+        for ratio in summary["ratios"][1:]:
+            table.add_column(_name(ratio), justify="right")
+        for name, gaps in row["gaps"].items():
+            table.add_row(name, *(_text(_finite(gap), ".4e") for gap in gaps[1:]))
+        reference = row["gaps"].get("compensated")
+        if reference is not None and "float32" in row["gaps"]:
+            factors = np.array(row["gaps"]["float32"][1:]) / np.array(reference[1:])
+            table.add_row("float32 is too large by", *(f"{factor:.3g} times" for factor in factors))
+        console.print(table)
+
+
+def print_prediction(summary: dict[str, Any], console: Console) -> None:
+    """Prints predicted distances, one row per step size."""
+    table = Table(
+        title=f"{summary['network']} on {summary['data']}\n"
+        f"predicted at time {summary['time']:g}, where the flow has travelled "
+        f"{summary['distance_from_init']:.4g} and its loss is {summary['loss']:.6g}",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    for column in ("step size", "to flow", "to the largest step"):
+        table.add_column(column, justify="right")
+    for lane in summary["runs"]:
+        table.add_row(
+            f"{lane['step_size']:g}",
+            _text(lane["predicted_to_flow"], ".3e"),
+            _text(lane["predicted_gap"], ".3e"),
+        )
+    console.print(table)
+    console.print(
+        f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
+        f"{summary['checking_evaluations']:,} more that told the error, in "
+        f"{summary['seconds']:.1f} s",
+        highlight=False,
+    )
+
+
+def print_sweep(summary: dict[str, Any], console: Console) -> None:
+    """Prints distances from the three descriptions, one row per step size."""
+    table = Table(
+        title=f"{summary['network']} on {summary['data']}\n"
+        f"at time {summary['time']:g}, where the flow has travelled {summary['travelled']:.4g}",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+    )
+    for column in ("step size", "of edge", "loss", "flow", "first order", "modified flow"):
+        table.add_column(column, justify="right")
+    for lane in summary["runs"]:
+        table.add_row(
+            f"{lane['step_size']:.4g}",
+            f"{lane['step_size'] / summary['edge']:.2f}",
+            "diverged" if lane["diverged_at"] is not None else _text(lane["final_loss"], ".6f"),
+            *(_text(lane[name], ".3e") for name in DESCRIPTIONS),
+        )
+    console.print(table)
+    console.print(SWEEP_LEGEND, highlight=False)
+    for line in divergences(summary):
+        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
 
 def _print_flow(summary: dict[str, Any], console: Console) -> None:

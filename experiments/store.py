@@ -38,6 +38,7 @@ from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
 FORMAT = 1
+DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
 
 
@@ -67,9 +68,9 @@ class Reference(NamedTuple):
     predicted_to_flow: np.ndarray
     predicted_to_base: np.ndarray
     order: np.ndarray
-    flow_evaluations: int
-    prediction_evaluations: int
-    checking_evaluations: int
+    flow_evaluations: int | np.ndarray
+    prediction_evaluations: int | np.ndarray
+    checking_evaluations: int | np.ndarray
 
 
 class Run(NamedTuple):
@@ -115,6 +116,47 @@ class Run(NamedTuple):
         """First base iteration at which the loss of a lane is not finite."""
         broken = ~np.isfinite(self.metrics.loss[:, lane])
         return int(self.iterations[broken.argmax()]) if broken.any() else None
+
+
+class Prediction(NamedTuple):
+    """Predicted distances between flow and descent, told without running descent.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      step_sizes: step sizes of descent, the largest first.
+      times: times of the prediction.
+      loss: training loss of the flow, shape (times,).
+      distance_from_init: distance of the flow from the initial point, likewise.
+      to_flow: predicted distance to the flow, shape (times, step sizes).
+      to_base: predicted distance to descent with the largest step size, likewise.
+    """
+
+    network_label: str
+    data_label: str
+    step_sizes: np.ndarray
+    times: np.ndarray
+    loss: np.ndarray
+    distance_from_init: np.ndarray
+    to_flow: np.ndarray
+    to_base: np.ndarray
+
+
+class Sweep(NamedTuple):
+    """Distances of lanes from three descriptions of descent, at the snapshots.
+
+    Attributes:
+      edge: largest stable step size at the start, 2 / lambda_max.
+      travelled: distance of the flow from the initial point, shape (snapshots,).
+      from_flow: distance from gradient flow, shape (snapshots, lanes).
+      from_first_order: from the flow and its first-order deviation, likewise.
+      from_modified_flow: from the modified flow of the lane's step size, likewise.
+    """
+
+    edge: float
+    travelled: np.ndarray
+    from_flow: np.ndarray
+    from_first_order: np.ndarray
+    from_modified_flow: np.ndarray
 
 
 def create(output_dir: str | None, name: str) -> Path:
@@ -192,10 +234,10 @@ def write_configuration(
     )
 
 
-def write_metrics(directory: Path, run: Run) -> None:
+def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
     """Writes losses and distances of every base iteration."""
     np.savez(
-        directory / "metrics.npz",
+        directory / f"{name}.npz",
         format=np.array(FORMAT),
         ratio=np.array(run.ratios),
         step_size=run.step_sizes,
@@ -229,6 +271,16 @@ def write_flow(directory: Path, run: Run, params: Params) -> None:
         **run.reference._asdict(),
         **arrays,
     )
+
+
+def write_prediction(directory: Path, prediction: Prediction) -> None:
+    """Writes predicted distances."""
+    np.savez(directory / "prediction.npz", format=np.array(FORMAT), **prediction._asdict())
+
+
+def write_sweep(directory: Path, sweep: Sweep) -> None:
+    """Writes distances from the three descriptions."""
+    np.savez(directory / "sweep.npz", format=np.array(FORMAT), **sweep._asdict())
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

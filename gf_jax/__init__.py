@@ -5,6 +5,8 @@ from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
 from gf_jax.comparison import distance as distance
 from gf_jax.comparison import measure as measure
+from gf_jax.curvature import Eigenvalue as Eigenvalue
+from gf_jax.curvature import lambda_max as lambda_max
 from gf_jax.descent import Schedule as Schedule
 from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
@@ -12,6 +14,7 @@ from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
 from gf_jax.flow import Deviation as Deviation
 from gf_jax.flow import Flow as Flow
+from gf_jax.flow import Statistics as Statistics
 from gf_jax.flow import deviation as deviation
 from gf_jax.flow import gradient_flow as gradient_flow
 from gf_jax.flow import modified_flow as modified_flow

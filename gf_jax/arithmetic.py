@@ -78,18 +78,28 @@ def arithmetic(name: str) -> Arithmetic:
     float32 with the products that GPUs take by default, where they have them.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or not on this device.
       FloatingPointError: if the compiler reorders additions, which cancels the
         compensation; measured once per backend.
     """
     if name not in ARITHMETICS:
         raise ValueError(f"arithmetic: got {name!r}; accepted are {', '.join(ARITHMETICS)}")
+    if name == "tf32" and jax.default_backend() in ("cpu", "tpu"):
+        raise ValueError(
+            f"arithmetic: tf32 products exist on GPUs only, and this is a {jax.default_backend()}; "
+            "take another arithmetic"
+        )
     if ARITHMETICS[name].compensated and not _compensation_survives(jax.default_backend()):
         raise FloatingPointError(
             "arithmetic: the compiler reorders additions (fast math), which cancels the "
             "compensation; remove such options from XLA_FLAGS, or use float64"
         )
     return ARITHMETICS[name]
+
+
+def flow_arithmetic() -> Arithmetic:
+    """That of flows and curvature: float64 where the device computes in it, as a TPU does not."""
+    return ARITHMETICS["float32" if jax.default_backend() == "tpu" else "float64"]
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:

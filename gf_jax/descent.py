@@ -295,9 +295,7 @@ def _start(evaluate: Callable, numbers: Arithmetic, params: PyTree, blank: _Stat
     )
 
 
-def _advance(
-    evaluate: Callable, schedule: Schedule, numbers: Arithmetic, state: _State
-) -> _State:
+def _advance(evaluate: Callable, schedule: Schedule, numbers: Arithmetic, state: _State) -> _State:
     """One base iteration of all lanes."""
     sizes = np.array(schedule.step_sizes)
 

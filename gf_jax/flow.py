@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.arithmetic import ARITHMETICS, Arithmetic
+from gf_jax.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.comparison import distance
 from gf_jax.tracing import Loss, check_loss, hoist_constants
 
@@ -34,7 +34,7 @@ Progress = Callable[[float], None]
 
 PRODUCT = 2  # a Hessian-vector product, in gradients
 E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
-LOOSER = 10.0  # tolerance of the second solve, that tells the error, over that of the first
+LOOSER = 100.0  # tolerance of the second solve, that tells the error, over that of the first
 MOST_STEPS = 100_000
 
 
@@ -128,37 +128,68 @@ def gradient_flow(
       progress: is called now and then with the share of the time span solved.
 
     Returns:
-      The flow, with an error from a second solve at ten times the tolerance.
+      The flow, with an error from a second solve at a hundred times the tolerance.
 
     Raises:
       ValueError: on times, tolerance, parameters or an f that are not accepted.
     """
-    setup = _set_up(f, params, times, tolerance or _default_tolerance())
-    return _solve_flow(setup, lambda gradient, _: gradient, 1, progress)
+    setup = _set_up(f, params, times, tolerance)
+
+    def velocity(constants: list[Array], params: PyTree) -> PyTree:
+        gradient = jax.grad(setup.f, argnums=1)(constants, params)
+        return jax.tree.map(jnp.negative, gradient)
+
+    method = _Method(velocity, diffrax.Dopri8(), optax.tree.norm, cost=1)
+    (solution,) = _solve_twice(setup, method, setup.params, [setup.constants], progress)
+    return _flow(setup, solution.state, solution.error[0], solution.statistics)
 
 
 def modified_flow(
     f: Loss,
     params: PyTree,
     times: Float[ArrayLike, " times"],
-    step_size: float,
+    step_sizes: Float[ArrayLike, " lanes"],
     *,
     tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Flow:
-    """The modified flow of descent with a step size: θ' = −∇f − (step_size/2) ∇²f ∇f.
+    """The modified flow of descent at each step size s: θ' = −∇f − (s/2) ∇²f ∇f.
 
-    It is the gradient flow of f + (step_size/4) ‖∇f‖² and stays within O(step_size²)
-    of descent. Arguments, result and errors as ``gradient_flow``.
+    It is the gradient flow of f + (s/4) ‖∇f‖² and stays within O(s²) of descent. One
+    compiled program solves it for all step sizes in turn.
+
+    Args, raises: as ``gradient_flow``; step_sizes in time per iteration.
+
+    Returns:
+      As ``gradient_flow``, with a lane axis behind the times in every array: leaves of
+      ``params`` have shape (times, lanes, ...). Statistics are those of all lanes.
 
     Source: Barrett & Dherin, Implicit Gradient Regularization, ICLR 2021.
     """
-    setup = _set_up(f, params, times, tolerance or _default_tolerance())
+    setup = _set_up(f, params, times, tolerance)
 
-    def slope(gradient: PyTree, product: Callable[[PyTree], PyTree]) -> PyTree:
-        return optax.tree.add_scale(gradient, step_size / 2, product(gradient))
+    def velocity(arguments: tuple[list[Array], Array], params: PyTree) -> PyTree:
+        constants, step_size = arguments
+        gradient, product = _gradient(setup.f, constants, params)
+        slope = optax.tree.add_scale(gradient, step_size / 2, product(gradient))
+        return jax.tree.map(jnp.negative, slope)
 
-    return _solve_flow(setup, slope, 1 + PRODUCT, progress)
+    method = _Method(velocity, diffrax.Dopri8(), optax.tree.norm, cost=1 + PRODUCT)
+    arguments = [(setup.constants, float(s)) for s in np.atleast_1d(np.asarray(step_sizes))]
+    flows = [
+        _flow(setup, solution.state, solution.error[0], solution.statistics)
+        for solution in _solve_twice(setup, method, setup.params, arguments, progress)
+    ]
+    params, loss, error = jax.tree.map(
+        lambda *lanes: np.stack(lanes, axis=1), *[(w.params, w.loss, w.error) for w in flows]
+    )
+    steps, rejected, evaluations, complete, checking = zip(
+        *[flow.statistics for flow in flows], strict=True
+    )
+    statistics = Statistics(
+        sum(steps), sum(rejected), sum(evaluations), all(complete), sum(checking)
+    )
+    return Flow(setup.times, params, loss, error, statistics)
 
 
 def deviation(
@@ -177,7 +208,7 @@ def deviation(
     Args, raises: as ``gradient_flow``; the default tolerance is 1e-6, and that of e
       the same relative to the norm of the gradient at the start, times 1000.
     """
-    setup = _set_up(f, params, times, tolerance or 1e-6)
+    setup = _set_up(f, params, times, 1e-6 if tolerance is None else tolerance)
     with setup.numbers.context():
         scale = optax.tree.norm(jax.grad(lambda p: setup.f(setup.constants, p))(setup.params))
 
@@ -193,12 +224,11 @@ def deviation(
         )
 
     start = (setup.params, jax.tree.map(jnp.zeros_like, setup.params))
-    solver = diffrax.Tsit5()
-    (params, e), (error, e_error), statistics = _solve_twice(
-        setup, velocity, start, norm, solver, 1 + PRODUCT, progress
-    )
+    method = _Method(velocity, diffrax.Tsit5(), norm, cost=1 + PRODUCT)
+    (solution,) = _solve_twice(setup, method, start, [setup.constants], progress)
+    (params, e), (error, e_error) = solution.state, solution.error
     length = np.asarray(distance(e, jax.tree.map(np.zeros_like, setup.params), stack_axes=1))
-    flow = _flow(setup, params, error, statistics)
+    flow = _flow(setup, params, error, solution.statistics)
     return Deviation(flow, e, length, np.zeros_like(length), e_error)
 
 
@@ -213,18 +243,21 @@ class _Setup(NamedTuple):
     numbers: Arithmetic
 
 
-def _set_up(f: Loss, params: PyTree, times: ArrayLike, tolerance: float) -> _Setup:
+def _set_up(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | None) -> _Setup:
+    numbers = flow_arithmetic()
+    if tolerance is None:
+        tolerance = 1e-8 if numbers.dtype == "float64" else 1e-6
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance: got {tolerance}; accepted is a positive finite number")
     checked = np.atleast_1d(np.asarray(times, np.float64))
     if not (
         checked.ndim == 1
+        and checked.size
         and np.isfinite(checked).all()
         and (np.diff(checked) > 0).all()
         and checked[0] >= 0 < checked[-1]
     ):
         raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
-    numbers = _numbers()
     with numbers.context():
         params = jax.tree.map(numbers.cast, params)
         check_loss(f, params)
@@ -232,32 +265,11 @@ def _set_up(f: Loss, params: PyTree, times: ArrayLike, tolerance: float) -> _Set
     return _Setup(pure, constants, params, checked, tolerance, numbers)
 
 
-def _numbers() -> Arithmetic:
-    """float64 where the device computes in it; a TPU does not."""
-    return ARITHMETICS["float32" if jax.default_backend() == "tpu" else "float64"]
-
-
-def _default_tolerance() -> float:
-    return 1e-8 if _numbers().dtype == "float64" else 1e-6
-
-
 def _gradient(
     f: Callable, constants: list[Array], params: PyTree
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """The gradient, and the product of the Hessian with a vector."""
     return jax.linearize(lambda p: jax.grad(f, argnums=1)(constants, p), params)
-
-
-def _solve_flow(setup: _Setup, slope: Callable, cost: int, progress: Progress | None) -> Flow:
-    """Solves θ' = −slope(gradient, Hessian product)."""
-
-    def velocity(constants: list[Array], params: PyTree) -> PyTree:
-        return jax.tree.map(jnp.negative, slope(*_gradient(setup.f, constants, params)))
-
-    params, error, statistics = _solve_twice(
-        setup, velocity, setup.params, optax.tree.norm, diffrax.Dopri8(), cost, progress
-    )
-    return _flow(setup, params, error, statistics)
 
 
 def _flow(setup: _Setup, params: PyTree, error: np.ndarray, statistics: Statistics) -> Flow:
@@ -268,86 +280,122 @@ def _flow(setup: _Setup, params: PyTree, error: np.ndarray, statistics: Statisti
     return Flow(setup.times, params, np.asarray(losses), error, statistics)
 
 
+class _Method(NamedTuple):
+    """How a flow is solved.
+
+    Attributes:
+      velocity: maps (arguments, state) to the state's derivative in time.
+      solver: a Runge–Kutta method whose last stage is the next step's first.
+      norm: of a state's error, kept below the tolerance in every step.
+      cost: of a velocity, in gradients.
+    """
+
+    velocity: Callable[[Any, PyTree], PyTree]
+    solver: diffrax.Dopri8 | diffrax.Tsit5
+    norm: Callable[[PyTree], Array]
+    cost: int
+
+
+class _Solution(NamedTuple):
+    """A solve's states, leaves (times, ...), the error of each part, and what it took."""
+
+    state: Any
+    error: list[np.ndarray]
+    statistics: Statistics
+
+
 def _solve_twice(
     setup: _Setup,
-    velocity: Callable[[list[Array], PyTree], PyTree],
+    method: _Method,
     start: PyTree,
-    norm: Callable[[PyTree], Array],
-    solver: diffrax.AbstractERK,
-    cost: int,
+    arguments: list[Any],
     progress: Progress | None,
-) -> tuple[PyTree, Any, Statistics]:
+) -> list[_Solution]:
     """Solves at the tolerance and at a looser one, by one compiled program.
 
     Args:
-      velocity: maps (constants, state) to the state's derivative in time.
-      start: state at time 0; a pytree like params, or a tuple of such.
-      norm: of a state's error, to be kept below the tolerance in every step.
-      cost: of a velocity, in gradients.
+      setup: the problem.
+      method: how it is solved.
+      start: state at time 0; a pytree like params, or a tuple of such parts.
+      arguments: of the velocity; one for each solution wanted.
+      progress: is told the share of all solves done.
 
     Returns:
-      The tighter solution, its distance from the looser one, for every member of
-      the tuple if the state is one, and what they took.
+      The tighter solutions, with the distance from the looser ones as errors, one for
+      each part of the state.
     """
 
     @jax.jit
-    def solve(constants: list[Array], start: PyTree, tolerance: float, part: float) -> Any:
+    def solve(argument: Any, start: PyTree, tolerance: float, done: float, share: float) -> Any:
         return diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, state, constants: velocity(constants, state)),
-            solver,
+            diffrax.ODETerm(lambda t, state, argument: method.velocity(argument, state)),
+            method.solver,
             t0=0.0,
             t1=setup.times[-1],
             dt0=None,
             y0=start,
-            args=constants,
+            args=argument,
             saveat=diffrax.SaveAt(ts=jnp.asarray(setup.times)),
             stepsize_controller=diffrax.PIDController(
-                rtol=0.0, atol=1.0, norm=lambda error: norm(error) / tolerance, pcoeff=0.2, icoeff=0.4
+                rtol=0.0,
+                atol=1.0,  # the norm does the scaling
+                norm=lambda error: method.norm(error) / tolerance,
+                pcoeff=0.2,
+                icoeff=0.4,
             ),
             max_steps=MOST_STEPS,
             throw=False,
-            progress_meter=diffrax.NoProgressMeter()
-            if progress is None
-            else _Meter(progress, part),
+            progress_meter=_Meter(progress, done, share)
+            if progress is not None
+            else diffrax.NoProgressMeter(),
         )
 
+    share = 1 / (2 * len(arguments))
+    solutions = []
     with setup.numbers.context():
-        rough, fine = (
-            solve(setup.constants, start, setup.tolerance * factor, part)
-            for factor, part in ((LOOSER, 0.0), (1.0, 0.5))
-        )
-        states = jax.device_get((rough.ys, fine.ys))
-        members = zip(*states, strict=True) if isinstance(start, tuple) else [states]
-        errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in members]
-    counts = jax.device_get(fine.stats)
-    # An explicit method of this kind reuses its last stage as the next step's first.
+        for number, argument in enumerate(arguments):
+            rough, fine = (
+                jax.device_get(
+                    solve(argument, start, setup.tolerance * factor, 2 * number * share + at, share)
+                )
+                for factor, at in ((LOOSER, 0.0), (1.0, share))
+            )
+            parts = zip(rough.ys, fine.ys, strict=True)
+            pairs = parts if isinstance(start, tuple) else [(rough.ys, fine.ys)]
+            errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in pairs]
+            reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.ys)
+            solutions.append(_Solution(reached, errors, _statistics(method, fine, rough)))
+    return solutions
+
+
+def _statistics(method: _Method, fine: Any, rough: Any) -> Statistics:
+    # Each step evaluates all stages but the first, known from the step before it, if any.
+    stages = len(method.solver.tableau.b_sol) - 1
     evaluations = [
-        cost * (int(s.stats["num_steps"]) * (solver.tableau.num_stages - 1) + 2)
-        for s in (fine, rough)
+        method.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
     ]
-    statistics = Statistics(
-        steps=int(counts["num_accepted_steps"]),
-        rejected_steps=int(counts["num_rejected_steps"]),
+    return Statistics(
+        steps=int(fine.stats["num_accepted_steps"]),
+        rejected_steps=int(fine.stats["num_rejected_steps"]),
         gradient_evaluations=evaluations[0],
         complete=bool(fine.result == diffrax.RESULTS.successful),
         checking_evaluations=evaluations[1],
     )
-    finite = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), states[1])
-    return finite, errors if isinstance(start, tuple) else errors[0], statistics
 
 
 class _Meter(diffrax.AbstractProgressMeter):
     """Tells how much is solved, a hundred times."""
 
     report: Progress = eqx.field(static=True)
-    part: Any
+    done: Any
+    share: Any
 
     def init(self) -> Array:
         return jnp.zeros(())
 
     def step(self, state: Array, progress: Any) -> Array:
         def tell(progress: Array) -> Array:
-            jax.debug.callback(lambda p, part: self.report(part + p / 2), progress, self.part)
+            jax.debug.callback(self.report, self.done + progress * self.share)
             return progress
 
         return jax.lax.cond(progress > state + 0.01, tell, lambda _: state, progress)

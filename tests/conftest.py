@@ -35,6 +35,14 @@ def small_problem(digits):
     return f, gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
 
 
+@pytest.fixture(scope="session")
+def smooth_problem(digits):
+    """The same without kinks: a linear network."""
+    network = gf_jax.fully_connected((64, 12, 8, 10))
+    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
+    return f, gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+
+
 @pytest.fixture
 def generator():
     return np.random.default_rng(7)

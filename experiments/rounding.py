@@ -1,0 +1,123 @@
+"""How much of a gap is rounding: the same trajectory in every arithmetic.
+
+    python -m experiments.main --experiment=rounding --ratios=2,5,10,20
+
+runs descent in compensated float32, in plain float32 and in float64, with TF32
+products too on a GPU, and sets their gaps beside the prediction, which knows no
+rounding. On the linear network and MNIST it takes about six minutes on two CPU cores,
+where float64 stops after a fifth of the iterations. At the end the gap to the run
+with step size s/20 is 22 times larger in plain float32 than without rounding.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+import gf_jax
+from experiments import figures, harness, report, store
+from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.harness import Workplace
+
+SHORTER_ON_CPU = 5  # float64 is dear there, and a fifth of the run shows that it agrees
+
+
+def run(config: Configuration) -> int:
+    """Runs the experiment and writes its run directory.
+
+    Returns:
+      The exit status: 0, or 3 if a lane diverged, or 130 if it was interrupted.
+
+    Raises:
+      UsageError: on data, weights or an output directory that are not accepted.
+    """
+    workplace = harness.begin(config)
+    runs: dict[str, store.Run] = {}
+    interrupted = False
+    for name in _arithmetics():
+        shorter = _shortened(config) if name == "float64" else config
+        if shorter is not config:
+            workplace.say(f"float64 runs to iteration {shorter.iterations:,} only, for its cost")
+        outcome = harness.descend(workplace, shorter, name)
+        if outcome is not None:
+            saved = harness.saved_form(workplace, shorter, outcome.trajectory)
+            store.write_metrics(workplace.directory, saved, f"metrics_{name}")
+            runs[name] = saved
+        if outcome is None or outcome.interrupted:
+            interrupted = True
+            break
+    predicted = None
+    if config.flow and not interrupted:
+        try:
+            predicted = _predicted(workplace, runs["compensated"])
+        except KeyboardInterrupt:
+            interrupted = True
+    if not runs:
+        workplace.say("interrupted before the first segment was complete")
+        return EXIT_INTERRUPTED
+    summary = summarise(runs, predicted)
+    store.write_summary(workplace.directory, summary | {"interrupted": interrupted})
+    figures.draw_rounding(runs, predicted, workplace.directory)
+    report.print_rounding(summary, workplace.console)
+    harness.end(workplace)
+    if interrupted:
+        workplace.say("interrupted: this is less than was asked for")
+        return EXIT_INTERRUPTED
+    return EXIT_DIVERGED if any(report.divergences(r) for r in summary["runs"].values()) else 0
+
+
+def summarise(runs: dict[str, store.Run], predicted: np.ndarray | None) -> dict[str, Any]:
+    """The gaps of every arithmetic where all of them have run, and at the end.
+
+    Args:
+      runs: a run by the name of its arithmetic; some may be shorter than others.
+      predicted: gaps to the base run at the snapshots of the compensated run, shape
+        (snapshots, lanes), or None.
+    """
+    first = next(iter(runs.values()))
+    ends = sorted({int(saved.iterations[-1]) for saved in runs.values()})
+    rows = []
+    for iteration in ends:
+        gaps = {
+            name: saved.metrics.distance_to_base[iteration].tolist()
+            for name, saved in runs.items()
+            if saved.iterations[-1] >= iteration
+        }
+        if predicted is not None and iteration in first.snapshot_iterations:
+            (at,) = np.flatnonzero(first.snapshot_iterations == iteration)
+            gaps["predicted"] = predicted[at].tolist()
+        rows.append({"iteration": iteration, "time": iteration * first.step_size, "gaps": gaps})
+    return {
+        "network": first.network_label,
+        "data": first.data_label,
+        "step_size": first.step_size,
+        "ratios": list(first.ratios),
+        "table": rows,
+        "runs": {name: report.summarise(saved) for name, saved in runs.items()},
+    }
+
+
+def _arithmetics() -> list[str]:
+    gpu = jax.default_backend() in ("gpu", "cuda")
+    return ["compensated", "float32", *(["tf32"] if gpu else []), "float64"]
+
+
+def _shortened(config: Configuration) -> Configuration:
+    """The configuration of float64: a fifth of the iterations on a CPU."""
+    iterations = config.iterations // SHORTER_ON_CPU
+    if jax.default_backend() != "cpu" or iterations < 1:
+        return config
+    return dataclasses.replace(config, iterations=iterations, segments=None, snapshots=None)
+
+
+def _predicted(workplace: Workplace, saved: store.Run) -> np.ndarray:
+    """Gaps to the base run at the snapshots' times, shape (snapshots, lanes)."""
+    study = workplace.study
+    deviation = harness.solve(
+        "prediction",
+        lambda tell: gf_jax.deviation(
+            study.objective.loss, study.initial_params, saved.snapshot_times, progress=tell
+        ),
+    )
+    return np.stack([deviation.gap(s, saved.step_size) for s in saved.step_sizes], axis=1)
