@@ -18,7 +18,7 @@ import gf_jax
 from experiments import problem, store
 from experiments.configuration import Configuration, UsageError
 from gf_jax.descent import Trajectory
-from gf_jax.flow import Progress
+from gf_jax.flow_problem import Progress
 
 Solution = TypeVar("Solution")
 

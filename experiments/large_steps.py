@@ -99,13 +99,18 @@ def _compare(
     """Distances of every lane from the three descriptions, at the snapshots."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times, step_sizes = run.snapshot_times, run.step_sizes
+    budget = 2 * run.iterations[-1] * sum(run.ratios)  # with kinks: twice what the runs took
     deviation = harness.solve(
         "flow and first-order deviation",
-        lambda tell: gf_jax.deviation(f, start, times, tolerance=1e-7, progress=tell),
+        lambda tell: gf_jax.deviation(
+            f, start, times, difference=step_sizes[-1], budget=budget, progress=tell
+        ),
     )
     modified = harness.solve(
         "modified flows",
-        lambda tell: gf_jax.modified_flow(f, start, times, step_sizes, progress=tell),
+        lambda tell: gf_jax.modified_flow(
+            f, start, times, step_sizes, budget=budget, progress=tell
+        ),
     )
     flow = jax.tree.map(lambda leaf: leaf[:, None], deviation.flow.params)
 

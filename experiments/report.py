@@ -26,6 +26,10 @@ flow is not known well enough to tell. gap: as above. predicted: without
 running descent. order: slope of log distance to the flow against log step
 size over all runs."""
 
+KINK_WARNING = """\
+The loss has kinks. Where two runs pass one on different sides they part for good,
+and which side a run takes may hang on less than any prediction knows."""
+
 SWEEP_LEGEND = """\
 of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
 first order, modified flow: Euclidean distance of descent from gradient flow,
@@ -140,10 +144,12 @@ def print_prediction(summary: dict[str, Any], console: Console) -> None:
             _text(lane["predicted_gap"], ".3e"),
         )
     console.print(table)
+    if summary["kinks"]:
+        console.print(KINK_WARNING, highlight=False)
     console.print(
         f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
-        f"{summary['checking_evaluations']:,} more that told the error, in "
-        f"{summary['seconds']:.1f} s",
+        f"{summary['checking_evaluations']:,} more that told the numerical error, "
+        f"{summary['error']:.1%}, in {summary['seconds']:.1f} s",
         highlight=False,
     )
 

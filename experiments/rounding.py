@@ -114,10 +114,14 @@ def _shortened(config: Configuration) -> Configuration:
 def _predicted(workplace: Workplace, saved: store.Run) -> np.ndarray:
     """Gaps to the base run at the snapshots' times, shape (snapshots, lanes)."""
     study = workplace.study
-    deviation = harness.solve(
+    prediction = harness.solve(
         "prediction",
-        lambda tell: gf_jax.deviation(
-            study.objective.loss, study.initial_params, saved.snapshot_times, progress=tell
+        lambda tell: gf_jax.predict(
+            study.objective.loss,
+            study.initial_params,
+            saved.snapshot_times,
+            saved.step_sizes,
+            progress=tell,
         ),
     )
-    return np.stack([deviation.gap(s, saved.step_size) for s in saved.step_sizes], axis=1)
+    return prediction.to_base

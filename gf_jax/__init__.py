@@ -14,10 +14,12 @@ from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
 from gf_jax.flow import Deviation as Deviation
 from gf_jax.flow import Flow as Flow
-from gf_jax.flow import Statistics as Statistics
+from gf_jax.flow import Prediction as Prediction
 from gf_jax.flow import deviation as deviation
 from gf_jax.flow import gradient_flow as gradient_flow
 from gf_jax.flow import modified_flow as modified_flow
+from gf_jax.flow import predict as predict
+from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import xavier_uniform as xavier_uniform
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted

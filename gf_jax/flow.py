@@ -1,14 +1,17 @@
-"""Gradient flow, its first-order deviation, and the modified flow.
+"""Gradient flow, its first-order deviation, the modified flow, and predictions from them.
 
 Gradient flow is dθ/dt = −∇f(θ) from θ(0) = params. Descent with step size s stands
 at time k s after k iterations, at
 
     θ(k s) + s e(k s) + O(s²),   e' = −∇²f(θ) e − ½ ∇²f(θ) ∇f(θ),   e(0) = 0,
 
-and stays within O(s²) of the modified flow θ' = −∇f − (s/2) ∇²f ∇f. All of them are
-solved by an adaptive high-order Runge–Kutta method whose errors are measured, and
-whose tolerances are set, in the Euclidean norm over all parameters; in float64 where
-the device has it.
+and stays within O(s²) of the modified flow θ' = −∇f − (s/2) ∇²f ∇f.
+
+For a smooth f all of them are solved by an adaptive Runge–Kutta method of high order.
+If f has kinks (ReLU, max-pooling, absolute values; ``kinks`` says which are seen),
+they are followed by the macro steps of ``piecewise``, halved until the solution no
+longer changes by more than the tolerance, or no more steps fit. Errors and tolerances
+are Euclidean norms over all parameters, numbers are float64 where the device has it.
 
 Sources: Elkabetz & Cohen, NeurIPS 2021; Barrett & Dherin, ICLR 2021 (modified flow);
 Hairer, Nørsett & Wanner, Solving ODEs I, section II.8 (expansion of the error).
@@ -17,45 +20,26 @@ Hairer, Nørsett & Wanner, Solving ODEs I, section II.8 (expansion of the error)
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.arithmetic import Arithmetic, flow_arithmetic
+from gf_jax import piecewise, smooth
 from gf_jax.comparison import distance
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.flow_problem import FlowProblem, Progress, Statistics, flow_problem
+from gf_jax.kinks import Gated
+from gf_jax.tracing import Loss
 
 PyTree = Any
-Progress = Callable[[float], None]
 
 PRODUCT = 2  # a Hessian-vector product, in gradients
+DEVIATION_TOLERANCE = 1e-6
 E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
-LOOSER = 100.0  # tolerance of the second solve, that tells the error, over that of the first
-MOST_STEPS = 100_000
-
-
-class Statistics(NamedTuple):
-    """What a solve took.
-
-    Attributes:
-      steps: steps accepted.
-      rejected_steps: steps tried and taken again with a smaller size.
-      gradient_evaluations: work of the solve in gradients of f; a Hessian-vector
-        product counts as two.
-      complete: whether it reached its last time. Beyond the point where it did not,
-        all results are NaN.
-      checking_evaluations: work of the second solve that tells the error, likewise.
-    """
-
-    steps: int
-    rejected_steps: int
-    gradient_evaluations: int
-    complete: bool
-    checking_evaluations: int
+KINK_TOLERANCE = 1e-5
+FIRST_MACRO_STEPS = 256  # of a flow, before they are halved
+MACRO_STEP = 5  # of a prediction, in steps of the base run
 
 
 class Flow(NamedTuple):
@@ -77,36 +61,63 @@ class Flow(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """Gradient flow and how descent leaves it, for every step size at once.
+    """Gradient flow and how descent leaves it, for every small step size at once.
 
     Attributes:
       flow: the flow.
       coherent: e, stacked as ``flow.params``: descent with a small step size s stands
-        at flow.params + s e, up to what kinks add at random.
-      coherent_norm: Euclidean norm of e.
-      random_norm: root mean square, per step size, of the random part that kinks
-        add: zero for a smooth f.
+        at flow.params + s e. With kinks it is the average over the phase at which
+        steps meet them.
+      norm: Euclidean norm of e.
+      rate: logarithmic derivative of that norm in time; 1/t, that of e near the start,
+        where it is not known.
       error: estimated Euclidean error of e.
     """
 
     flow: Flow
     coherent: PyTree
-    coherent_norm: Float[np.ndarray, " times"]
-    random_norm: Float[np.ndarray, " times"]
+    norm: Float[np.ndarray, " times"]
+    rate: Float[np.ndarray, " times"]
     error: Float[np.ndarray, " times"]
 
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
-        """Predicted distance between descent with two step sizes, at equal times.
+        """Distance between descent with two step sizes, at equal times.
+
+        To first order |s - s'| ‖e(t)‖. In the first iterations that is a few percent too
+        small, since the error made in a step does not decay within it. The next order
+        is taken from a quadratic f of one mode, for which e = -½ λ² t exp(-λ t) and the
+        gap is larger by the factor 1 + (s + s') (2/3 λ - λ² t/4); λ is read off from e,
+        as the rate at which ‖e(t)‖/t decays.
 
         Args:
           step_size: of one run, in time per iteration.
           other: of the other run; 0 is the flow itself.
         """
-        if step_size == other:
-            return np.zeros_like(self.coherent_norm)
-        coherent = (step_size - other) * self.coherent_norm
-        random = np.hypot(step_size, other) * self.random_norm
-        return np.hypot(coherent, random)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decay = np.where(self.norm > 0, 1 / self.flow.times - self.rate, 0.0)
+        second_order = (step_size + other) * decay * (2 / 3 - decay * self.flow.times / 4)
+        return abs(step_size - other) * self.norm * np.exp(second_order)
+
+
+class Prediction(NamedTuple):
+    """Distances of descent as predicted, as NumPy arrays.
+
+    Attributes:
+      flow: the flow as the prediction has it; ``gradient_flow`` is more accurate.
+      step_sizes: step sizes of descent, the first of which is the base.
+      to_flow: distance of descent from gradient flow.
+      to_base: distance of descent from descent with the first step size.
+      error: largest relative error of ``to_base``, of the largest distance of each
+        step size, as a coarser solve tells it. What the theory leaves out is not in it.
+      kinks: number of kinks of f; 0 means that f was taken as smooth.
+    """
+
+    flow: Flow
+    step_sizes: Float[np.ndarray, " lanes"]
+    to_flow: Float[np.ndarray, "times lanes"]
+    to_base: Float[np.ndarray, "times lanes"]
+    error: float
+    kinks: int
 
 
 def gradient_flow(
@@ -115,6 +126,7 @@ def gradient_flow(
     times: Float[ArrayLike, " times"],
     *,
     tolerance: float | None = None,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Flow:
     """Gradient flow of f from params, at all times in one solve.
@@ -123,25 +135,31 @@ def gradient_flow(
       f: maps parameters to a scalar loss; differentiable by JAX.
       params: initial point, a pytree of floating-point arrays.
       times: ascending times from 0, the last above 0; time is iteration * step_size.
-      tolerance: largest Euclidean error per step, over all parameters. None is 1e-8
-        in float64, and 1e-6 where the device has only float32.
-      progress: is called now and then with the share of the time span solved.
+      tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
+        1e-6 where the device has only float32. With kinks, largest change when all
+        steps are halved; None is 1e-5.
+      budget: with kinks, gradient evaluations beyond which steps are not halved.
+      progress: is called now and then with the share of the work done, at most.
 
     Returns:
-      The flow, with an error from a second solve at a hundred times the tolerance.
+      The flow, with an error from a second solve, at a hundred times the tolerance or
+      with steps twice as long.
 
     Raises:
       ValueError: on times, tolerance, parameters or an f that are not accepted.
     """
-    setup = _set_up(f, params, times, tolerance)
+    problem = flow_problem(f, params, times, tolerance)
+    if problem.has_kinks:
+        states, error, statistics = _follow(problem, np.zeros(1), True, budget, progress)
+        return _flow(problem, _first_lane(states), error[:, 0], statistics)
 
     def velocity(constants: list[Array], params: PyTree) -> PyTree:
-        gradient = jax.grad(setup.f, argnums=1)(constants, params)
+        gradient = jax.grad(problem.f, argnums=1)(constants, params)
         return jax.tree.map(jnp.negative, gradient)
 
-    method = _Method(velocity, diffrax.Dopri8(), optax.tree.norm, cost=1)
-    (solution,) = _solve_twice(setup, method, setup.params, [setup.constants], progress)
-    return _flow(setup, solution.state, solution.error[0], solution.statistics)
+    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1)
+    (solution,) = smooth.solve_twice(problem, method, problem.params, [problem.constants], progress)
+    return _flow(problem, solution.state, solution.error[0], solution.statistics)
 
 
 def modified_flow(
@@ -151,12 +169,13 @@ def modified_flow(
     step_sizes: Float[ArrayLike, " lanes"],
     *,
     tolerance: float | None = None,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Flow:
     """The modified flow of descent at each step size s: θ' = −∇f − (s/2) ∇²f ∇f.
 
-    It is the gradient flow of f + (s/4) ‖∇f‖² and stays within O(s²) of descent. One
-    compiled program solves it for all step sizes in turn.
+    It is the gradient flow of f + (s/4) ‖∇f‖² and stays within O(s²) of descent. With
+    kinks, the jumps of ∇f count in ∇²f ∇f.
 
     Args, raises: as ``gradient_flow``; step_sizes in time per iteration.
 
@@ -166,30 +185,35 @@ def modified_flow(
 
     Source: Barrett & Dherin, Implicit Gradient Regularization, ICLR 2021.
     """
-    setup = _set_up(f, params, times, tolerance)
+    problem = flow_problem(f, params, times, tolerance)
+    lanes = _checked_step_sizes(step_sizes)
+    if problem.has_kinks:
+        states, error, statistics = _follow(problem, lanes, False, budget, progress)
+        losses = problem.losses(states, stack_axes=2)
+        return Flow(problem.times, states, losses, error, statistics)
 
     def velocity(arguments: tuple[list[Array], Array], params: PyTree) -> PyTree:
         constants, step_size = arguments
-        gradient, product = _gradient(setup.f, constants, params)
+        gradient, product = _gradient(problem.f, constants, params)
         slope = optax.tree.add_scale(gradient, step_size / 2, product(gradient))
         return jax.tree.map(jnp.negative, slope)
 
-    method = _Method(velocity, diffrax.Dopri8(), optax.tree.norm, cost=1 + PRODUCT)
-    arguments = [(setup.constants, float(s)) for s in np.atleast_1d(np.asarray(step_sizes))]
-    flows = [
-        _flow(setup, solution.state, solution.error[0], solution.statistics)
-        for solution in _solve_twice(setup, method, setup.params, arguments, progress)
-    ]
-    params, loss, error = jax.tree.map(
-        lambda *lanes: np.stack(lanes, axis=1), *[(w.params, w.loss, w.error) for w in flows]
+    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1 + PRODUCT)
+    arguments = [(problem.constants, float(step_size)) for step_size in lanes]
+    solutions = smooth.solve_twice(problem, method, problem.params, arguments, progress)
+    states, error = jax.tree.map(
+        lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
     )
-    steps, rejected, evaluations, complete, checking = zip(
-        *[flow.statistics for flow in flows], strict=True
-    )
+    parts = [solution.statistics for solution in solutions]
     statistics = Statistics(
-        sum(steps), sum(rejected), sum(evaluations), all(complete), sum(checking)
+        steps=sum(part.steps for part in parts),
+        rejected_steps=sum(part.rejected_steps for part in parts),
+        gradient_evaluations=sum(part.gradient_evaluations for part in parts),
+        complete=all(part.complete for part in parts),
+        checking_evaluations=sum(part.checking_evaluations for part in parts),
     )
-    return Flow(setup.times, params, loss, error, statistics)
+    losses = problem.losses(states, stack_axes=2)
+    return Flow(problem.times, states, losses, error, statistics)
 
 
 def deviation(
@@ -198,23 +222,34 @@ def deviation(
     times: Float[ArrayLike, " times"],
     *,
     tolerance: float | None = None,
+    difference: float = 1e-3,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Deviation:
     """Gradient flow and the first-order deviation of descent from it, in one solve.
 
-    One solve predicts the gap between descent at any two step sizes, see
-    ``Deviation.gap``.
-
-    Args, raises: as ``gradient_flow``; the default tolerance is 1e-6, and that of e
-      the same relative to the norm of the gradient at the start, times 1000.
+    Args, raises: as ``gradient_flow``. For a smooth f the default tolerance is 1e-6,
+      and that of e is a thousand times the tolerance times the norm of the gradient
+      at the start. With kinks there is no derivative in the step size where a kink
+      is grazed; e is then the difference between the modified flow of a step size,
+      ``difference``, and the flow, over that step size.
     """
-    setup = _set_up(f, params, times, 1e-6 if tolerance is None else tolerance)
-    with setup.numbers.context():
-        scale = optax.tree.norm(jax.grad(lambda p: setup.f(setup.constants, p))(setup.params))
+    problem = flow_problem(f, params, times, tolerance)
+    if problem.has_kinks:
+        lanes = np.array([0.0, *_checked_step_sizes(difference)])
+        states, error, statistics = _follow(problem, lanes, False, budget, progress)
+        flow = _flow(problem, _first_lane(states), error[:, 0], statistics)
+        e = jax.tree.map(lambda leaf: (leaf[:, 1] - leaf[:, 0]) / difference, states)
+        with np.errstate(divide="ignore"):
+            rate = 1 / problem.times
+        return Deviation(flow, e, _norm(e), rate, error.sum(axis=1) / difference)
+    problem = problem._replace(tolerance=tolerance or DEVIATION_TOLERANCE)
+    with problem.numbers.context():
+        scale = optax.tree.norm(jax.grad(lambda p: problem.f(problem.constants, p))(problem.params))
 
     def velocity(constants: list[Array], state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, e = state
-        gradient, product = _gradient(setup.f, constants, params)
+        gradient, product = _gradient(problem.f, constants, params)
         forward = optax.tree.add_scale(e, 0.5, gradient)
         return jax.tree.map(jnp.negative, (gradient, product(forward)))
 
@@ -223,46 +258,78 @@ def deviation(
             optax.tree.norm(state[0]), optax.tree.norm(state[1]) / (E_TOLERANCE * scale)
         )
 
-    start = (setup.params, jax.tree.map(jnp.zeros_like, setup.params))
-    method = _Method(velocity, diffrax.Tsit5(), norm, cost=1 + PRODUCT)
-    (solution,) = _solve_twice(setup, method, start, [setup.constants], progress)
+    start = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
+    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT)
+    (solution,) = smooth.solve_twice(problem, method, start, [problem.constants], progress)
     (params, e), (error, e_error) = solution.state, solution.error
-    length = np.asarray(distance(e, jax.tree.map(np.zeros_like, setup.params), stack_axes=1))
-    flow = _flow(setup, params, error, solution.statistics)
-    return Deviation(flow, e, length, np.zeros_like(length), e_error)
+    took = solution.statistics
+    evaluations = took.gradient_evaluations + (1 + PRODUCT) * len(problem.times)  # for the rate
+    took = took._replace(gradient_evaluations=evaluations)
+    flow = _flow(problem, params, error, took)
+    rate = _growth(problem, velocity, (params, e))
+    return Deviation(flow, e, _norm(e), rate, e_error)
 
 
-class _Setup(NamedTuple):
-    """A validated problem in the arithmetic that flows are solved in."""
+def _growth(problem: FlowProblem, velocity: Callable, states: tuple[PyTree, PyTree]) -> np.ndarray:
+    """Logarithmic derivative of the norm of e at every state; NaN where e is 0."""
 
-    f: Callable[[list[Array], PyTree], Array]
-    constants: list[Array]
-    params: PyTree
-    times: np.ndarray
-    tolerance: float
-    numbers: Arithmetic
+    def one(constants: list[Array], state: tuple[PyTree, PyTree]) -> Array:
+        e, slope = state[1], velocity(constants, state)[1]
+        return optax.tree.vdot(e, slope) / optax.tree.vdot(e, e)
+
+    with problem.numbers.context():
+        solve = jax.jit(lambda c, states: jax.lax.map(lambda state: one(c, state), states))
+        return np.asarray(solve(problem.constants, states))
 
 
-def _set_up(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | None) -> _Setup:
-    numbers = flow_arithmetic()
-    if tolerance is None:
-        tolerance = 1e-8 if numbers.dtype == "float64" else 1e-6
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance: got {tolerance}; accepted is a positive finite number")
-    checked = np.atleast_1d(np.asarray(times, np.float64))
-    if not (
-        checked.ndim == 1
-        and checked.size
-        and np.isfinite(checked).all()
-        and (np.diff(checked) > 0).all()
-        and checked[0] >= 0 < checked[-1]
-    ):
-        raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
-    with numbers.context():
-        params = jax.tree.map(numbers.cast, params)
-        check_loss(f, params)
-        pure, constants = hoist_constants(f, params)
-    return _Setup(pure, constants, params, checked, tolerance, numbers)
+def predict(
+    f: Loss,
+    params: PyTree,
+    times: Float[ArrayLike, " times"],
+    step_sizes: Float[ArrayLike, " lanes"],
+    *,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Predicts how far descent stands from its flow and from descent with other steps.
+
+    For a smooth f, from the first-order deviation. With kinks, the first run is taken
+    step by step and all others, and the flow, by macro steps of up to five of its
+    steps: the phase at which every run meets every kink matters, so that no expansion
+    in the step size would do.
+
+    Args:
+      f: maps parameters to a scalar loss; differentiable by JAX.
+      params: initial point, a pytree of floating-point arrays.
+      times: ascending times from 0, the last above 0; with kinks, multiples of the
+        first step size.
+      step_sizes: in time per iteration, the base first; with kinks, that is a multiple
+        of every other.
+      progress: is called now and then with the share of the work done.
+
+    Raises:
+      ValueError: on arguments that are not accepted.
+    """
+    lanes = _checked_step_sizes(step_sizes)
+    problem = flow_problem(f, params, times, None)
+    if problem.has_kinks:
+        return _predict_with_kinks(problem, lanes, progress)
+    result = deviation(f, params, times, progress=progress)
+    scale = result.norm.max()
+    return Prediction(
+        flow=result.flow,
+        step_sizes=lanes,
+        to_flow=np.stack([result.gap(s) for s in lanes], axis=1),
+        to_base=np.stack([result.gap(s, lanes[0]) for s in lanes], axis=1),
+        error=float(result.error.max() / scale) if scale > 0 else 0.0,
+        kinks=0,
+    )
+
+
+def _checked_step_sizes(step_sizes: ArrayLike) -> np.ndarray:
+    lanes = np.atleast_1d(np.asarray(step_sizes, np.float64))
+    if lanes.ndim != 1 or not lanes.size or not (np.isfinite(lanes) & (lanes > 0)).all():
+        raise ValueError(f"step_sizes: got {step_sizes}; accepted are positive finite numbers")
+    return lanes
 
 
 def _gradient(
@@ -272,133 +339,118 @@ def _gradient(
     return jax.linearize(lambda p: jax.grad(f, argnums=1)(constants, p), params)
 
 
-def _flow(setup: _Setup, params: PyTree, error: np.ndarray, statistics: Statistics) -> Flow:
-    with setup.numbers.context():
-        losses = jax.jit(
-            lambda constants, params: jax.lax.map(lambda p: setup.f(constants, p), params)
-        )(setup.constants, params)
-    return Flow(setup.times, params, np.asarray(losses), error, statistics)
+def _flow(problem: FlowProblem, params: PyTree, error: np.ndarray, statistics: Statistics) -> Flow:
+    losses = problem.losses(params, stack_axes=1)
+    return Flow(problem.times, params, losses, error, statistics)
 
 
-class _Method(NamedTuple):
-    """How a flow is solved.
-
-    Attributes:
-      velocity: maps (arguments, state) to the state's derivative in time.
-      solver: a Runge–Kutta method whose last stage is the next step's first.
-      norm: of a state's error, kept below the tolerance in every step.
-      cost: of a velocity, in gradients.
-    """
-
-    velocity: Callable[[Any, PyTree], PyTree]
-    solver: diffrax.Dopri8 | diffrax.Tsit5
-    norm: Callable[[PyTree], Array]
-    cost: int
+def _first_lane(stack: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:, 0], stack)
 
 
-class _Solution(NamedTuple):
-    """A solve's states, leaves (times, ...), the error of each part, and what it took."""
-
-    state: Any
-    error: list[np.ndarray]
-    statistics: Statistics
+def _norm(stack: PyTree) -> np.ndarray:
+    return _distance(stack, jax.tree.map(np.zeros_like, stack), 1)
 
 
-def _solve_twice(
-    setup: _Setup,
-    method: _Method,
-    start: PyTree,
-    arguments: list[Any],
+def _distance(stack: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(distance(stack, reference, stack_axes=stack_axes))
+
+
+def _follow(
+    problem: FlowProblem,
+    step_sizes: np.ndarray,
+    exact_phase: bool,
+    budget: int | None,
     progress: Progress | None,
-) -> list[_Solution]:
-    """Solves at the tolerance and at a looser one, by one compiled program.
-
-    Args:
-      setup: the problem.
-      method: how it is solved.
-      start: state at time 0; a pytree like params, or a tuple of such parts.
-      arguments: of the velocity; one for each solution wanted.
-      progress: is told the share of all solves done.
+) -> tuple[PyTree, np.ndarray, Statistics]:
+    """Lanes by macro steps, halved until nothing changes by more than the tolerance.
 
     Returns:
-      The tighter solutions, with the distance from the looser ones as errors, one for
-      each part of the state.
+      Leaves of shape (times, lanes, ...), the last change (times, lanes), statistics.
     """
 
-    @jax.jit
-    def solve(argument: Any, start: PyTree, tolerance: float, done: float, share: float) -> Any:
-        return diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, state, argument: method.velocity(argument, state)),
-            method.solver,
-            t0=0.0,
-            t1=setup.times[-1],
-            dt0=None,
-            y0=start,
-            args=argument,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(setup.times)),
-            stepsize_controller=diffrax.PIDController(
-                rtol=0.0,
-                atol=1.0,  # the norm does the scaling
-                norm=lambda error: method.norm(error) / tolerance,
-                pcoeff=0.2,
-                icoeff=0.4,
-            ),
-            max_steps=MOST_STEPS,
-            throw=False,
-            progress_meter=_Meter(progress, done, share)
-            if progress is not None
-            else diffrax.NoProgressMeter(),
+    def program(
+        gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
+    ) -> PyTree:
+        return piecewise.follow(
+            gated,
+            problem.params,
+            macro_steps,
+            jnp.asarray(step_sizes),
+            times=len(problem.times),
+            exact_phase=exact_phase,
+            tell=tell,
         )
 
-    share = 1 / (2 * len(arguments))
-    solutions = []
-    with setup.numbers.context():
-        for number, argument in enumerate(arguments):
-            rough, fine = (
-                jax.device_get(
-                    solve(argument, start, setup.tolerance * factor, 2 * number * share + at, share)
-                )
-                for factor, at in ((LOOSER, 0.0), (1.0, share))
-            )
-            parts = zip(rough.ys, fine.ys, strict=True)
-            pairs = parts if isinstance(start, tuple) else [(rough.ys, fine.ys)]
-            errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in pairs]
-            reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.ys)
-            solutions.append(_Solution(reached, errors, _statistics(method, fine, rough)))
-    return solutions
-
-
-def _statistics(method: _Method, fine: Any, rough: Any) -> Statistics:
-    # Each step evaluates all stages but the first, known from the step before it, if any.
-    stages = len(method.solver.tableau.b_sol) - 1
-    evaluations = [
-        method.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
-    ]
-    return Statistics(
-        steps=int(fine.stats["num_accepted_steps"]),
-        rejected_steps=int(fine.stats["num_rejected_steps"]),
-        gradient_evaluations=evaluations[0],
-        complete=bool(fine.result == diffrax.RESULTS.successful),
-        checking_evaluations=evaluations[1],
+    tolerance = problem.tolerance or KINK_TOLERANCE
+    halving = piecewise.halve(
+        problem,
+        program,
+        lambda before, after: bool(_distance(after, before, 2).max() <= tolerance),
+        longest=problem.times[-1] / FIRST_MACRO_STEPS,
+        cost=piecewise.COST * len(step_sizes),
+        budget=budget,
+        progress=progress,
     )
+    return halving.solution, _distance(halving.solution, halving.before, 2), halving.statistics
 
 
-class _Meter(diffrax.AbstractProgressMeter):
-    """Tells how much is solved, a hundred times."""
+def _predict_with_kinks(
+    problem: FlowProblem, lanes: np.ndarray, progress: Progress | None
+) -> Prediction:
+    base = float(lanes[0])
+    ratios, counts = base / lanes, problem.times / base
+    if not np.allclose(ratios, np.round(ratios), rtol=1e-9) or (ratios < 1 - 1e-9).any():
+        raise ValueError(
+            f"step_sizes: got {lanes.tolist()}; f has kinks, so accepted are a first step size "
+            "and whole fractions of it"
+        )
+    if not np.allclose(counts, np.round(counts), rtol=0, atol=1e-6):
+        raise ValueError(
+            f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
+        )
 
-    report: Progress = eqx.field(static=True)
-    done: Any
-    share: Any
+    def program(
+        gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
+    ) -> tuple[PyTree, Array, Array]:
+        states = piecewise.follow(
+            gated,
+            problem.params,
+            macro_steps,
+            jnp.asarray([0.0, *lanes[1:]]),
+            times=len(problem.times),
+            exact_phase=True,
+            base=base,
+            tell=tell,
+        )
+        run, flow = (jax.tree.map(lambda leaf, at=at: leaf[:, at, None], states) for at in (0, 1))
+        gaps = [distance(states, reference, stack_axes=2) for reference in (flow, run)]
+        return _first_lane(flow), *gaps
 
-    def init(self) -> Array:
-        return jnp.zeros(())
+    def without_flow(gaps: np.ndarray) -> np.ndarray:
+        return np.delete(gaps, 1, axis=1)
 
-    def step(self, state: Array, progress: Any) -> Array:
-        def tell(progress: Array) -> Array:
-            jax.debug.callback(self.report, self.done + progress * self.share)
-            return progress
-
-        return jax.lax.cond(progress > state + 0.01, tell, lambda _: state, progress)
-
-    def close(self, state: Array) -> None:
-        pass
+    halving = piecewise.halve(
+        problem,
+        program,
+        lambda before, after: False,
+        longest=2 * MACRO_STEP * base,
+        unit=base,
+        cost=piecewise.COST * len(lanes),
+        more=round(counts[-1]),
+        budget=0,  # one coarse solve, one fine
+        progress=progress,
+    )
+    # The flow stands second among the states.
+    params, to_flow, to_base = (halving.solution[0], *map(without_flow, halving.solution[1:]))
+    before_params, _, before = (halving.before[0], *map(without_flow, halving.before[1:]))
+    scale = np.where(to_base.max(axis=0) > 0, to_base.max(axis=0), 1.0)
+    return Prediction(
+        flow=_flow(problem, params, _distance(params, before_params, 1), halving.statistics),
+        step_sizes=lanes,
+        to_flow=to_flow,
+        to_base=to_base,
+        error=float((np.abs(to_base - before) / scale).max()),
+        kinks=problem.gated.size,
+    )

@@ -1,0 +1,315 @@
+"""Descent and gradient flow of a piecewise smooth loss, in macro steps.
+
+ReLU and max-pooling make the gradient jump where a kink variable z crosses zero. A
+high-order method has no high order there, and a Hessian misses the jumps. A macro
+step of length h instead takes every crossing into account, by the share of the step
+that each kink is open. It stands for m = h/s steps of descent with step size s, or,
+with s = 0, for the flow: with the gated form F, z of the loss, see ``kinks``,
+
+    tau_i    = share of the step after which z_i changes sign, if it does; else 1
+    c_i      = ceil(m tau_i) / m, the share of the m gradients taken before that
+               (flow: tau_i; on average over the phase of the steps: tau_i + 1/(2m))
+    gates_i  = H(z_i at the beginning) c_i + H(z_i at the end) (1 - c_i)
+    middle   = the mean of the m iterates: half of h - s along the path
+    params  <- params - h dF(middle, gates)
+
+where the path within a step is the parabola of the last two gradients. An error of
+order h² remains. Descent is followed with the actual phase of its steps, so that those
+kinks are met, too, that a run with one step size passes and one with another does not:
+near a repelling kink, where the two sides lead apart, there is no expansion in the
+step size. Which side a run takes may there hang on less than the error of a macro
+step, and nothing but descent itself decides it.
+
+With the average phase, macro steps follow the modified flow of a piecewise smooth
+loss, and their derivative in s at s = 0 is the first-order deviation with its jumps:
+e gains Δg (½ − n·e / v) where a kink with normal n is crossed at speed v and the
+gradient jumps by Δg (the saltation of a discontinuous flow).
+
+Source: own work; saltation: di Bernardo et al., Piecewise-smooth Dynamical Systems,
+2008, section 2.5.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gf_jax.flow_problem import FlowProblem, Progress, Statistics
+from gf_jax.kinks import Gated, step
+
+PyTree = Any
+Tell = Callable[[Array], None]
+
+MOST_MACRO_STEPS = 2**14
+GRADING = 20  # early macro steps are short: no more than time over this,
+SHORTEST = 5  # down to the longest over this
+COST = 7 / 3  # of a macro step in gradients: two of them, and a forward pass
+
+
+class MacroSteps(NamedTuple):
+    """A division of time, padded so that divisions of one size share a program.
+
+    Attributes:
+      number: of macro steps.
+      lengths: length of every macro step, in time.
+      slots: for each, the index of the sampling time at which it ends, or the number
+        of sampling times if it ends at none.
+    """
+
+    number: int
+    lengths: Float[np.ndarray, " padded"]
+    slots: Int[np.ndarray, " padded"]
+
+
+def divide(
+    times: Float[np.ndarray, " times"], longest: float, *, unit: float = 0.0
+) -> MacroSteps | None:
+    """Divides time from 0 so that macro steps end at all sampling times.
+
+    Args:
+      times: ascending sampling times.
+      longest: no macro step is longer, unless the unit is. Near time 0, where a flow
+        is fastest, they are shorter.
+      unit: lengths are multiples of it, and so must the times be; 0 for any length.
+
+    Returns:
+      None if there are more than MOST_MACRO_STEPS.
+    """
+    lengths: list[float] = []
+    slots: list[int] = []
+    now = 0.0
+    for slot, time in enumerate(times):
+        while time - now > 1e-9 * time:
+            wanted = min(longest, max(longest / SHORTEST, now / GRADING))
+            parts = max(1, int(np.ceil((time - now) / wanted - 1e-9)))
+            length = (time - now) / parts
+            if unit:
+                length = unit * max(1, int(length / unit + 1e-9))
+            now += length
+            lengths.append(length)
+            slots.append(len(times))
+            if len(lengths) > MOST_MACRO_STEPS:
+                return None
+        if lengths and time > 0:
+            slots[-1], now = slot, float(time)
+    rest = MOST_MACRO_STEPS - len(lengths)
+    return MacroSteps(
+        len(lengths),
+        np.array(lengths + [1.0] * rest),
+        np.array(slots + [len(times)] * rest, np.int32),
+    )
+
+
+class _Lane(NamedTuple):
+    """One lane between two macro steps."""
+
+    params: PyTree
+    gradient: PyTree
+    kinks: list[Array]
+    slope: PyTree  # of the gradient in time
+
+
+def follow(
+    gated: Gated,
+    params: PyTree,
+    macro_steps: MacroSteps,
+    step_sizes: Float[Array, " lanes"],
+    *,
+    times: int,
+    exact_phase: bool,
+    base: float | None = None,
+    tell: Tell | None = None,
+) -> PyTree:
+    """Follows descent with every step size, 0 being the flow, all lanes at once.
+
+    Args:
+      gated: the loss in gated form.
+      params: the common initial point.
+      macro_steps: the division of time.
+      step_sizes: of the lanes; with an exact phase, every macro step is a multiple.
+      times: number of sampling times.
+      exact_phase: whether kinks are met at the actual phase of the steps, or at the
+        average one.
+      base: step size of one more run, taken step by step, which comes first.
+      tell: is called now and then with the number of macro steps taken.
+
+    Returns:
+      Parameters of all lanes at the sampling times, leaves of shape (times, lanes, ...).
+    """
+    evaluate = jax.grad(gated.both, has_aux=True)
+
+    def macro_step(lane: _Lane, length: Array, step_size: Array) -> _Lane:
+        def ahead(distance: Array) -> PyTree:
+            """The point that far ahead in time, on the parabola of the last gradients."""
+            return jax.tree.map(
+                lambda p, g, slope: p - distance * (g + distance / 2 * slope),
+                lane.params,
+                lane.gradient,
+                lane.slope,
+            )
+
+        gates = [
+            _mean_gates(begin, end, step_size / length, exact_phase)
+            for begin, end in zip(lane.kinks, gated.kinks(ahead(length)), strict=True)
+        ]
+        mean_gradient, _ = evaluate(ahead((length - step_size) / 2), gates)
+        params = jax.tree.map(lambda p, g: p - length * g, lane.params, mean_gradient)
+        gradient, kinks = evaluate(params, None)
+        slope = jax.tree.map(lambda g, before: (g - before) / length, gradient, lane.gradient)
+        return _Lane(params, gradient, kinks, slope)
+
+    def plain_steps(params: PyTree, length: Array, base: float) -> PyTree:
+        def one(_: Array, params: PyTree) -> PyTree:
+            gradient, _kinks = evaluate(params, None)
+            return jax.tree.map(lambda p, g: p - base * g, params, gradient)
+
+        return jax.lax.fori_loop(0, jnp.round(length / base).astype(int), one, params)
+
+    def points(lanes: _Lane, run: PyTree) -> PyTree:
+        if base is None:
+            return lanes.params
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), run, lanes.params)
+
+    def advance(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        lanes, run, kept = carry
+        length = lengths[number]
+        lanes = jax.vmap(macro_step, in_axes=(0, None, 0))(lanes, length, step_sizes)
+        run = run if base is None else plain_steps(run, length, base)
+        # The last row takes what is not asked for.
+        kept = jax.tree.map(
+            lambda store, leaf: jax.lax.dynamic_update_index_in_dim(store, leaf, slots[number], 0),
+            kept,
+            points(lanes, run),
+        )
+        if tell is not None:
+            often = number % (1 + macro_steps.number // 100) == 0
+            jax.lax.cond(often, lambda: jax.debug.callback(tell, number), lambda: None)
+        return lanes, run, kept
+
+    lengths, slots = jnp.asarray(macro_steps.lengths), jnp.asarray(macro_steps.slots)
+    gradient, kinks = evaluate(params, None)
+    start = _Lane(params, gradient, kinks, jax.tree.map(jnp.zeros_like, params))
+    shape = (len(step_sizes),)
+    lanes = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape), start)
+    kept = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), points(lanes, params)
+    )
+    *_, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (lanes, params, kept))
+    return jax.tree.map(lambda leaf: leaf[:-1], kept)
+
+
+def _mean_gates(begin: Array, end: Array, step_share: Array, exact_phase: bool) -> Array:
+    """Mean over a macro step of H of a kink variable, known at both ends.
+
+    Args:
+      begin: the kink variable at the beginning.
+      end: the kink variable at the end.
+      step_share: step size over the length of the macro step; 0 is the flow.
+      exact_phase: whether steps begin with the macro step, or anywhere.
+    """
+    crossed = begin * end < 0
+    before = jnp.where(crossed, begin / jnp.where(crossed, begin - end, 1.0), 1.0)
+    if exact_phase:
+        unit = jnp.where(step_share > 0, step_share, 1.0)
+        # A crossing at an iterate itself counts as before it, whatever rounding says.
+        whole = jnp.ceil(before / unit - 1e-9) * unit
+        before = jnp.where(step_share > 0, whole, before)
+    else:
+        before = jnp.where(crossed, jnp.minimum(before + step_share / 2, 1.0), 1.0)
+    return step(begin) * before + step(end) * (1 - before)
+
+
+class Halving(NamedTuple):
+    """What halving all macro steps has led to.
+
+    Attributes:
+      solution: of the finest division.
+      before: of the one before; the same if there was only one.
+      statistics: what it took.
+    """
+
+    solution: Any
+    before: Any
+    statistics: Statistics
+
+
+def halve(
+    problem: FlowProblem,
+    program: Callable[[Gated, MacroSteps, Tell | None], Any],
+    enough: Callable[[Any, Any], bool],
+    *,
+    longest: float,
+    unit: float = 0.0,
+    cost: float,
+    more: float = 0.0,
+    budget: float | None = None,
+    progress: Progress | None,
+) -> Halving:
+    """Solves with ever smaller macro steps until enough, or until no more fit.
+
+    Args:
+      problem: the problem.
+      program: maps the gated form, a division of time and a function that is told the
+        macro steps taken to a solution; compiled once for all divisions.
+      enough: tells from two solutions, the finer last, whether that is accurate enough.
+      longest: length of the first macro steps.
+      unit: of all lengths, 0 for any.
+      cost: of a macro step, in gradients.
+      more: gradients that every solve takes besides.
+      budget: gradients that all solves may take together, of which there are two in
+        any case; None is as many as it takes.
+      progress: is told the share of the work done, at most.
+
+    Raises:
+      ValueError: if there are too many sampling times.
+    """
+    divisions: list[MacroSteps] = []
+    work = 0.0
+    while longest > unit / 2:
+        division = divide(problem.times, longest, unit=unit)
+        if division is None:
+            break
+        work += cost * division.number + more
+        if budget is not None and len(divisions) >= 2 and work > budget:
+            break
+        if not divisions or division.number > divisions[-1].number:
+            divisions.append(division)
+        longest /= 2
+    if not divisions:
+        raise ValueError(
+            f"times: more than {MOST_MACRO_STEPS:,} macro steps would have to end at the "
+            f"{len(problem.times):,} times; ask for fewer or a shorter time"
+        )
+    done: list[int] = []
+    everything = sum(division.number for division in divisions)
+
+    def tell(number: Array) -> None:
+        assert progress is not None
+        progress((sum(done) + float(number)) / everything)
+
+    @jax.jit
+    def solve(constants: list[Array], macro_steps: MacroSteps) -> Any:
+        gated = problem.gated_with(constants)
+        return program(gated, macro_steps, tell if progress is not None else None)
+
+    before = solution = None
+    for division in divisions:
+        with problem.numbers.context():
+            finer = jax.device_get(solve(problem.constants, division))
+        before, solution = (finer if solution is None else solution), finer
+        done.append(division.number)
+        if len(done) > 1 and enough(before, solution):
+            break
+    evaluations = [round(cost * count + more) for count in done]
+    complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solution))
+    statistics = Statistics(
+        steps=done[-1],
+        rejected_steps=0,
+        gradient_evaluations=evaluations[-1],
+        complete=bool(complete),
+        checking_evaluations=sum(evaluations[:-1]),
+    )
+    return Halving(solution, before, statistics)
