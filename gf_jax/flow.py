@@ -39,7 +39,8 @@ DEVIATION_TOLERANCE = 1e-6
 E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
 KINK_TOLERANCE = 1e-5
 FIRST_MACRO_STEPS = 256  # of a flow, before they are halved
-MACRO_STEP = 5  # of a prediction, in steps of the base run
+MACRO_STEP = 10  # of a prediction, in steps of the base run, before they are halved
+PREDICTION_CHANGE = 0.1  # below which they are halved no more
 
 
 class Flow(NamedTuple):
@@ -293,9 +294,11 @@ def predict(
     """Predicts how far descent stands from its flow and from descent with other steps.
 
     For a smooth f, from the first-order deviation. With kinks, the first run is taken
-    step by step and all others, and the flow, by macro steps of up to five of its
-    steps: the phase at which every run meets every kink matters, so that no expansion
-    in the step size would do.
+    step by step and all others, and the flow, by macro steps of up to ten of its steps,
+    halved until ``error`` is below a tenth, or they are single steps of the first run:
+    the phase at which every run meets every kink matters, so that no expansion in the
+    step size would do. Where runs part at a kink whose sides lead apart, the side that
+    each of them takes may be predicted wrongly, and ``error`` does not tell.
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
@@ -429,28 +432,30 @@ def _predict_with_kinks(
         return _first_lane(flow), *gaps
 
     def without_flow(gaps: np.ndarray) -> np.ndarray:
-        return np.delete(gaps, 1, axis=1)
+        return np.delete(gaps, 1, axis=1)  # the flow stands second among the states
+
+    def change(before: Any, after: Any) -> float:
+        rough, fine = without_flow(before[2]), without_flow(after[2])
+        largest = fine.max(axis=0)
+        return float((np.abs(fine - rough) / np.where(largest > 0, largest, 1.0)).max())
 
     halving = piecewise.halve(
         problem,
         program,
-        lambda before, after: False,
-        longest=2 * MACRO_STEP * base,
+        lambda before, after: change(before, after) < PREDICTION_CHANGE,
+        longest=MACRO_STEP * base,
         unit=base,
         cost=piecewise.COST * len(lanes),
         more=round(counts[-1]),
-        budget=0,  # one coarse solve, one fine
         progress=progress,
     )
-    # The flow stands second among the states.
-    params, to_flow, to_base = (halving.solution[0], *map(without_flow, halving.solution[1:]))
-    before_params, _, before = (halving.before[0], *map(without_flow, halving.before[1:]))
-    scale = np.where(to_base.max(axis=0) > 0, to_base.max(axis=0), 1.0)
+    params, to_flow, to_base = halving.solution
+    flow_error = _distance(params, halving.before[0], 1)
     return Prediction(
-        flow=_flow(problem, params, _distance(params, before_params, 1), halving.statistics),
+        flow=_flow(problem, params, flow_error, halving.statistics),
         step_sizes=lanes,
-        to_flow=to_flow,
-        to_base=to_base,
-        error=float((np.abs(to_base - before) / scale).max()),
+        to_flow=without_flow(to_flow),
+        to_base=without_flow(to_base),
+        error=change(halving.before, halving.solution),
         kinks=problem.gated.size,
     )

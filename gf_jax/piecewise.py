@@ -210,16 +210,19 @@ def _mean_gates(begin: Array, end: Array, step_share: Array, exact_phase: bool) 
       step_share: step size over the length of the macro step; 0 is the flow.
       exact_phase: whether steps begin with the macro step, or anywhere.
     """
-    crossed = begin * end < 0
-    before = jnp.where(crossed, begin / jnp.where(crossed, begin - end, 1.0), 1.0)
+    crossed = ((begin < 0) & (end >= 0)) | ((begin > 0) & (end <= 0))
+    share = jnp.where(crossed, begin / jnp.where(crossed, begin - end, 1.0), 1.0)
     if exact_phase:
         unit = jnp.where(step_share > 0, step_share, 1.0)
         # A crossing at an iterate itself counts as before it, whatever rounding says.
-        whole = jnp.ceil(before / unit - 1e-9) * unit
-        before = jnp.where(step_share > 0, whole, before)
+        whole = jnp.ceil(share / unit - 1e-9) * unit
+        share = jnp.where(step_share > 0, whole, share)
     else:
-        before = jnp.where(crossed, jnp.minimum(before + step_share / 2, 1.0), 1.0)
-    return step(begin) * before + step(end) * (1 - before)
+        # May exceed one: the last step then ends beyond the macro step.
+        share = jnp.where(crossed, share + step_share / 2, 1.0)
+    before = step(jnp.where(begin == 0, end, begin))
+    after = step(jnp.where(end == 0, -begin, end))
+    return before * share + after * (1 - share)
 
 
 class Halving(NamedTuple):

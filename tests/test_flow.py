@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import gf_jax
-from gf_jax import arithmetic, flow
+from gf_jax import arithmetic, flow_problem
 
 CURVATURES = np.array([0.5, 2.0, 7.0])
 START = {"x": np.array([1.0, -2.0, 0.5])}
@@ -41,9 +41,28 @@ def test_deviation_of_a_quadratic():
     scale = np.linalg.norm(CURVATURES * START["x"])
     assert (norms(result.coherent["x"] - expected) < 1e-3 * scale).all()
     np.testing.assert_allclose(result.norm, norms(result.coherent["x"]), rtol=1e-6)
-    np.testing.assert_allclose(result.gap(0.1, 0.02), 0.08 * result.norm, rtol=1e-12)
-    np.testing.assert_allclose(result.gap(0.1), 0.1 * result.norm, rtol=1e-12)
+    # d log|e| / dt, from the closed form.
+    slope = (1 / TIMES[1:, None] - CURVATURES) * expected[1:]
+    rate = (slope * expected[1:]).sum(axis=1) / (expected[1:] ** 2).sum(axis=1)
+    np.testing.assert_allclose(result.rate[1:], rate, rtol=1e-2)
     assert not result.gap(0.1, 0.1).any()
+    np.testing.assert_allclose(result.gap(1e-9, 3e-9), 2e-9 * result.norm, rtol=1e-6)
+
+
+def test_gap_of_one_mode_to_second_order():
+    """(1 - s lambda)^(t/s), in closed form, from the first step on."""
+    curvature, times = 50.0, np.array([0.002, 0.004, 0.01, 0.02, 0.04])
+    result = gf_jax.deviation(lambda p: 0.5 * curvature * p[0] ** 2, np.ones(1), times)
+    for step_size, other in ((0.002, 0.001), (0.002, 0.0005), (0.001, 0.0)):
+        ends = [
+            (1 - s * curvature) ** (times / s) if s else np.exp(-curvature * times)
+            for s in (step_size, other)
+        ]
+        exact = np.abs(ends[0] - ends[1])
+        # The step size times the curvature is 0.1; what is left is of its square.
+        assert np.abs(result.gap(step_size, other) / exact - 1).max() < 0.015
+        first_order = (step_size - other) * result.norm
+        assert np.abs(first_order / exact - 1).max() > 0.03
 
 
 def test_modified_flow_of_a_quadratic():
@@ -157,7 +176,7 @@ def test_float32_where_the_device_has_no_more(smooth_problem, monkeypatch):
     f, start = smooth_problem
     times = [0.1, 0.5]
     exact = gf_jax.gradient_flow(f, start, times)
-    monkeypatch.setattr(flow, "flow_arithmetic", lambda: arithmetic.ARITHMETICS["float32"])
+    monkeypatch.setattr(flow_problem, "flow_arithmetic", lambda: arithmetic.ARITHMETICS["float32"])
     rough = gf_jax.gradient_flow(f, start, times)
     assert jax.tree.leaves(rough.params)[0].dtype == np.float32
     gaps = gf_jax.distance(rough.params, exact.params, stack_axes=1)

@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gf_jax
+from gf_jax.kinks import gate, step
+
+POINTS = np.array([-3.0, -0.7, 0.4, 2.5])
+
+
+def size(f, params=POINTS):
+    return gate(f, params).size
+
+
+@pytest.mark.parametrize(
+    ("f", "kinks"),
+    [
+        (lambda x: jax.nn.relu(x).sum(), 4),
+        (lambda x: jax.nn.leaky_relu(x, 0.1).sum(), 4),
+        (lambda x: jnp.maximum(x, x[::-1]).sum(), 4),
+        (lambda x: jnp.minimum(x, 1.0).sum() + jnp.abs(x).sum(), 8),
+        (lambda x: jnp.where(x > 1, x, 1.0).sum(), 4),
+        (lambda x: jnp.clip(x, -1.0, 1.0).sum(), 8),
+        (lambda x: jax.checkpoint(lambda y: jax.nn.relu(y) * y)(x).sum(), 4),
+        (lambda x: jax.jit(lambda y: jax.nn.relu(y))(x).sum(), 4),
+        # Smooth, though made of max, abs or where inside.
+        (lambda x: jax.nn.softplus(x).sum(), 0),
+        (lambda x: jax.nn.logsumexp(x), 0),
+        (lambda x: jax.nn.gelu(x).sum() + jnp.tanh(x).sum(), 0),
+        (lambda x: jnp.where(jnp.arange(4) > 1, x, x**2).sum(), 0),
+    ],
+)
+def test_kinks_are_found_and_the_gated_form_is_the_function(f, kinks):
+    with jax.enable_x64(True):
+        x = jnp.asarray(POINTS)
+        gated = gate(f, x)
+        assert gated.size == kinks
+        gates = [step(z) for z in gated.kinks(x)]
+        for given in (gates, None):
+            value, gradient = jax.value_and_grad(lambda x, g=given: gated.both(x, g)[0])(x)
+            np.testing.assert_allclose(value, f(x), rtol=1e-14)
+            np.testing.assert_allclose(gradient, jax.grad(f)(x), rtol=1e-14, atol=1e-14)
+
+
+def test_kinks_of_the_networks(generator):
+    convolutional = 6 * 14 * 14 + 16 * 5 * 5
+    expected = [
+        (gf_jax.fully_connected((9, 6, 5, 10)), 0),
+        (gf_jax.fully_connected((9, 6, 5, 10), "relu"), 6 + 5),
+        (gf_jax.fully_connected((9, 6, 5, 10), "leaky_relu"), 6 + 5),
+        (gf_jax.conv_adapted(), convolutional + 120 + 84),
+        # Of each pooled pixel three comparisons, and ReLU behind them.
+        (gf_jax.lenet5(), 4 * convolutional + 120 + 84),
+    ]
+    for network, kinks in expected:
+        inputs = generator.normal(size=(7, *network.input_shape)).astype(np.float32)
+        f = gf_jax.classification(network, inputs, np.arange(7)).loss
+        assert size(f, gf_jax.xavier_uniform(jax.random.key(0), network.shapes)) == 7 * kinks
+
+
+def test_a_gate_tells_the_jump_of_the_gradient(small_problem):
+    """Across one kink the gradient jumps by its derivative in the gate."""
+    f, params = small_problem
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
+        gated = gate(f, params)
+        kinks = gated.kinks(params)
+        unit, example = np.unravel_index(np.abs(kinks[1]).argmin(), kinks[1].shape)
+        # Move the weights of that unit of the second layer until the kink is at zero.
+        normal = jax.grad(lambda p: gated.kinks(p)[1][unit, example])(params)
+        length = sum(jnp.vdot(n, n) for n in jax.tree.leaves(normal))
+        for _ in range(3):
+            z = gated.kinks(params)[1][unit, example]
+            params = jax.tree.map(lambda p, n, z=z: p - z / length * n, params, normal)
+        sides = [
+            jax.grad(f)(jax.tree.map(lambda p, n, s=s: p + s * n, params, normal))
+            for s in (1e-9, -1e-9)
+        ]
+        gates = [step(z) for z in gated.kinks(params)]
+        change = [jnp.zeros_like(g) for g in gates]
+        change[1] = change[1].at[unit, example].set(1.0)
+        _, jump = jax.jvp(
+            lambda g: jax.grad(lambda p: gated.both(p, g)[0])(params), (gates,), (change,)
+        )
+    for above, below, expected in zip(*map(jax.tree.leaves, (*sides, jump)), strict=True):
+        np.testing.assert_allclose(above - below, expected, atol=1e-7)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(jump)) > 1e-3
