@@ -135,7 +135,8 @@ class Configuration:
         largest = max(step_sizes)
         if len(set(step_sizes)) < len(step_sizes):
             raise UsageError(f"--step_sizes={listed}: give every step size once")
-        if self.experiment == "predict":  # the flow knows no iterations that would have to meet
+        if self.experiment == "predict" and self.activation == "linear":
+            # A smooth flow knows no iterations that would have to meet.
             self._imply(step_size=largest, ratios=())
             return
         ratios = [round(largest / step_size) for step_size in step_sizes]

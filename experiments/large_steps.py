@@ -57,6 +57,10 @@ def run(config: Configuration) -> int:
     if outcome.interrupted:
         workplace.say("interrupted: the flows were not solved")
         return EXIT_INTERRUPTED
+    if not np.isfinite(saved.metrics.loss).all(axis=0).any():
+        report.print_run(report.summarise(saved), workplace.console)
+        workplace.say("every run diverged, so that there is nothing to compare with flows")
+        return EXIT_DIVERGED
     try:
         sweep = _compare(workplace, saved, outcome.trajectory, edge)
     except KeyboardInterrupt:
@@ -106,10 +110,11 @@ def _compare(
             f, start, times, difference=step_sizes[-1], budget=budget, progress=tell
         ),
     )
+    whole = np.isfinite(run.metrics.loss).all(axis=0)  # of others a modified flow is no help
     modified = harness.solve(
         "modified flows",
         lambda tell: gf_jax.modified_flow(
-            f, start, times, step_sizes, budget=budget, progress=tell
+            f, start, times, step_sizes[whole], budget=budget, progress=tell
         ),
     )
     flow = jax.tree.map(lambda leaf: leaf[:, None], deviation.flow.params)
@@ -117,14 +122,19 @@ def _compare(
     def first_order(theta: np.ndarray, e: np.ndarray) -> np.ndarray:
         return theta + step_sizes.reshape(-1, *(1,) * (e.ndim - 1)) * e[:, None]
 
-    def distances(reference: Any) -> np.ndarray:
+    def distances(reference: Any, lanes: np.ndarray) -> np.ndarray:
+        """Of the lanes chosen; NaN for the others."""
+        chosen = jax.tree.map(lambda leaf: leaf[:, lanes], trajectory.snapshots)
+        gaps = np.full((len(times), len(step_sizes)), np.nan)
         with jax.enable_x64(True):
-            return np.asarray(gf_jax.distance(trajectory.snapshots, reference, stack_axes=2))
+            gaps[:, lanes] = gf_jax.distance(chosen, reference, stack_axes=2)
+        return gaps
 
+    every = np.ones_like(whole)
     return store.Sweep(
         edge=edge,
         travelled=np.asarray(gf_jax.distance(deviation.flow.params, start, stack_axes=1)),
-        from_flow=distances(flow),
-        from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent)),
-        from_modified_flow=distances(modified.params),
+        from_flow=distances(flow, every),
+        from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent), every),
+        from_modified_flow=distances(modified.params, whole),
     )

@@ -18,8 +18,6 @@ import gf_jax
 from experiments import figures, harness, report, store
 from experiments.configuration import Configuration
 
-TIMES = 100  # at which the prediction is told
-
 
 def run(config: Configuration) -> int:
     """Runs the experiment and writes its run directory.
@@ -31,13 +29,12 @@ def run(config: Configuration) -> int:
     study, started = workplace.study, time.perf_counter()
     assert config.step_size is not None
     step_sizes, step_size = np.array(config.all_step_sizes), config.step_size
-    whole = np.unique(np.linspace(0, config.iterations, TIMES + 1)[1:].round())
     prediction = harness.solve(
         "prediction",
         lambda tell: gf_jax.predict(
             study.objective.loss,
             study.initial_params,
-            whole * step_size,
+            config.schedule.snapshot_iterations * step_size,
             step_sizes,
             progress=tell,
         ),
