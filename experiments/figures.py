@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.store import DESCRIPTIONS, Prediction, Reference, Run, Sweep
+from experiments.records import DESCRIPTIONS, Prediction, Reference, Run, Sweep
 from gf_jax.comparison import WELL_BELOW
 
 # Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
@@ -143,6 +143,7 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
     axes = figure.subplots(2, 3)
     shades = colormaps["viridis"](np.linspace(0, 0.92, len(run.ratios)))
     ends = [getattr(sweep, name) for name in DESCRIPTIONS]
+    whole = np.isfinite(run.metrics.loss).all(axis=0)  # lanes that did not diverge
     for values, panel, times in zip(
         (run.metrics.loss, *ends),
         (axes[0, 0], *axes[1]),
@@ -155,10 +156,12 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
             diverged = " diverged" if run.diverged_at(lane) is not None else ""
             label = rf"$\eta$ = {step_size:g}{diverged}"
             panel.plot(times, shown, color=shades[lane], label=label)
+        tame = values[:, whole][np.isfinite(values[:, whole]) & (values[:, whole] > 0)]
+        if len(tame):  # a lane that diverges leaves through the top
+            panel.set_ylim(tame.min() / 2, 3 * tame.max())
     for number, (values, title) in enumerate(zip(ends, TITLES, strict=True)):
         _describe(axes[1, number], f"Distance from {title}", "Euclidean distance, logarithmic")
         style = {"color": COLOURS[number + 1], "marker": MARKS[number], "label": f"from {title}"}
-        whole = np.isfinite(run.metrics.loss).all(axis=0)  # lanes that did not diverge
         share = (values / sweep.travelled[:, None]).max(axis=0)
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **style)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **style)
@@ -201,18 +204,14 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     _marks(axes, run, distances)
     _predictions(axes, run, reference.predicted_to_flow)
     floor = WELL_BELOW * np.nanmax(reference.resolution, axis=1)
-    if np.isfinite(floor).all() and (floor > 0).all():
-        bottom = axes.get_ylim()[0]
+    bottom = axes.get_ylim()[0]
+    note = "lines: predicted; marks: measured"
+    if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
+        note += "; grey: less than the flow is known to"
     _describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
-    axes.annotate(
-        "lines: predicted; marks: measured; grey: beyond what the flow tells",
-        xy=(0.5, 0.015),
-        xycoords="axes fraction",
-        ha="center",
-        fontsize="small",
-    )
+    axes.annotate(note, (0.5, 0.015), xycoords="axes fraction", ha="center", fontsize="small")
 
 
 def _order(axes: Axes, run: Run, reference: Reference) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
-from experiments import problem, store
+from experiments import problem, records, store
 from experiments.configuration import Configuration, UsageError
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
@@ -121,7 +121,7 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
 
 
-def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajectory) -> store.Run:
+def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajectory) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
     study, schedule = workplace.study, config.schedule
     accuracies = jax.jit(jax.vmap(study.objective.accuracy))
@@ -130,7 +130,7 @@ def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajecto
         accuracies(jax.tree.map(operator.itemgetter(number), trajectory.snapshots))
         for number in range(len(trajectory.snapshot_iterations))
     ]
-    return store.Run(
+    return records.Run(
         network_label=study.network_label,
         data_label=study.dataset.label,
         step_size=schedule.step_size,

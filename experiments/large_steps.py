@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, report, store
+from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
 from gf_jax.descent import Trajectory
@@ -75,11 +75,11 @@ def run(config: Configuration) -> int:
     return EXIT_DIVERGED if report.divergences(summary) else 0
 
 
-def summarise(run: store.Run, sweep: store.Sweep) -> dict[str, Any]:
+def summarise(run: records.Run, sweep: records.Sweep) -> dict[str, Any]:
     """The numbers of the table: distances at the last time, one entry per lane."""
     summary = report.summarise(run)
     for lane, entry in enumerate(summary["runs"]):
-        for name in store.DESCRIPTIONS:
+        for name in records.DESCRIPTIONS:
             value = getattr(sweep, name)[-1, lane]
             entry[name] = float(value) if np.isfinite(value) else None
     return summary | {"edge": sweep.edge, "travelled": float(sweep.travelled[-1])}
@@ -98,8 +98,8 @@ def _doubling(config: Configuration, edge: float) -> Configuration:
 
 
 def _compare(
-    workplace: Workplace, run: store.Run, trajectory: Trajectory, edge: float
-) -> store.Sweep:
+    workplace: Workplace, run: records.Run, trajectory: Trajectory, edge: float
+) -> records.Sweep:
     """Distances of every lane from the three descriptions, at the snapshots."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times, step_sizes = run.snapshot_times, run.step_sizes
@@ -131,7 +131,7 @@ def _compare(
         return gaps
 
     every = np.ones_like(whole)
-    return store.Sweep(
+    return records.Sweep(
         edge=edge,
         travelled=np.asarray(gf_jax.distance(deviation.flow.params, start, stack_axes=1)),
         from_flow=distances(flow, every),

@@ -11,7 +11,7 @@ each other, and every gap within two percent of its prediction.
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, report, store
+from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
 from gf_jax.comparison import WELL_BELOW
@@ -58,8 +58,8 @@ def run(config: Configuration) -> int:
 
 
 def _reference(
-    workplace: Workplace, run: store.Run, trajectory: Trajectory
-) -> tuple[store.Reference, Params]:
+    workplace: Workplace, run: records.Run, trajectory: Trajectory
+) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times = run.snapshot_times
@@ -86,7 +86,7 @@ def _reference(
     )
 
     solves = (flow.statistics, prediction.flow.statistics)
-    return store.Reference(
+    return records.Reference(
         loss=flow.loss,
         distance_from_init=np.asarray(gf_jax.distance(flow.params, start, stack_axes=1)),
         flow_error=flow.error,

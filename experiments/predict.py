@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, report, store
+from experiments import figures, harness, records, report, store
 from experiments.configuration import Configuration
 
 
@@ -40,7 +40,7 @@ def run(config: Configuration) -> int:
         ),
     )
     flow = prediction.flow
-    saved = store.Prediction(
+    saved = records.Prediction(
         network_label=study.network_label,
         data_label=study.dataset.label,
         step_sizes=prediction.step_sizes,
@@ -62,7 +62,7 @@ def run(config: Configuration) -> int:
 
 
 def summarise(
-    saved: store.Prediction, prediction: gf_jax.Prediction, seconds: float
+    saved: records.Prediction, prediction: gf_jax.Prediction, seconds: float
 ) -> dict[str, Any]:
     """The numbers of the table: everything at the last time."""
     return {

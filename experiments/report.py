@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.store import DESCRIPTIONS, Reference, Run
+from experiments.records import DESCRIPTIONS, Reference, Run
 from gf_jax.comparison import WELL_BELOW
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
@@ -122,7 +122,7 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
         reference = row["gaps"].get("compensated")
         if reference is not None and "float32" in row["gaps"]:
             factors = np.array(row["gaps"]["float32"][1:]) / np.array(reference[1:])
-            table.add_row("float32 is too large by", *(f"{factor:.3g} times" for factor in factors))
+            table.add_row("float32 over compensated", *(f"{factor:.3f}" for factor in factors))
         console.print(table)
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, report, store
+from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
 
@@ -33,7 +33,7 @@ def run(config: Configuration) -> int:
       UsageError: on data, weights or an output directory that are not accepted.
     """
     workplace = harness.begin(config)
-    runs: dict[str, store.Run] = {}
+    runs: dict[str, records.Run] = {}
     interrupted = False
     for name in _arithmetics():
         shorter = _shortened(config) if name == "float64" else config
@@ -67,7 +67,7 @@ def run(config: Configuration) -> int:
     return EXIT_DIVERGED if any(report.divergences(r) for r in summary["runs"].values()) else 0
 
 
-def summarise(runs: dict[str, store.Run], predicted: np.ndarray | None) -> dict[str, Any]:
+def summarise(runs: dict[str, records.Run], predicted: np.ndarray | None) -> dict[str, Any]:
     """The gaps of every arithmetic where all of them have run, and at the end.
 
     Args:
@@ -111,7 +111,7 @@ def _shortened(config: Configuration) -> Configuration:
     return dataclasses.replace(config, iterations=iterations, segments=None, snapshots=None)
 
 
-def _predicted(workplace: Workplace, saved: store.Run) -> np.ndarray:
+def _predicted(workplace: Workplace, saved: records.Run) -> np.ndarray:
     """Gaps to the base run at the snapshots' times, shape (snapshots, lanes)."""
     study = workplace.study
     prediction = harness.solve(

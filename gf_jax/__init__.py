@@ -14,11 +14,9 @@ from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
 from gf_jax.flow import Deviation as Deviation
 from gf_jax.flow import Flow as Flow
-from gf_jax.flow import Prediction as Prediction
 from gf_jax.flow import deviation as deviation
 from gf_jax.flow import gradient_flow as gradient_flow
 from gf_jax.flow import modified_flow as modified_flow
-from gf_jax.flow import predict as predict
 from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import xavier_uniform as xavier_uniform
 from gf_jax.networks import Network as Network
@@ -27,5 +25,7 @@ from gf_jax.networks import fully_connected as fully_connected
 from gf_jax.networks import lenet5 as lenet5
 from gf_jax.objective import Classification as Classification
 from gf_jax.objective import classification as classification
+from gf_jax.prediction import Prediction as Prediction
+from gf_jax.prediction import predict as predict
 
 __version__ = "0.1.0"

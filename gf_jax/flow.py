@@ -1,4 +1,4 @@
-"""Gradient flow, its first-order deviation, the modified flow, and predictions from them.
+"""Gradient flow, its first-order deviation, and the modified flow.
 
 Gradient flow is dθ/dt = −∇f(θ) from θ(0) = params. Descent with step size s stands
 at time k s after k iterations, at
@@ -39,8 +39,6 @@ DEVIATION_TOLERANCE = 1e-6
 E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
 KINK_TOLERANCE = 1e-5
 FIRST_MACRO_STEPS = 256  # of a flow, before they are halved
-MACRO_STEP = 10  # of a prediction, in steps of the base run, before they are halved
-PREDICTION_CHANGE = 0.1  # below which they are halved no more
 
 
 class Flow(NamedTuple):
@@ -100,27 +98,6 @@ class Deviation(NamedTuple):
         return abs(step_size - other) * self.norm * np.exp(second_order)
 
 
-class Prediction(NamedTuple):
-    """Distances of descent as predicted, as NumPy arrays.
-
-    Attributes:
-      flow: the flow as the prediction has it; ``gradient_flow`` is more accurate.
-      step_sizes: step sizes of descent, the first of which is the base.
-      to_flow: distance of descent from gradient flow.
-      to_base: distance of descent from descent with the first step size.
-      error: largest relative error of ``to_base``, of the largest distance of each
-        step size, as a coarser solve tells it. What the theory leaves out is not in it.
-      kinks: number of kinks of f; 0 means that f was taken as smooth.
-    """
-
-    flow: Flow
-    step_sizes: Float[np.ndarray, " lanes"]
-    to_flow: Float[np.ndarray, "times lanes"]
-    to_base: Float[np.ndarray, "times lanes"]
-    error: float
-    kinks: int
-
-
 def gradient_flow(
     f: Loss,
     params: PyTree,
@@ -152,7 +129,7 @@ def gradient_flow(
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:
         states, error, statistics = _follow(problem, np.zeros(1), True, budget, progress)
-        return _flow(problem, _first_lane(states), error[:, 0], statistics)
+        return make_flow(problem, first_lane(states), error[:, 0], statistics)
 
     def velocity(constants: list[Array], params: PyTree) -> PyTree:
         gradient = jax.grad(problem.f, argnums=1)(constants, params)
@@ -160,7 +137,7 @@ def gradient_flow(
 
     method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1)
     (solution,) = smooth.solve_twice(problem, method, problem.params, [problem.constants], progress)
-    return _flow(problem, solution.state, solution.error[0], solution.statistics)
+    return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
 
 def modified_flow(
@@ -187,7 +164,7 @@ def modified_flow(
     Source: Barrett & Dherin, Implicit Gradient Regularization, ICLR 2021.
     """
     problem = flow_problem(f, params, times, tolerance)
-    lanes = _checked_step_sizes(step_sizes)
+    lanes = checked_step_sizes(step_sizes)
     if problem.has_kinks:
         states, error, statistics = _follow(problem, lanes, False, budget, progress)
         losses = problem.losses(states, stack_axes=2)
@@ -237,9 +214,9 @@ def deviation(
     """
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:
-        lanes = np.array([0.0, *_checked_step_sizes(difference)])
+        lanes = np.array([0.0, *checked_step_sizes(difference)])
         states, error, statistics = _follow(problem, lanes, False, budget, progress)
-        flow = _flow(problem, _first_lane(states), error[:, 0], statistics)
+        flow = make_flow(problem, first_lane(states), error[:, 0], statistics)
         e = jax.tree.map(lambda leaf: (leaf[:, 1] - leaf[:, 0]) / difference, states)
         with np.errstate(divide="ignore"):
             rate = 1 / problem.times
@@ -266,7 +243,7 @@ def deviation(
     took = solution.statistics
     evaluations = took.gradient_evaluations + (1 + PRODUCT) * len(problem.times)  # for the rate
     took = took._replace(gradient_evaluations=evaluations)
-    flow = _flow(problem, params, error, took)
+    flow = make_flow(problem, params, error, took)
     rate = _growth(problem, velocity, (params, e))
     return Deviation(flow, e, _norm(e), rate, e_error)
 
@@ -283,52 +260,8 @@ def _growth(problem: FlowProblem, velocity: Callable, states: tuple[PyTree, PyTr
         return np.asarray(solve(problem.constants, states))
 
 
-def predict(
-    f: Loss,
-    params: PyTree,
-    times: Float[ArrayLike, " times"],
-    step_sizes: Float[ArrayLike, " lanes"],
-    *,
-    progress: Progress | None = None,
-) -> Prediction:
-    """Predicts how far descent stands from its flow and from descent with other steps.
-
-    For a smooth f, from the first-order deviation. With kinks, the first run is taken
-    step by step and all others, and the flow, by macro steps of up to ten of its steps,
-    halved until ``error`` is below a tenth, or they are single steps of the first run:
-    the phase at which every run meets every kink matters, so that no expansion in the
-    step size would do. Where runs part at a kink whose sides lead apart, the side that
-    each of them takes may be predicted wrongly, and ``error`` does not tell.
-
-    Args:
-      f: maps parameters to a scalar loss; differentiable by JAX.
-      params: initial point, a pytree of floating-point arrays.
-      times: ascending times from 0, the last above 0; with kinks, multiples of the
-        first step size.
-      step_sizes: in time per iteration, the base first; with kinks, that is a multiple
-        of every other.
-      progress: is called now and then with the share of the work done.
-
-    Raises:
-      ValueError: on arguments that are not accepted.
-    """
-    lanes = _checked_step_sizes(step_sizes)
-    problem = flow_problem(f, params, times, None)
-    if problem.has_kinks:
-        return _predict_with_kinks(problem, lanes, progress)
-    result = deviation(f, params, times, progress=progress)
-    scale = result.norm.max()
-    return Prediction(
-        flow=result.flow,
-        step_sizes=lanes,
-        to_flow=np.stack([result.gap(s) for s in lanes], axis=1),
-        to_base=np.stack([result.gap(s, lanes[0]) for s in lanes], axis=1),
-        error=float(result.error.max() / scale) if scale > 0 else 0.0,
-        kinks=0,
-    )
-
-
-def _checked_step_sizes(step_sizes: ArrayLike) -> np.ndarray:
+def checked_step_sizes(step_sizes: ArrayLike) -> np.ndarray:
+    """Step sizes as an array; ValueError unless they are positive finite numbers."""
     lanes = np.atleast_1d(np.asarray(step_sizes, np.float64))
     if lanes.ndim != 1 or not lanes.size or not (np.isfinite(lanes) & (lanes > 0)).all():
         raise ValueError(f"step_sizes: got {step_sizes}; accepted are positive finite numbers")
@@ -342,20 +275,25 @@ def _gradient(
     return jax.linearize(lambda p: jax.grad(f, argnums=1)(constants, p), params)
 
 
-def _flow(problem: FlowProblem, params: PyTree, error: np.ndarray, statistics: Statistics) -> Flow:
+def make_flow(
+    problem: FlowProblem, params: PyTree, error: np.ndarray, statistics: Statistics
+) -> Flow:
+    """The flow with its losses; params are leaves of shape (times, ...)."""
     losses = problem.losses(params, stack_axes=1)
     return Flow(problem.times, params, losses, error, statistics)
 
 
-def _first_lane(stack: PyTree) -> PyTree:
+def first_lane(stack: PyTree) -> PyTree:
+    """The first lane of leaves of shape (times, lanes, ...)."""
     return jax.tree.map(lambda leaf: leaf[:, 0], stack)
 
 
 def _norm(stack: PyTree) -> np.ndarray:
-    return _distance(stack, jax.tree.map(np.zeros_like, stack), 1)
+    return precise_distance(stack, jax.tree.map(np.zeros_like, stack), 1)
 
 
-def _distance(stack: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
+def precise_distance(stack: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
+    """As ``distance``, in float64."""
     with jax.enable_x64(True):
         return np.asarray(distance(stack, reference, stack_axes=stack_axes))
 
@@ -390,72 +328,11 @@ def _follow(
     halving = piecewise.halve(
         problem,
         program,
-        lambda before, after: bool(_distance(after, before, 2).max() <= tolerance),
+        lambda before, after: bool(precise_distance(after, before, 2).max() <= tolerance),
         longest=problem.times[-1] / FIRST_MACRO_STEPS,
         cost=piecewise.COST * len(step_sizes),
         budget=budget,
         progress=progress,
     )
-    return halving.solution, _distance(halving.solution, halving.before, 2), halving.statistics
-
-
-def _predict_with_kinks(
-    problem: FlowProblem, lanes: np.ndarray, progress: Progress | None
-) -> Prediction:
-    base = float(lanes[0])
-    ratios, counts = base / lanes, problem.times / base
-    if not np.allclose(ratios, np.round(ratios), rtol=1e-9) or (ratios < 1 - 1e-9).any():
-        raise ValueError(
-            f"step_sizes: got {lanes.tolist()}; f has kinks, so accepted are a first step size "
-            "and whole fractions of it"
-        )
-    if not np.allclose(counts, np.round(counts), rtol=0, atol=1e-6):
-        raise ValueError(
-            f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
-        )
-
-    def program(
-        gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
-    ) -> tuple[PyTree, Array, Array]:
-        states = piecewise.follow(
-            gated,
-            problem.params,
-            macro_steps,
-            jnp.asarray([0.0, *lanes[1:]]),
-            times=len(problem.times),
-            exact_phase=True,
-            base=base,
-            tell=tell,
-        )
-        run, flow = (jax.tree.map(lambda leaf, at=at: leaf[:, at, None], states) for at in (0, 1))
-        gaps = [distance(states, reference, stack_axes=2) for reference in (flow, run)]
-        return _first_lane(flow), *gaps
-
-    def without_flow(gaps: np.ndarray) -> np.ndarray:
-        return np.delete(gaps, 1, axis=1)  # the flow stands second among the states
-
-    def change(before: Any, after: Any) -> float:
-        rough, fine = without_flow(before[2]), without_flow(after[2])
-        largest = fine.max(axis=0)
-        return float((np.abs(fine - rough) / np.where(largest > 0, largest, 1.0)).max())
-
-    halving = piecewise.halve(
-        problem,
-        program,
-        lambda before, after: change(before, after) < PREDICTION_CHANGE,
-        longest=MACRO_STEP * base,
-        unit=base,
-        cost=piecewise.COST * len(lanes),
-        more=round(counts[-1]),
-        progress=progress,
-    )
-    params, to_flow, to_base = halving.solution
-    flow_error = _distance(params, halving.before[0], 1)
-    return Prediction(
-        flow=_flow(problem, params, flow_error, halving.statistics),
-        step_sizes=lanes,
-        to_flow=without_flow(to_flow),
-        to_base=without_flow(to_base),
-        error=change(halving.before, halving.solution),
-        kinks=problem.gated.size,
-    )
+    change = precise_distance(halving.solution, halving.before, 2)
+    return halving.solution, change, halving.statistics

@@ -4,9 +4,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 import gf_jax
-from experiments import data
+from experiments import data, main
+from experiments.configuration import Configuration
+
+SMALL = ("--dataset=digits", "--examples=60", "--iterations=12", "--widths=6", "--step_size=0.05")
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,34 @@ def smooth_problem(digits):
 @pytest.fixture
 def generator():
     return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def flag_definitions():
+    main.define_flags()
+    yield
+    for name in list(Configuration.__dataclass_fields__):
+        delattr(flags.FLAGS, name)
+
+
+@pytest.fixture
+def invoke(capsys, flag_definitions):
+    """Runs the command line in this process: exit status, stdout, stderr."""
+
+    def call(*arguments):
+        with flagsaver.flagsaver():
+            try:
+                status = main.main(main.parse_flags(["main", *arguments]))
+            except SystemExit as error:
+                status = error.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def finished(invoke, tmp_path):
+    folder = tmp_path / "run [b]"  # brackets are not markup
+    status, out, err = invoke(*SMALL, "--ratios=2,3", f"--output_dir={folder}")
+    assert status == 0, err
+    return folder, out

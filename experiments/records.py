@@ -1,0 +1,126 @@
+"""The numbers of experiments, of which files, figures and tables are made."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gf_jax.comparison import Metrics
+
+DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
+
+
+class Reference(NamedTuple):
+    """Gradient flow and the predicted deviation, at the times of the snapshots.
+
+    Attributes:
+      loss: training loss of the flow, shape (snapshots,), as the next two.
+      distance_from_init: distance of the flow from the initial point.
+      flow_error: estimated distance of the flow from the exact one.
+      distance_to_flow: of every lane, shape (snapshots, lanes), as the next four.
+      resolution: error of that distance.
+      measured: whether the distance is well above its resolution.
+      predicted_to_flow: the distance to the flow, as predicted.
+      predicted_to_base: the distance to the base run, as predicted.
+      order: slope of log distance against log step size, shape (snapshots,).
+      flow_evaluations, prediction_evaluations: work in gradients of f.
+      checking_evaluations: work that only told the errors of both.
+    """
+
+    loss: np.ndarray
+    distance_from_init: np.ndarray
+    flow_error: np.ndarray
+    distance_to_flow: np.ndarray
+    resolution: np.ndarray
+    measured: np.ndarray
+    predicted_to_flow: np.ndarray
+    predicted_to_base: np.ndarray
+    order: np.ndarray
+    flow_evaluations: int | np.ndarray
+    prediction_evaluations: int | np.ndarray
+    checking_evaluations: int | np.ndarray
+
+
+class Run(NamedTuple):
+    """The numbers of a run that figures and tables are made of.
+
+    Attributes:
+      network_label, data_label: what was trained on what.
+      step_size: step size of the base run.
+      ratios: ratio of every lane, ascending from 1.
+      iterations: base iterations recorded; time = iteration * step_size.
+      metrics: NumPy arrays of shape (iterations, lanes).
+      snapshot_iterations: base iterations of the snapshots.
+      accuracy: training accuracy, shape (snapshots, lanes).
+      reference: gradient flow beside it, None if it was left out.
+    """
+
+    network_label: str
+    data_label: str
+    step_size: float
+    ratios: tuple[int, ...]
+    iterations: np.ndarray
+    metrics: Metrics
+    snapshot_iterations: np.ndarray
+    accuracy: np.ndarray
+    reference: Reference | None = None
+
+    @property
+    def times(self) -> np.ndarray:
+        """Time of every base iteration."""
+        return self.iterations * self.step_size
+
+    @property
+    def snapshot_times(self) -> np.ndarray:
+        """Time of every snapshot."""
+        return self.snapshot_iterations * self.step_size
+
+    @property
+    def step_sizes(self) -> np.ndarray:
+        """Step size of every lane."""
+        return self.step_size / np.array(self.ratios)
+
+    def diverged_at(self, lane: int) -> int | None:
+        """First base iteration at which the loss of a lane is not finite."""
+        broken = ~np.isfinite(self.metrics.loss[:, lane])
+        return int(self.iterations[broken.argmax()]) if broken.any() else None
+
+
+class Prediction(NamedTuple):
+    """Predicted distances between flow and descent, told without running descent.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      step_sizes: step sizes of descent, the largest first.
+      times: times of the prediction.
+      loss: training loss of the flow, shape (times,).
+      distance_from_init: distance of the flow from the initial point, likewise.
+      to_flow: predicted distance to the flow, shape (times, step sizes).
+      to_base: predicted distance to descent with the largest step size, likewise.
+    """
+
+    network_label: str
+    data_label: str
+    step_sizes: np.ndarray
+    times: np.ndarray
+    loss: np.ndarray
+    distance_from_init: np.ndarray
+    to_flow: np.ndarray
+    to_base: np.ndarray
+
+
+class Sweep(NamedTuple):
+    """Distances of lanes from three descriptions of descent, at the snapshots.
+
+    Attributes:
+      edge: largest stable step size at the start, 2 / lambda_max.
+      travelled: distance of the flow from the initial point, shape (snapshots,).
+      from_flow: distance from gradient flow, shape (snapshots, lanes).
+      from_first_order: from the flow and its first-order deviation, likewise.
+      from_modified_flow: from the modified flow of the lane's step size, likewise.
+    """
+
+    edge: float
+    travelled: np.ndarray
+    from_flow: np.ndarray
+    from_first_order: np.ndarray
+    from_modified_flow: np.ndarray

@@ -1,0 +1,133 @@
+"""Flow, predictions, rounding and large steps, as a user of the command line meets them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import gf_jax
+from experiments import records, store
+from experiments.configuration import EXIT_DIVERGED
+from tests.conftest import SMALL
+
+
+def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gf_jax, "predict", interrupted)
+    folder = tmp_path / "short"
+    status, out, _ = invoke(*SMALL, "--ratios=2", f"--output_dir={folder}")
+    assert status == 130
+    assert "interrupted" in out
+    saved = store.read_run(folder)
+    assert saved.iterations[-1] == 12
+    assert saved.reference is None
+    assert (folder / "figure.png").exists()
+
+
+def test_the_flow_beside_a_run(finished):
+    folder, out = finished
+    reference = store.read_run(folder).reference
+    assert reference.measured.all()
+    # Twelve steps of size 0.05, nine tenths of the edge of stability.
+    np.testing.assert_allclose(reference.order[-1], 1, atol=0.05)
+    assert np.abs(reference.predicted_to_flow / reference.distance_to_flow - 1).max() < 0.3
+    summary = json.loads((folder / "summary.json").read_text())
+    verdict = " ".join(summary["flow"]["verdict"])
+    assert "Verdict: descent with step size 0.05 stays" in verdict
+    assert "Predicted gaps are within" in verdict
+    assert "Verdict: descent" in " ".join(out.split())
+    assert summary["flow"]["prediction_evaluations"] == reference.prediction_evaluations > 0
+
+
+def test_a_run_without_flow(invoke, tmp_path):
+    folder = tmp_path / "plain"
+    arguments = ("--noflow", "--arithmetic=float32", f"--output_dir={folder}")
+    status, out, _ = invoke(*SMALL, *arguments)
+    assert status == 0
+    assert "Verdict" not in out
+    assert "float32 arithmetic" in out
+    assert not (folder / "flow.npz").exists()
+    assert store.read_run(folder).reference is None
+
+
+def test_rounding(invoke, tmp_path):
+    folder = tmp_path / "rounding"
+    status, out, _ = invoke(*SMALL, "--experiment=rounding", f"--output_dir={folder}")
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["runs"]) == {"compensated", "float32", "float64"}
+    assert [row["iteration"] for row in summary["table"]] == [2, 12]  # float64 stops earlier
+    gaps = summary["table"][0]["gaps"]
+    # Two iterations of gradients rounded to float32.
+    np.testing.assert_allclose(gaps["compensated"][1:], gaps["float64"][1:], rtol=1e-4)
+    np.testing.assert_allclose(gaps["predicted"][1:], gaps["float64"][1:], rtol=0.3)
+    for name in ("compensated", "float32", "float64"):
+        with np.load(folder / f"metrics_{name}.npz") as saved:
+            np.testing.assert_array_equal(
+                saved["distance_to_base"][2], np.array(gaps[name], saved["loss"].dtype)
+            )
+    assert "float64 runs to iteration 2 only" in out
+    assert (folder / "figure.png").exists()
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_predict(activation, finished, invoke, tmp_path):
+    """The same numbers as beside a run, and for any list of step sizes."""
+    folder = tmp_path / "predict"
+    arguments = (*SMALL[:-1], "--experiment=predict", f"--activation={activation}")
+    step_sizes = "0.05,0.025,0.01"
+    status, out, _ = invoke(*arguments, f"--step_sizes={step_sizes}", f"--output_dir={folder}")
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [run["step_size"] for run in summary["runs"]] == [0.05, 0.025, 0.01]
+    assert ("has kinks" in out) == (activation == "relu")
+    with np.load(folder / "prediction.npz") as saved:
+        assert saved["to_base"].shape == (12, 3)
+        if activation == "linear":
+            reference = store.read_run(finished[0]).reference
+            np.testing.assert_allclose(
+                saved["to_base"][:, 1], reference.predicted_to_base[:, 1], rtol=1e-6
+            )
+
+
+def test_predict_needs_no_common_times(invoke, tmp_path):
+    arguments = (*SMALL[:-1], "--experiment=predict", "--step_sizes=0.05,0.03")
+    assert invoke(*arguments, f"--output_dir={tmp_path / 'any'}")[0] == 0
+    status, _, err = invoke(*arguments, "--activation=relu", f"--output_dir={tmp_path / 'kinks'}")
+    assert status == 2
+    assert "accepted are step sizes that divide the largest" in err
+    assert not (tmp_path / "kinks").exists()
+
+
+def test_large_steps(invoke, tmp_path):
+    folder = tmp_path / "large"
+    arguments = (*SMALL[:-1], "--experiment=large_steps", "--step_size=0.01", "--iterations=96")
+    status, _, err = invoke(*arguments, f"--output_dir={folder}")
+    assert status == 0, err
+    summary = json.loads((folder / "summary.json").read_text())
+    step_sizes = np.array([run["step_size"] for run in summary["runs"]])
+    np.testing.assert_allclose(step_sizes[:-1] / step_sizes[1:], 2)
+    assert step_sizes[-1] == pytest.approx(0.01)
+    assert step_sizes[1] < 2 * summary["edge"] <= step_sizes[0]
+    distances = np.array(
+        [[run[name] for name in records.DESCRIPTIONS] for run in summary["runs"][-2:]]
+    )
+    slopes = np.log2(distances[0] / distances[1])
+    # Step sizes 0.02 and 0.01, a fifth of the edge and less.
+    np.testing.assert_allclose(slopes, [1, 2, 2], atol=0.2)
+    description = json.loads((folder / "configuration.json").read_text())
+    assert len(description["configuration"]["step_sizes"]) == len(step_sizes)
+    assert (folder / "figure.png").exists()
+
+
+def test_large_steps_mark_what_diverges(invoke, tmp_path):
+    folder = tmp_path / "large"
+    arguments = (*SMALL[:-2], "--experiment=large_steps", "--widths=6,6", "--step_sizes=64,0.02")
+    status, out, _ = invoke(*arguments, "--iterations=6", f"--output_dir={folder}")
+    assert status == EXIT_DIVERGED
+    assert "diverged" in out
+    wild, tame = json.loads((folder / "summary.json").read_text())["runs"]
+    assert wild["from_flow"] is None
+    assert tame["from_flow"] > 0
