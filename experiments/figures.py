@@ -62,8 +62,13 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
             _marks(axes[1, 1], run, _at_snapshots(run, metrics.distance_to_base), first=1)
             _predictions(axes[1, 1], run, reference.predicted_to_base, first=1)
             _order(axes[1, 2], run, reference)
-        _describe(axes[1, 1], "Distance from the $\\eta_0$ run", "Euclidean distance, logarithmic")
-        _mark_distance_travelled(axes[1, 1], run)
+        travelled = metrics.distance_from_init[:, 0]
+        travelled = travelled[np.isfinite(travelled)][-1]
+        _describe(
+            axes[1, 1],
+            f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}",
+            "Euclidean distance, logarithmic",
+        )
     return _finish(figure, axes[0, 0], run, directory)
 
 
@@ -211,7 +216,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
         axes.set_ylim(bottom=bottom)
         note += "; grey: less than the flow is known to"
     _describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
-    axes.annotate(note, (0.5, 0.015), xycoords="axes fraction", ha="center", fontsize="small")
+    axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
 
 
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
@@ -276,15 +281,3 @@ def _describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
     axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
     axes.margins(x=0.02)
     axes.grid(visible=True, alpha=0.25)
-
-
-def _mark_distance_travelled(axes: Axes, run: Run) -> None:
-    """Says how far the base run went: what the gaps are to be compared with."""
-    travelled = run.metrics.distance_from_init[:, 0]
-    finite = travelled[np.isfinite(travelled)]
-    axes.annotate(
-        f"the $\\eta_0$ run travels {finite[-1]:.3g}",
-        xy=(0.98, 0.03),
-        xycoords="axes fraction",
-        ha="right",
-    )

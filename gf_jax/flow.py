@@ -34,6 +34,7 @@ from gf_jax.tracing import Loss
 
 PyTree = Any
 
+LOOSER = 100.0  # the check of a solve of order eight
 PRODUCT = 2  # a Hessian-vector product, in gradients
 DEVIATION_TOLERANCE = 1e-6
 E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
@@ -135,7 +136,7 @@ def gradient_flow(
         gradient = jax.grad(problem.f, argnums=1)(constants, params)
         return jax.tree.map(jnp.negative, gradient)
 
-    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1)
+    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1, LOOSER)
     (solution,) = smooth.solve_twice(problem, method, problem.params, [problem.constants], progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
@@ -176,7 +177,7 @@ def modified_flow(
         slope = optax.tree.add_scale(gradient, step_size / 2, product(gradient))
         return jax.tree.map(jnp.negative, slope)
 
-    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1 + PRODUCT)
+    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1 + PRODUCT, LOOSER)
     arguments = [(problem.constants, float(step_size)) for step_size in lanes]
     solutions = smooth.solve_twice(problem, method, problem.params, arguments, progress)
     states, error = jax.tree.map(
@@ -237,7 +238,7 @@ def deviation(
         )
 
     start = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
-    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT)
+    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT, 10.0)
     (solution,) = smooth.solve_twice(problem, method, start, [problem.constants], progress)
     (params, e), (error, e_error) = solution.state, solution.error
     took = solution.statistics

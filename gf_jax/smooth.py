@@ -15,7 +15,6 @@ from gf_jax.flow_problem import FlowProblem, Progress, Statistics
 
 PyTree = Any
 
-LOOSER = 100.0  # tolerance of the second solve, that tells the error, over that of the first
 MOST_STEPS = 100_000
 HIGH_ORDER = diffrax.Dopri8()
 FEW_STAGES = diffrax.Tsit5()
@@ -29,12 +28,14 @@ class Method(NamedTuple):
       solver: a Runge–Kutta method whose last stage is the next step's first.
       norm: of a state's error, kept below the tolerance in every step.
       cost: of a velocity, in gradients.
+      looser: tolerance of the second solve, which tells the error, over that of the first.
     """
 
     velocity: Callable[[Any, PyTree], PyTree]
     solver: diffrax.Dopri8 | diffrax.Tsit5
     norm: Callable[[PyTree], Array]
     cost: int
+    looser: float
 
 
 class Solution(NamedTuple):
@@ -107,7 +108,7 @@ def solve_twice(
                         share,
                     )
                 )
-                for factor, at in ((LOOSER, 0.0), (1.0, share))
+                for factor, at in ((method.looser, 0.0), (1.0, share))
             )
             parts = zip(rough.ys, fine.ys, strict=True)
             pairs = parts if isinstance(start, tuple) else [(rough.ys, fine.ys)]
