@@ -37,7 +37,7 @@ PyTree = Any
 LOOSER = 100.0  # the check of a solve of order eight
 PRODUCT = 2  # a Hessian-vector product, in gradients
 DEVIATION_TOLERANCE = 1e-6
-E_TOLERANCE = 1e3  # that of e, per norm of the first gradient, over that of params
+E_TOLERANCE = 10.0  # that of e, per norm of the first gradient, over that of params
 KINK_TOLERANCE = 1e-5
 FIRST_MACRO_STEPS = 256  # of a flow, before they are halved
 
@@ -208,7 +208,7 @@ def deviation(
     """Gradient flow and the first-order deviation of descent from it, in one solve.
 
     Args, raises: as ``gradient_flow``. For a smooth f the default tolerance is 1e-6,
-      and that of e is a thousand times the tolerance times the norm of the gradient
+      and that of e is ten times the tolerance times the norm of the gradient
       at the start. With kinks there is no derivative in the step size where a kink
       is grazed; e is then the difference between the modified flow of a step size,
       ``difference``, and the flow, over that step size.

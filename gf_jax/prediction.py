@@ -24,7 +24,7 @@ from gf_jax.tracing import Loss
 PyTree = Any
 
 MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
-PREDICTION_CHANGE = 0.1  # below which they are halved no more
+PREDICTION_CHANGE = 0.05  # below which they are halved no more
 
 
 class Prediction(NamedTuple):
@@ -60,7 +60,7 @@ def predict(
 
     For a smooth f, from the first-order deviation. With kinks, the first run is taken
     step by step and all others, and the flow, by macro steps of up to ten of its steps,
-    halved until ``error`` is below a tenth, or they are single steps of the first run:
+    halved until ``error`` is below 0.05, or they are single steps of the first run:
     the phase at which every run meets every kink matters, so that no expansion in the
     step size would do. Where runs part at a kink whose sides lead apart, the side that
     each of them takes may be predicted wrongly, and ``error`` does not tell.
