@@ -155,7 +155,6 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
         (run.times, *[run.snapshot_times] * 3),
         strict=True,
     ):
-        panel.set_yscale("log")
         for lane, step_size in enumerate(run.step_sizes):
             shown = np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan)
             diverged = " diverged" if run.diverged_at(lane) is not None else ""
@@ -163,6 +162,7 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
             panel.plot(times, shown, color=shades[lane], label=label)
         tame = values[:, whole][np.isfinite(values[:, whole]) & (values[:, whole] > 0)]
         if len(tame):  # a lane that diverges leaves through the top
+            panel.set_yscale("log")
             panel.set_ylim(tame.min() / 2, 3 * tame.max())
     for number, (values, title) in enumerate(zip(ends, TITLES, strict=True)):
         _describe(axes[1, number], f"Distance from {title}", "Euclidean distance, logarithmic")
@@ -176,7 +176,9 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
         axes[0, 2], "Largest share of the distance travelled", "distance / distance travelled"
     )
     for panel in axes[0, 1:]:
-        panel.set(xscale="log", yscale="log")
+        panel.set_xscale("log")
+        if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
+            panel.set_yscale("log")
         panel.axvline(sweep.edge, color="0.4", linestyle=":")
         panel.set_xlabel("step size; dotted: edge of stability at the start")
         for lane, step_size in enumerate(run.step_sizes):
@@ -208,7 +210,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     distances = np.where(reference.measured, reference.distance_to_flow, np.nan)
     _marks(axes, run, distances)
     _predictions(axes, run, reference.predicted_to_flow)
-    floor = WELL_BELOW * np.nanmax(reference.resolution, axis=1)
+    floor = WELL_BELOW * reference.resolution.max(axis=1)
     bottom = axes.get_ylim()[0]
     note = "lines: predicted; marks: measured"
     if (floor > bottom).any():

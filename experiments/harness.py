@@ -17,8 +17,10 @@ from tqdm import tqdm
 import gf_jax
 from experiments import problem, records, store
 from experiments.configuration import Configuration, UsageError
+from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
+from gf_jax.networks import Params
 
 Solution = TypeVar("Solution")
 
@@ -55,9 +57,14 @@ def begin(config: Configuration) -> Workplace:
     """Builds the problem, then makes its run directory and says what is studied.
 
     Raises:
-      UsageError: on data, weights or an output directory that are not accepted.
+      UsageError: on data, weights, an arithmetic or an output directory that are not
+        accepted.
     """
     problem.device()
+    try:
+        get_arithmetic(config.arithmetic or "compensated")
+    except (FloatingPointError, ValueError) as error:
+        raise UsageError(f"--{error}") from None
     study = problem.build(config)
     name = config.network if config.experiment == "paper" else config.experiment
     directory = store.create(config.output_dir, name)
@@ -90,9 +97,6 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
 
     Returns:
       The run so far if it is interrupted; None if nothing of it is complete.
-
-    Raises:
-      UsageError: if the arithmetic cannot be had.
     """
     parts: list[Trajectory] = []
     schedule = config.schedule
@@ -114,8 +118,6 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
                     break
         except KeyboardInterrupt:
             interrupted = True
-        except (FloatingPointError, ValueError) as error:
-            raise UsageError(f"--{error}") from None
     if not parts:
         return None
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
@@ -140,6 +142,13 @@ def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajecto
         snapshot_iterations=trajectory.snapshot_iterations,
         accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
     )
+
+
+def distance_from_init(workplace: Workplace, flow_params: Params) -> np.ndarray:
+    """Distance of a flow, leaves (times, ...), from the initial point, in the flow's float64."""
+    with jax.enable_x64(True):
+        start = workplace.study.initial_params
+        return np.asarray(gf_jax.distance(flow_params, start, stack_axes=1))
 
 
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:

@@ -18,7 +18,7 @@ import numpy as np
 
 import gf_jax
 from experiments import figures, harness, records, report, store
-from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import Workplace
 from gf_jax.descent import Trajectory
 
@@ -37,7 +37,13 @@ def run(config: Configuration) -> int:
     workplace = harness.begin(config)
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     here = jax.tree.map(lambda leaf: leaf[None], start)
-    edge = 2 / float(gf_jax.lambda_max(f, here).value[0])
+    curvature = float(gf_jax.lambda_max(f, here).value[0])
+    if not 0 < curvature < np.inf:
+        raise UsageError(
+            f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
+            "there is no edge of stability; take another starting point"
+        )
+    edge = 2 / curvature
     config = config if config.step_sizes is not None else _doubling(config, edge)
     store.write_configuration(
         workplace.directory, config, workplace.study.dataset, workplace.study.network_label
@@ -80,9 +86,8 @@ def summarise(run: records.Run, sweep: records.Sweep) -> dict[str, Any]:
     summary = report.summarise(run)
     for lane, entry in enumerate(summary["runs"]):
         for name in records.DESCRIPTIONS:
-            value = getattr(sweep, name)[-1, lane]
-            entry[name] = float(value) if np.isfinite(value) else None
-    return summary | {"edge": sweep.edge, "travelled": float(sweep.travelled[-1])}
+            entry[name] = report.finite(getattr(sweep, name)[-1, lane])
+    return summary | {"edge": sweep.edge, "travelled": report.finite(sweep.travelled[-1])}
 
 
 def _doubling(config: Configuration, edge: float) -> Configuration:
@@ -133,7 +138,7 @@ def _compare(
     every = np.ones_like(whole)
     return records.Sweep(
         edge=edge,
-        travelled=np.asarray(gf_jax.distance(deviation.flow.params, start, stack_axes=1)),
+        travelled=harness.distance_from_init(workplace, deviation.flow.params),
         from_flow=distances(flow, every),
         from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent), every),
         from_modified_flow=distances(modified.params, whole),

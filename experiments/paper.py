@@ -69,14 +69,15 @@ def _reference(
     )
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
     # than half the work of the runs. A smooth flow is far more accurate at far less.
-    tolerance = prediction.to_flow[-1].min() / WELL_BELOW if prediction.kinks else None
+    smallest = prediction.to_flow[-1].min() / WELL_BELOW
+    tolerance = smallest if prediction.kinks and 0 < smallest < np.inf else None
     flow = harness.solve(
         "gradient flow",
         lambda tell: gf_jax.gradient_flow(
             f,
             start,
             times,
-            tolerance=tolerance or None,
+            tolerance=tolerance,
             budget=workplace.config.schedule.gradient_evaluations // 2,
             progress=tell,
         ),
@@ -84,11 +85,10 @@ def _reference(
     compared = gf_jax.compare_with_flow(
         trajectory.snapshots, flow.params, flow.error, run.step_sizes
     )
-
     solves = (flow.statistics, prediction.flow.statistics)
     return records.Reference(
         loss=flow.loss,
-        distance_from_init=np.asarray(gf_jax.distance(flow.params, start, stack_axes=1)),
+        distance_from_init=harness.distance_from_init(workplace, flow.params),
         flow_error=flow.error,
         distance_to_flow=compared.distance,
         resolution=compared.resolution,

@@ -46,9 +46,7 @@ def run(config: Configuration) -> int:
         step_sizes=prediction.step_sizes,
         times=flow.times,
         loss=flow.loss,
-        distance_from_init=np.asarray(
-            gf_jax.distance(flow.params, study.initial_params, stack_axes=1)
-        ),
+        distance_from_init=harness.distance_from_init(workplace, flow.params),
         to_flow=prediction.to_flow,
         to_base=prediction.to_base,
     )
@@ -69,17 +67,17 @@ def summarise(
         "network": saved.network_label,
         "data": saved.data_label,
         "time": float(saved.times[-1]),
-        "loss": float(saved.loss[-1]),
-        "distance_from_init": float(saved.distance_from_init[-1]),
+        "loss": report.finite(saved.loss[-1]),
+        "distance_from_init": report.finite(saved.distance_from_init[-1]),
         "runs": [
             {
                 "step_size": float(step_size),
-                "predicted_to_flow": float(saved.to_flow[-1, lane]),
-                "predicted_gap": float(saved.to_base[-1, lane]),
+                "predicted_to_flow": report.finite(saved.to_flow[-1, lane]),
+                "predicted_gap": report.finite(saved.to_base[-1, lane]),
             }
             for lane, step_size in enumerate(saved.step_sizes)
         ],
-        "error": prediction.error,
+        "error": report.finite(prediction.error),
         "kinks": prediction.kinks,
         "seconds": seconds,
         **prediction.flow.statistics._asdict(),

@@ -118,7 +118,7 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
         for ratio in summary["ratios"][1:]:
             table.add_column(_name(ratio), justify="right")
         for name, gaps in row["gaps"].items():
-            table.add_row(name, *(_text(_finite(gap), ".4e") for gap in gaps[1:]))
+            table.add_row(name, *(_text(finite(gap), ".4e") for gap in gaps[1:]))
         reference = row["gaps"].get("compensated")
         if reference is not None and "float32" in row["gaps"]:
             factors = np.array(row["gaps"]["float32"][1:]) / np.array(reference[1:])
@@ -131,7 +131,8 @@ def print_prediction(summary: dict[str, Any], console: Console) -> None:
     table = Table(
         title=f"{summary['network']} on {summary['data']}\n"
         f"predicted at time {summary['time']:g}, where the flow has travelled "
-        f"{summary['distance_from_init']:.4g} and its loss is {summary['loss']:.6g}",
+        f"{_text(summary['distance_from_init'], '.4g')} and its loss is "
+        f"{_text(summary['loss'], '.6g')}",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
@@ -149,7 +150,7 @@ def print_prediction(summary: dict[str, Any], console: Console) -> None:
     console.print(
         f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
         f"{summary['checking_evaluations']:,} more that told the numerical error, "
-        f"{summary['error']:.1%}, in {summary['seconds']:.1f} s",
+        f"{_text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
         highlight=False,
     )
 
@@ -158,7 +159,8 @@ def print_sweep(summary: dict[str, Any], console: Console) -> None:
     """Prints distances from the three descriptions, one row per step size."""
     table = Table(
         title=f"{summary['network']} on {summary['data']}\n"
-        f"at time {summary['time']:g}, where the flow has travelled {summary['travelled']:.4g}",
+        f"at time {summary['time']:g}, where the flow has travelled "
+        f"{_text(summary['travelled'], '.4g')}",
         box=box.SIMPLE_HEAD,
         title_style="bold",
     )
@@ -187,8 +189,9 @@ def _print_flow(summary: dict[str, Any], console: Console) -> None:
     for column in FLOW_COLUMNS:
         table.add_column(column, justify="right")
     for lane, beside in zip(summary["runs"], flow["runs"], strict=True):
-        bound = "" if beside["measured"] else "< "
-        seen = beside["distance_to_flow"] if beside["measured"] else beside["smallest_measurable"]
+        known = beside["measured"] or beside["smallest_measurable"] is None
+        bound = "" if known else "< "
+        seen = beside["distance_to_flow" if known else "smallest_measurable"]
         table.add_row(
             _name(lane["ratio"]),
             bound + _text(seen, ".3e"),
@@ -208,10 +211,10 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
     gaps = run.metrics.distance_to_base[np.isin(run.iterations, run.snapshot_iterations)]
     flow = {
         "time": float(run.snapshot_times[-1]),
-        "loss": _finite(reference.loss[-1]),
-        "distance_from_init": _finite(reference.distance_from_init[-1]),
-        "error": _finite(reference.flow_error[-1]),
-        "order": _finite(reference.order[-1]),
+        "loss": finite(reference.loss[-1]),
+        "distance_from_init": finite(reference.distance_from_init[-1]),
+        "error": finite(reference.flow_error[-1]),
+        "order": finite(reference.order[-1]),
         "flow_evaluations": int(reference.flow_evaluations),
         "prediction_evaluations": int(reference.prediction_evaluations),
         "checking_evaluations": int(reference.checking_evaluations),
@@ -220,12 +223,12 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
         "runs": [
             {
                 "ratio": int(ratio),
-                "distance_to_flow": _finite(reference.distance_to_flow[-1, lane]),
+                "distance_to_flow": finite(reference.distance_to_flow[-1, lane]),
                 "measured": bool(reference.measured[-1, lane]),
-                "smallest_measurable": _finite(WELL_BELOW * reference.resolution[-1, lane]),
-                "predicted_to_flow": _finite(reference.predicted_to_flow[-1, lane]),
-                "gap": _finite(gaps[-1, lane]),
-                "predicted_gap": _finite(reference.predicted_to_base[-1, lane]),
+                "smallest_measurable": finite(WELL_BELOW * reference.resolution[-1, lane]),
+                "predicted_to_flow": finite(reference.predicted_to_flow[-1, lane]),
+                "gap": finite(gaps[-1, lane]),
+                "predicted_gap": finite(reference.predicted_to_base[-1, lane]),
             }
             for lane, ratio in enumerate(run.ratios)
         ],
@@ -237,7 +240,7 @@ def _prediction_error(run: Run, reference: Reference, gaps: np.ndarray) -> float
     """Largest relative error of the predicted gaps, over all ratios and snapshots."""
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = np.abs(reference.predicted_to_base / gaps - 1)[:, 1:]
-    return _finite(errors[np.isfinite(errors)].max(initial=-np.inf))
+    return finite(errors[np.isfinite(errors)].max(initial=-np.inf))
 
 
 def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
@@ -245,7 +248,10 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     base, lines = flow["runs"][0], []
     travelled, loss = flow["distance_from_init"], run.metrics.loss[-1, 0]
     if base["distance_to_flow"] is None or not travelled or not np.isfinite(loss):
-        return ["Verdict: none, since the run with the largest step size or its flow diverged."]
+        return [
+            "Verdict: none, since the run with the largest step size diverged, or the flow could "
+            "not be followed."
+        ]
     share = base["distance_to_flow"] / travelled
     word = "stays near" if share < NEAR else "stays in sight of" if share < IN_SIGHT else "leaves"
     difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
@@ -288,11 +294,11 @@ def _lane(run: Run, lane: int) -> dict[str, Any]:
     return {
         "ratio": int(run.ratios[lane]),
         "step_size": run.step_size / run.ratios[lane],
-        "final_loss": _finite(metrics.loss[-1, lane]),
-        "final_accuracy": _finite(run.accuracy[-1, lane]) if len(run.accuracy) else None,
-        "final_distance_from_init": _finite(metrics.distance_from_init[-1, lane]),
-        "final_distance_to_base": _finite(gaps[-1]),
-        "final_gradient_norm": _finite(metrics.gradient_norm[-1, lane]),
+        "final_loss": finite(metrics.loss[-1, lane]),
+        "final_accuracy": finite(run.accuracy[-1, lane]) if len(run.accuracy) else None,
+        "final_distance_from_init": finite(metrics.distance_from_init[-1, lane]),
+        "final_distance_to_base": finite(gaps[-1]),
+        "final_gradient_norm": finite(metrics.gradient_norm[-1, lane]),
         "largest_gap": _largest(gaps, run.iterations),
         "largest_relative_gap": _largest(relative, run.iterations),
         "diverged_at": run.diverged_at(lane),
@@ -308,7 +314,8 @@ def _largest(values: np.ndarray, iterations: np.ndarray) -> dict[str, Any]:
     return {"value": float(values[where]), "iteration": int(iterations[where])}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number as JSON has it: None if it is not finite."""
     return float(value) if np.isfinite(value) else None
 
 

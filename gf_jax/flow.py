@@ -326,14 +326,20 @@ def _follow(
         )
 
     tolerance = problem.tolerance or KINK_TOLERANCE
+    cost = piecewise.COST * len(step_sizes)
+    first = FIRST_MACRO_STEPS
+    if budget is not None:  # so that the first two solves, of n and 2 n steps, are within it
+        first = max(1, min(first, int(budget / (3.5 * cost))))
     halving = piecewise.halve(
         problem,
         program,
         lambda before, after: bool(precise_distance(after, before, 2).max() <= tolerance),
-        longest=problem.times[-1] / FIRST_MACRO_STEPS,
-        cost=piecewise.COST * len(step_sizes),
+        longest=problem.times[-1] / first,
+        cost=cost,
         budget=budget,
         progress=progress,
     )
-    change = precise_distance(halving.solution, halving.before, 2)
+    change = np.full((len(problem.times), len(step_sizes)), np.nan)  # unknown
+    if halving.before is not None:
+        change = precise_distance(halving.solution, halving.before, 2)
     return halving.solution, change, halving.statistics

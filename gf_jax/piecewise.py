@@ -29,7 +29,7 @@ Source: own work; saltation: di Bernardo et al., Piecewise-smooth Dynamical Syst
 2008, section 2.5.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +120,7 @@ def follow(
     *,
     times: int,
     exact_phase: bool,
-    base: float | None = None,
+    plain: Sequence[float] = (),
     tell: Tell | None = None,
 ) -> PyTree:
     """Follows descent with every step size, 0 being the flow, all lanes at once.
@@ -133,7 +133,7 @@ def follow(
       times: number of sampling times.
       exact_phase: whether kinks are met at the actual phase of the steps, or at the
         average one.
-      base: step size of one more run, taken step by step, which comes first.
+      plain: step sizes of further runs, taken step by step, which come first.
       tell: is called now and then with the number of macro steps taken.
 
     Returns:
@@ -161,43 +161,46 @@ def follow(
         slope = jax.tree.map(lambda g, before: (g - before) / length, gradient, lane.gradient)
         return _Lane(params, gradient, kinks, slope)
 
-    def plain_steps(params: PyTree, length: Array, base: float) -> PyTree:
+    def plain_steps(params: PyTree, length: Array, step_size: float) -> PyTree:
         def one(_: Array, params: PyTree) -> PyTree:
             gradient, _kinks = evaluate(params, None)
-            return jax.tree.map(lambda p, g: p - base * g, params, gradient)
+            return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
 
-        return jax.lax.fori_loop(0, jnp.round(length / base).astype(int), one, params)
+        return jax.lax.fori_loop(0, jnp.round(length / step_size).astype(int), one, params)
 
-    def points(lanes: _Lane, run: PyTree) -> PyTree:
-        if base is None:
-            return lanes.params
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), run, lanes.params)
+    def points(runs: list[PyTree], lanes: _Lane) -> PyTree:
+        return jax.tree.map(
+            lambda lane, *points: jnp.concatenate([*(p[None] for p in points), lane]),
+            lanes.params,
+            *runs,
+        )
 
     def advance(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        lanes, run, kept = carry
+        runs, lanes, kept = carry
         length = lengths[number]
         lanes = jax.vmap(macro_step, in_axes=(0, None, 0))(lanes, length, step_sizes)
-        run = run if base is None else plain_steps(run, length, base)
+        runs = [plain_steps(run, length, s) for run, s in zip(runs, plain, strict=True)]
         # The last row takes what is not asked for.
         kept = jax.tree.map(
             lambda store, leaf: jax.lax.dynamic_update_index_in_dim(store, leaf, slots[number], 0),
             kept,
-            points(lanes, run),
+            points(runs, lanes),
         )
         if tell is not None:
             often = number % (1 + macro_steps.number // 100) == 0
             jax.lax.cond(often, lambda: jax.debug.callback(tell, number), lambda: None)
-        return lanes, run, kept
+        return runs, lanes, kept
 
     lengths, slots = jnp.asarray(macro_steps.lengths), jnp.asarray(macro_steps.slots)
     gradient, kinks = evaluate(params, None)
     start = _Lane(params, gradient, kinks, jax.tree.map(jnp.zeros_like, params))
     shape = (len(step_sizes),)
     lanes = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape), start)
+    runs = [params for _ in plain]
     kept = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), points(lanes, params)
+        lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), points(runs, lanes)
     )
-    *_, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (lanes, params, kept))
+    *_, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (runs, lanes, kept))
     return jax.tree.map(lambda leaf: leaf[:-1], kept)
 
 
@@ -230,7 +233,7 @@ class Halving(NamedTuple):
 
     Attributes:
       solution: of the finest division.
-      before: of the one before; the same if there was only one.
+      before: of the one before; None if there was only one.
       statistics: what it took.
     """
 
@@ -302,7 +305,7 @@ def halve(
     for division in divisions:
         with problem.numbers.context():
             finer = jax.device_get(solve(problem.constants, division))
-        before, solution = (finer if solution is None else solution), finer
+        before, solution = solution, finer
         done.append(division.number)
         if len(done) > 1 and enough(before, solution):
             break

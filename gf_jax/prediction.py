@@ -23,6 +23,7 @@ from gf_jax.tracing import Loss
 
 PyTree = Any
 
+STEP_BY_STEP = 2  # ratio up to which, with kinks, a run costs less that way
 MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
 PREDICTION_CHANGE = 0.05  # below which they are halved no more
 
@@ -36,7 +37,8 @@ class Prediction(NamedTuple):
       to_flow: distance of descent from gradient flow.
       to_base: distance of descent from descent with the first step size.
       error: largest relative error of ``to_base``, of the largest distance of each
-        step size, as a coarser solve tells it. What the theory leaves out is not in it.
+        step size, as a coarser solve tells it; NaN if no coarser one was possible. What
+        the theory leaves out is not in it.
       kinks: number of kinks of f; 0 means that f was taken as smooth.
     """
 
@@ -58,12 +60,13 @@ def predict(
 ) -> Prediction:
     """Predicts how far descent stands from its flow and from descent with other steps.
 
-    For a smooth f, from the first-order deviation. With kinks, the first run is taken
-    step by step and all others, and the flow, by macro steps of up to ten of its steps,
-    halved until ``error`` is below 0.05, or they are single steps of the first run:
-    the phase at which every run meets every kink matters, so that no expansion in the
-    step size would do. Where runs part at a kink whose sides lead apart, the side that
-    each of them takes may be predicted wrongly, and ``error`` does not tell.
+    For a smooth f, from the first-order deviation. With kinks, the base and a run of
+    half its step size are taken step by step, and all others, and the flow, by macro
+    steps of up to ten steps of the base, halved until ``error`` is below 0.05, or they
+    are single ones: the phase at which every run meets every kink matters, so that no
+    expansion in the step size would do. Where runs part at a kink whose sides lead
+    apart, the side that each of them takes may be predicted wrongly, and ``error`` does
+    not tell.
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
@@ -108,6 +111,11 @@ def _predict_with_kinks(
             f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
         )
 
+    # Runs with few steps are taken step by step, the others and the flow by macro steps.
+    plain = ratios < STEP_BY_STEP + 0.5
+    flow_at = int(plain.sum())  # runs step by step come first, then the flow
+    positions = np.where(plain, plain.cumsum() - 1, flow_at + (~plain).cumsum())
+
     def program(
         gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
     ) -> tuple[PyTree, Array, Array]:
@@ -115,23 +123,21 @@ def _predict_with_kinks(
             gated,
             problem.params,
             macro_steps,
-            jnp.asarray([0.0, *lanes[1:]]),
+            jnp.asarray([0.0, *lanes[~plain]]),
             times=len(problem.times),
             exact_phase=True,
-            base=base,
+            plain=lanes[plain].tolist(),
             tell=tell,
         )
-        run, flow = (jax.tree.map(lambda leaf, at=at: leaf[:, at, None], states) for at in (0, 1))
-        gaps = [distance(states, reference, stack_axes=2) for reference in (flow, run)]
+        runs = jax.tree.map(lambda leaf: leaf[:, positions], states)
+        flow = jax.tree.map(lambda leaf: leaf[:, flow_at, None], states)
+        run = jax.tree.map(lambda leaf: leaf[:, :1], runs)
+        gaps = [distance(runs, reference, stack_axes=2) for reference in (flow, run)]
         return first_lane(flow), *gaps
 
-    def without_flow(gaps: np.ndarray) -> np.ndarray:
-        return np.delete(gaps, 1, axis=1)  # the flow stands second among the states
-
     def change(before: Any, after: Any) -> float:
-        rough, fine = without_flow(before[2]), without_flow(after[2])
-        largest = fine.max(axis=0)
-        return float((np.abs(fine - rough) / np.where(largest > 0, largest, 1.0)).max())
+        largest = after[2].max(axis=0)
+        return float((np.abs(after[2] - before[2]) / np.where(largest > 0, largest, 1.0)).max())
 
     halving = piecewise.halve(
         problem,
@@ -139,17 +145,20 @@ def _predict_with_kinks(
         lambda before, after: change(before, after) < PREDICTION_CHANGE,
         longest=MACRO_STEP * base,
         unit=base,
-        cost=piecewise.COST * len(lanes),
-        more=round(counts[-1]),
+        cost=piecewise.COST * (1 + (~plain).sum()),
+        more=round(counts[-1]) * ratios[plain].sum(),
         progress=progress,
     )
     params, to_flow, to_base = halving.solution
-    flow_error = precise_distance(params, halving.before[0], 1)
+    error, flow_error = np.nan, np.full(len(problem.times), np.nan)  # unknown
+    if halving.before is not None:
+        error = change(halving.before, halving.solution)
+        flow_error = precise_distance(params, halving.before[0], 1)
     return Prediction(
         flow=make_flow(problem, params, flow_error, halving.statistics),
         step_sizes=lanes,
-        to_flow=without_flow(to_flow),
-        to_base=without_flow(to_base),
-        error=change(halving.before, halving.solution),
+        to_flow=to_flow,
+        to_base=to_base,
+        error=error,
         kinks=problem.gated.size,
     )

@@ -100,13 +100,7 @@ def solve_twice(
         for number, argument in enumerate(arguments):
             rough, fine = (
                 jax.device_get(
-                    solve(
-                        argument,
-                        start,
-                        tolerance * factor,
-                        2 * number * share + at,
-                        share,
-                    )
+                    solve(argument, start, tolerance * factor, 2 * number * share + at, share)
                 )
                 for factor, at in ((method.looser, 0.0), (1.0, share))
             )

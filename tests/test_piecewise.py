@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gf_jax
+from experiments import data
 from gf_jax import piecewise
 
 START = np.array([-0.35])
@@ -96,11 +97,12 @@ def test_the_error_of_the_flow_is_of_second_order(small_problem):
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
-def test_predicted_gaps_are_those_of_descent(activation, digits):
-    network = gf_jax.fully_connected((64, 20, 20, 10), activation)
+def test_predicted_gaps_are_those_of_descent(activation):
+    digits = data.load("digits", None, 1000)
+    network = gf_jax.fully_connected((64, 50, 50, 10), activation)
     f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
     start = gf_jax.xavier_uniform(jax.random.key(2), network.shapes)
-    step_size, ratios = 0.002, (2, 5, 20)
+    step_size, ratios = 0.001, (2, 5, 20)
     run = gf_jax.gradient_descent(
         f, start, step_size=step_size, ratios=ratios, iterations=300, snapshots=10
     )
@@ -108,7 +110,8 @@ def test_predicted_gaps_are_those_of_descent(activation, digits):
     step_sizes = step_size / np.array([1, *ratios])
     prediction = gf_jax.predict(f, start, times, step_sizes)
     measured = run.metrics.distance_to_base[run.snapshot_iterations, 1:]
-    # The aim of the method; a linear theory without kinks is off by a factor of two.
+    # The aim of the method; a linear theory without kinks is off by a factor of two. With
+    # fewer examples single kinks weigh more, and predictions may be off by more.
     assert np.abs(prediction.to_base[:, 1:] / measured - 1).max() < 0.1
     assert prediction.error < 0.05
     flow = gf_jax.gradient_flow(f, start, times)
