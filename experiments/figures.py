@@ -216,7 +216,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
-        note += "; grey: less than the flow is known to"
+        note += "; grey: flow uncertain"
     _describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
     axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
 

@@ -1,4 +1,7 @@
+import contextlib
+import io
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,7 +14,14 @@ import gf_jax
 from experiments import data, main
 from experiments.configuration import Configuration
 
-SMALL = ("--dataset=digits", "--examples=60", "--iterations=12", "--widths=6", "--step_size=0.05")
+WITH_FLOW = (
+    "--dataset=digits",
+    "--examples=60",
+    "--iterations=12",
+    "--widths=6",
+    "--step_size=0.05",
+)
+SMALL = (*WITH_FLOW, "--noflow")
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +86,19 @@ def invoke(capsys, flag_definitions):
     return call
 
 
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory, flag_definitions):
+    """A run with its flow, made once: its folder and what was printed."""
+    folder = tmp_path_factory.mktemp("finished") / "run [b]"  # brackets are not markup
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()) as out:
+        arguments = (*WITH_FLOW, "--ratios=2,3", f"--output_dir={folder}")
+        assert main.main(main.parse_flags(["main", *arguments])) == 0
+    return folder, out.getvalue()
+
+
 @pytest.fixture
-def finished(invoke, tmp_path):
-    folder = tmp_path / "run [b]"  # brackets are not markup
-    status, out, err = invoke(*SMALL, "--ratios=2,3", f"--output_dir={folder}")
-    assert status == 0, err
-    return folder, out
+def finished(finished_once, tmp_path):
+    """A copy of it, to be changed."""
+    folder = tmp_path / finished_once[0].name
+    shutil.copytree(finished_once[0], folder)
+    return folder, finished_once[1]

@@ -8,7 +8,7 @@ import pytest
 import gf_jax
 from experiments import records, store
 from experiments.configuration import EXIT_DIVERGED
-from tests.conftest import SMALL
+from tests.conftest import WITH_FLOW
 
 
 def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
@@ -17,7 +17,7 @@ def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gf_jax, "predict", interrupted)
     folder = tmp_path / "short"
-    status, out, _ = invoke(*SMALL, "--ratios=2", f"--output_dir={folder}")
+    status, out, _ = invoke(*WITH_FLOW, "--ratios=2", f"--output_dir={folder}")
     assert status == 130
     assert "interrupted" in out
     saved = store.read_run(folder)
@@ -44,7 +44,7 @@ def test_the_flow_beside_a_run(finished):
 def test_a_run_without_flow(invoke, tmp_path):
     folder = tmp_path / "plain"
     arguments = ("--noflow", "--arithmetic=float32", f"--output_dir={folder}")
-    status, out, _ = invoke(*SMALL, *arguments)
+    status, out, _ = invoke(*WITH_FLOW, *arguments)
     assert status == 0
     assert "Verdict" not in out
     assert "float32 arithmetic" in out
@@ -54,7 +54,7 @@ def test_a_run_without_flow(invoke, tmp_path):
 
 def test_rounding(invoke, tmp_path):
     folder = tmp_path / "rounding"
-    status, out, _ = invoke(*SMALL, "--experiment=rounding", f"--output_dir={folder}")
+    status, out, _ = invoke(*WITH_FLOW, "--experiment=rounding", f"--output_dir={folder}")
     assert status == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["runs"]) == {"compensated", "float32", "float64"}
@@ -76,7 +76,7 @@ def test_rounding(invoke, tmp_path):
 def test_predict(activation, finished, invoke, tmp_path):
     """The same numbers as beside a run, and for any list of step sizes."""
     folder = tmp_path / "predict"
-    arguments = (*SMALL[:-1], "--experiment=predict", f"--activation={activation}")
+    arguments = (*WITH_FLOW[:-1], "--experiment=predict", f"--activation={activation}")
     step_sizes = "0.05,0.025,0.01"
     status, out, _ = invoke(*arguments, f"--step_sizes={step_sizes}", f"--output_dir={folder}")
     assert status == 0
@@ -93,7 +93,7 @@ def test_predict(activation, finished, invoke, tmp_path):
 
 
 def test_predict_needs_no_common_times(invoke, tmp_path):
-    arguments = (*SMALL[:-1], "--experiment=predict", "--step_sizes=0.05,0.03")
+    arguments = (*WITH_FLOW[:-1], "--experiment=predict", "--step_sizes=0.05,0.03")
     assert invoke(*arguments, f"--output_dir={tmp_path / 'any'}")[0] == 0
     status, _, err = invoke(*arguments, "--activation=relu", f"--output_dir={tmp_path / 'kinks'}")
     assert status == 2
@@ -103,7 +103,7 @@ def test_predict_needs_no_common_times(invoke, tmp_path):
 
 def test_large_steps(invoke, tmp_path):
     folder = tmp_path / "large"
-    arguments = (*SMALL[:-1], "--experiment=large_steps", "--step_size=0.01", "--iterations=96")
+    arguments = (*WITH_FLOW[:-1], "--experiment=large_steps", "--step_size=0.01", "--iterations=96")
     status, _, err = invoke(*arguments, f"--output_dir={folder}")
     assert status == 0, err
     summary = json.loads((folder / "summary.json").read_text())
@@ -124,7 +124,12 @@ def test_large_steps(invoke, tmp_path):
 
 def test_large_steps_mark_what_diverges(invoke, tmp_path):
     folder = tmp_path / "large"
-    arguments = (*SMALL[:-2], "--experiment=large_steps", "--widths=6,6", "--step_sizes=64,0.02")
+    arguments = (
+        *WITH_FLOW[:-2],
+        "--experiment=large_steps",
+        "--widths=6,6",
+        "--step_sizes=64,0.02",
+    )
     status, out, _ = invoke(*arguments, "--iterations=6", f"--output_dir={folder}")
     assert status == EXIT_DIVERGED
     assert "diverged" in out

@@ -104,7 +104,7 @@ def test_predicted_gaps_are_those_of_descent(activation):
     start = gf_jax.xavier_uniform(jax.random.key(2), network.shapes)
     step_size, ratios = 0.001, (2, 5, 20)
     run = gf_jax.gradient_descent(
-        f, start, step_size=step_size, ratios=ratios, iterations=300, snapshots=10
+        f, start, step_size=step_size, ratios=ratios, iterations=150, snapshots=10
     )
     times = run.snapshot_iterations * step_size
     step_sizes = step_size / np.array([1, *ratios])

@@ -147,3 +147,19 @@ def test_predicted_gaps_of_the_relu_network(mnist_problem):
     )
     assert np.abs(prediction.to_base[:, 1:] / measured - 1).max() < 0.1  # what is aimed at
     assert prediction.flow.statistics.gradient_evaluations < 38_000 / 4
+
+
+@pytest.mark.real_data
+def test_prediction_for_the_adapted_network(mnist_dir):
+    subset = data.load("mnist", str(mnist_dir), 100)
+    network = gf_jax.conv_adapted()
+    f = gf_jax.classification(network, subset.images[:, None], subset.labels).loss
+    start = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+    run = gf_jax.gradient_descent(
+        f, start, step_size=0.001, ratios=(2, 5), iterations=40, snapshots=4
+    )
+    step_sizes = np.array([1e-3, 5e-4, 2e-4])
+    prediction = gf_jax.predict(f, start, run.snapshot_iterations * 1e-3, step_sizes)
+    measured = run.metrics.distance_to_base[run.snapshot_iterations, 1:]
+    # With all 1,000 images it is within 3 percent up to time 0.1.
+    assert np.abs(prediction.to_base[:, 1:] / measured - 1).max() < 0.1
