@@ -63,3 +63,50 @@ def test_float32_distance_is_accurate_for_many_parameters(generator):
 def test_mismatched_references_are_refused(reference, axes, message):
     with pytest.raises(ValueError, match=message):
         gf_jax.distance({"w": jnp.ones((2, 3))}, reference, stack_axes=axes)
+
+
+def lanes_at(distances, start):
+    """Snapshots of lanes at given distances from a flow that stays at ``start``."""
+    directions = np.eye(start.size)[: len(distances[0])]
+    return {"w": start + np.array(distances)[..., None] * directions}
+
+
+def test_comparison_with_a_flow():
+    step_sizes = np.array([0.4, 0.2, 0.1])
+    distances = [step_sizes, 3 * step_sizes**2]
+    start = np.array([1.0, -2.0, 0.5, 8.0])
+    flow = {"w": np.stack([start, start])}
+    compared = gf_jax.compare_with_flow(
+        lanes_at(distances, start), flow, np.array([1e-6, 0.0]), step_sizes
+    )
+    np.testing.assert_allclose(compared.distance, distances, rtol=1e-12)
+    np.testing.assert_allclose(compared.order, [1, 2], rtol=1e-12)
+    assert compared.measured.all()
+    np.testing.assert_allclose(compared.resolution[0], 1e-6, rtol=1e-6)
+
+
+def test_a_distance_near_the_error_of_the_flow_is_not_measured():
+    start = np.array([1.0, -2.0, 0.5, 8.0])
+    flow = {"w": start[None]}
+    snapshots = lanes_at([[0.4, 0.2, 0.1]], start)
+    compared = gf_jax.compare_with_flow(snapshots, flow, np.array([0.015]), [0.4, 0.2, 0.1])
+    assert compared.measured.tolist() == [[True, True, False]]
+    np.testing.assert_allclose(compared.order, [1.0], rtol=1e-12)
+    one = gf_jax.compare_with_flow(snapshots, flow, np.array([0.03]), [0.4, 0.2, 0.1])
+    assert one.measured.tolist() == [[True, False, False]]
+    assert np.isnan(one.order).all()
+    unknown = gf_jax.compare_with_flow(snapshots, flow, np.array([np.nan]), [0.4, 0.2, 0.1])
+    assert not unknown.measured.any()
+
+
+def test_rounding_of_snapshots_counts_as_an_error(generator):
+    exact = generator.normal(size=(1, 2, 50_000))
+    snapshots = {"w": exact.astype(np.float32)}
+    true = np.linalg.norm(exact - snapshots["w"], axis=-1)
+    compared = gf_jax.compare_with_flow(snapshots, {"w": exact[:, 0]}, np.zeros(1), [0.2, 0.1])
+    # The root mean square of 50,000 roundings is known to a percent.
+    np.testing.assert_allclose(compared.resolution, true, rtol=0.02)
+    assert compared.measured.tolist() == [[False, True]]
+    diverged = {"w": np.where(np.arange(2)[:, None] == 1, np.nan, snapshots["w"])}
+    compared = gf_jax.compare_with_flow(diverged, {"w": exact[:, 0]}, np.zeros(1), [0.2, 0.1])
+    assert not compared.measured[0, 1]
