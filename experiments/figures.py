@@ -115,25 +115,29 @@ def draw_rounding(
 
 
 def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
-    """Draws the paper's distances as predicted: linear, and the gaps on logarithmic axes."""
-    figure = Figure(figsize=(11, 4.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(prediction.times, prediction.distance_from_init, color=COLOURS[0], label="flow")
+    """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
+    figure = Figure(figsize=(16.5, 4.9), layout="constrained")
+    paper, to_base, to_flow = figure.subplots(1, 3)
+    paper.plot(prediction.times, prediction.distance_from_init, color="0.6", label="flow")
     for lane, step_size in enumerate(prediction.step_sizes):
         style = {"color": _colour(lane), "linestyle": DASHES[lane % len(DASHES)]}
-        left.plot(
-            prediction.times,
-            prediction.to_base[:, lane],
-            label=rf"$\eta$ = {step_size:g}",
-            **style,
-        )
-        right.plot(prediction.times, prediction.to_flow[:, lane], **style)
-    right.set_yscale("log")
-    _describe(left, "Flow from initialisation (above), gaps to the largest step (below)")
-    _describe(right, "Distance of descent from gradient flow", "Euclidean distance, logarithmic")
-    return _save(
-        figure, left, f"Predicted: {prediction.network_label} on {prediction.data_label}", directory
+        label = rf"$\eta$ = {step_size:g}"
+        paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **style)
+        to_flow.plot(prediction.times, prediction.to_flow[:, lane], **style)
+        if lane > 0:
+            to_base.plot(prediction.times, prediction.to_base[:, lane], **style)
+    _describe(paper, "Flow from initialisation (above), gaps (below)")
+    _describe(to_flow, "Descent from gradient flow", "Euclidean distance, logarithmic")
+    _describe(
+        to_base,
+        rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",
+        "Euclidean distance, logarithmic",
     )
+    for panel in (to_base, to_flow):
+        if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
+            panel.set_yscale("log")
+    title = f"Predicted: {prediction.network_label} on {prediction.data_label}"
+    return _save(figure, paper, title, directory)
 
 
 def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:

@@ -27,8 +27,8 @@ running descent. order: slope of log distance to the flow against log step
 size over all runs."""
 
 KINK_WARNING = """\
-The loss has kinks. Where two runs pass one on different sides they part for good,
-and which side a run takes may hang on less than any prediction knows."""
+The loss has kinks. Where two runs pass one on different sides they part for
+good, and which side a run takes may hang on less than any prediction knows."""
 
 SWEEP_LEGEND = """\
 of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
