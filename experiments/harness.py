@@ -123,15 +123,18 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
 
 
-def saved_form(workplace: Workplace, config: Configuration, trajectory: Trajectory) -> records.Run:
+def saved_form(
+    workplace: Workplace, config: Configuration, arithmetic: str, trajectory: Trajectory
+) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
     study, schedule = workplace.study, config.schedule
-    accuracies = jax.jit(jax.vmap(study.objective.accuracy))
-    # One snapshot at a time: a forward pass of all lanes is little memory.
-    rows = [
-        accuracies(jax.tree.map(operator.itemgetter(number), trajectory.snapshots))
-        for number in range(len(trajectory.snapshot_iterations))
-    ]
+    with get_arithmetic(arithmetic).context():
+        accuracies = jax.jit(jax.vmap(study.objective.accuracy))
+        # One snapshot at a time: a forward pass of all lanes is little memory.
+        rows = [
+            np.asarray(accuracies(jax.tree.map(operator.itemgetter(at), trajectory.snapshots)))
+            for at in range(len(trajectory.snapshot_iterations))
+        ]
     return records.Run(
         network_label=study.network_label,
         data_label=study.dataset.label,

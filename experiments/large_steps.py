@@ -57,7 +57,7 @@ def run(config: Configuration) -> int:
     if outcome is None:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
-    saved = harness.saved_form(workplace, config, outcome.trajectory)
+    saved = harness.saved_form(workplace, config, config.arithmetic, outcome.trajectory)
     store.write_metrics(workplace.directory, saved)
     store.write_snapshots(workplace.directory, saved, outcome.trajectory.snapshots)
     if outcome.interrupted:

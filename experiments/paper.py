@@ -35,10 +35,10 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     directory, interrupted = workplace.directory, outcome.interrupted
-    saved = harness.saved_form(workplace, config, outcome.trajectory)
+    saved = harness.saved_form(workplace, config, config.arithmetic, outcome.trajectory)
     store.write_metrics(directory, saved)
     store.write_snapshots(directory, saved, outcome.trajectory.snapshots)
-    if config.flow and not interrupted:
+    if config.flow and not interrupted and saved.arrived:
         try:
             reference, flow_params = _reference(workplace, saved, outcome.trajectory)
             saved = saved._replace(reference=reference)

@@ -79,6 +79,11 @@ class Run(NamedTuple):
         """Step size of every lane."""
         return self.step_size / np.array(self.ratios)
 
+    @property
+    def arrived(self) -> bool:
+        """Whether any lane is finite at the end; a run of which none is stops early."""
+        return bool(np.isfinite(self.metrics.loss[-1]).any())
+
     def diverged_at(self, lane: int) -> int | None:
         """First base iteration at which the loss of a lane is not finite."""
         broken = ~np.isfinite(self.metrics.loss[:, lane])

@@ -118,11 +118,11 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
         for ratio in summary["ratios"][1:]:
             table.add_column(_name(ratio), justify="right")
         for name, gaps in row["gaps"].items():
-            table.add_row(name, *(_text(finite(gap), ".4e") for gap in gaps[1:]))
-        reference = row["gaps"].get("compensated")
-        if reference is not None and "float32" in row["gaps"]:
-            factors = np.array(row["gaps"]["float32"][1:]) / np.array(reference[1:])
-            table.add_row("float32 over compensated", *(f"{factor:.3f}" for factor in factors))
+            table.add_row(name, *(_text(gap, ".4e") for gap in gaps[1:]))
+        if {"compensated", "float32"} <= set(row["gaps"]):
+            pairs = zip(row["gaps"]["float32"], row["gaps"]["compensated"], strict=True)
+            factors = [a / b if a and b else None for a, b in pairs]
+            table.add_row("float32 over compensated", *(_text(f, ".3f") for f in factors[1:]))
         console.print(table)
 
 

@@ -41,14 +41,14 @@ def run(config: Configuration) -> int:
             workplace.say(f"float64 runs to iteration {shorter.iterations:,} only, for its cost")
         outcome = harness.descend(workplace, shorter, name)
         if outcome is not None:
-            saved = harness.saved_form(workplace, shorter, outcome.trajectory)
+            saved = harness.saved_form(workplace, shorter, name, outcome.trajectory)
             store.write_metrics(workplace.directory, saved, f"metrics_{name}")
             runs[name] = saved
         if outcome is None or outcome.interrupted:
             interrupted = True
             break
     predicted = None
-    if config.flow and not interrupted:
+    if config.flow and not interrupted and runs["compensated"].arrived:
         try:
             predicted = _predicted(workplace, runs["compensated"])
         except KeyboardInterrupt:
@@ -80,13 +80,13 @@ def summarise(runs: dict[str, records.Run], predicted: np.ndarray | None) -> dic
     rows = []
     for iteration in ends:
         gaps = {
-            name: saved.metrics.distance_to_base[iteration].tolist()
+            name: [report.finite(gap) for gap in saved.metrics.distance_to_base[iteration]]
             for name, saved in runs.items()
             if saved.iterations[-1] >= iteration
         }
         if predicted is not None and iteration in first.snapshot_iterations:
             (at,) = np.flatnonzero(first.snapshot_iterations == iteration)
-            gaps["predicted"] = predicted[at].tolist()
+            gaps["predicted"] = [report.finite(gap) for gap in predicted[at]]
         rows.append({"iteration": iteration, "time": iteration * first.step_size, "gaps": gaps})
     return {
         "network": first.network_label,

@@ -52,6 +52,17 @@ def test_a_run_without_flow(invoke, tmp_path):
     assert store.read_run(folder).reference is None
 
 
+@pytest.mark.parametrize("experiment", ["paper", "rounding", "large_steps"])
+def test_nothing_to_compare_where_every_run_diverges(experiment, invoke, tmp_path):
+    sizes = ("--step_sizes=9000,4500", "--widths=6,6", "--iterations=40")
+    arguments = (*WITH_FLOW[:2], *sizes, "--snapshots=1", f"--experiment={experiment}")
+    folder = tmp_path / "wild"
+    status, out, err = invoke(*arguments, f"--output_dir={folder}")
+    assert status == EXIT_DIVERGED, err
+    assert "diverged" in out
+    assert (folder / ("summary.json" if experiment != "large_steps" else "metrics.npz")).exists()
+
+
 def test_rounding(invoke, tmp_path):
     folder = tmp_path / "rounding"
     status, out, _ = invoke(*WITH_FLOW, "--experiment=rounding", f"--output_dir={folder}")
