@@ -124,6 +124,9 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
             factors = [a / b if a and b else None for a, b in pairs]
             table.add_row("float32 over compensated", *(_text(f, ".3f") for f in factors[1:]))
         console.print(table)
+    for name, run in summary["runs"].items():
+        for line in divergences(run):
+            console.print(f"[bold red]warning:[/] in {name}, {line}", soft_wrap=True)
 
 
 def print_prediction(summary: dict[str, Any], console: Console) -> None:
