@@ -141,7 +141,7 @@ def test_large_steps_mark_what_diverges(invoke, tmp_path):
         "--widths=6,6",
         "--step_sizes=64,0.02",
     )
-    status, out, _ = invoke(*arguments, "--iterations=6", f"--output_dir={folder}")
+    status, out, _ = invoke(*arguments, "--iterations=4", f"--output_dir={folder}")
     assert status == EXIT_DIVERGED
     assert "diverged" in out
     wild, tame = json.loads((folder / "summary.json").read_text())["runs"]
