@@ -29,7 +29,7 @@ Source: own work; saltation: di Bernardo et al., Piecewise-smooth Dynamical Syst
 2008, section 2.5.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +120,6 @@ def follow(
     *,
     times: int,
     exact_phase: bool,
-    plain: Sequence[float] = (),
     tell: Tell | None = None,
 ) -> PyTree:
     """Follows descent with every step size, 0 being the flow, all lanes at once.
@@ -133,7 +132,6 @@ def follow(
       times: number of sampling times.
       exact_phase: whether kinks are met at the actual phase of the steps, or at the
         average one.
-      plain: step sizes of further runs, taken step by step, which come first.
       tell: is called now and then with the number of macro steps taken.
 
     Returns:
@@ -161,46 +159,28 @@ def follow(
         slope = jax.tree.map(lambda g, before: (g - before) / length, gradient, lane.gradient)
         return _Lane(params, gradient, kinks, slope)
 
-    def plain_steps(params: PyTree, length: Array, step_size: float) -> PyTree:
-        def one(_: Array, params: PyTree) -> PyTree:
-            gradient, _kinks = evaluate(params, None)
-            return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
-
-        return jax.lax.fori_loop(0, jnp.round(length / step_size).astype(int), one, params)
-
-    def points(runs: list[PyTree], lanes: _Lane) -> PyTree:
-        return jax.tree.map(
-            lambda lane, *points: jnp.concatenate([*(p[None] for p in points), lane]),
-            lanes.params,
-            *runs,
-        )
-
     def advance(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        runs, lanes, kept = carry
+        lanes, kept = carry
         length = lengths[number]
         lanes = jax.vmap(macro_step, in_axes=(0, None, 0))(lanes, length, step_sizes)
-        runs = [plain_steps(run, length, s) for run, s in zip(runs, plain, strict=True)]
         # The last row takes what is not asked for.
         kept = jax.tree.map(
             lambda store, leaf: jax.lax.dynamic_update_index_in_dim(store, leaf, slots[number], 0),
             kept,
-            points(runs, lanes),
+            lanes.params,
         )
         if tell is not None:
             often = number % (1 + macro_steps.number // 100) == 0
             jax.lax.cond(often, lambda: jax.debug.callback(tell, number), lambda: None)
-        return runs, lanes, kept
+        return lanes, kept
 
     lengths, slots = jnp.asarray(macro_steps.lengths), jnp.asarray(macro_steps.slots)
     gradient, kinks = evaluate(params, None)
     start = _Lane(params, gradient, kinks, jax.tree.map(jnp.zeros_like, params))
     shape = (len(step_sizes),)
     lanes = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape), start)
-    runs = [params for _ in plain]
-    kept = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), points(runs, lanes)
-    )
-    *_, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (runs, lanes, kept))
+    kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), lanes.params)
+    _, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (lanes, kept))
     return jax.tree.map(lambda leaf: leaf[:-1], kept)
 
 
@@ -250,7 +230,6 @@ def halve(
     longest: float,
     unit: float = 0.0,
     cost: float,
-    more: float = 0.0,
     budget: float | None = None,
     progress: Progress | None,
 ) -> Halving:
@@ -264,7 +243,6 @@ def halve(
       longest: length of the first macro steps.
       unit: of all lengths, 0 for any.
       cost: of a macro step, in gradients.
-      more: gradients that every solve takes besides.
       budget: gradients that all solves may take together, of which there are two in
         any case; None is as many as it takes.
       progress: is told the share of the work done, at most.
@@ -278,7 +256,7 @@ def halve(
         division = divide(problem.times, longest, unit=unit)
         if division is None:
             break
-        work += cost * division.number + more
+        work += cost * division.number
         if budget is not None and len(divisions) >= 2 and work > budget:
             break
         if not divisions or division.number > divisions[-1].number:
@@ -309,7 +287,7 @@ def halve(
         done.append(division.number)
         if len(done) > 1 and enough(before, solution):
             break
-    evaluations = [round(cost * count + more) for count in done]
+    evaluations = [round(cost * count) for count in done]
     complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solution))
     statistics = Statistics(
         steps=done[-1],

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import piecewise
-from gf_jax.comparison import distance
 from gf_jax.flow import (
     Flow,
     checked_step_sizes,
@@ -111,54 +110,105 @@ def _predict_with_kinks(
             f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
         )
 
-    # Runs with few steps are taken step by step, the others and the flow by macro steps.
+    # Runs with few steps are taken step by step, once; the others and the flow by macro steps.
     plain = ratios < STEP_BY_STEP + 0.5
-    flow_at = int(plain.sum())  # runs step by step come first, then the flow
-    positions = np.where(plain, plain.cumsum() - 1, flow_at + (~plain).cumsum())
+    runs_by_step = int(plain.sum())
+
+    def part(at: int) -> Progress | None:
+        return _part(progress, at / (2 * runs_by_step), 1 / (2 * runs_by_step))
+
+    runs = [
+        _step_by_step(problem, step_size, counts * ratio, part(at))
+        for at, (step_size, ratio) in enumerate(zip(lanes[plain], ratios[plain], strict=True))
+    ]
+    positions = np.where(plain, plain.cumsum() - 1, runs_by_step + (~plain).cumsum() - 1)
 
     def program(
         gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
-    ) -> tuple[PyTree, Array, Array]:
-        states = piecewise.follow(
+    ) -> PyTree:
+        return piecewise.follow(
             gated,
             problem.params,
             macro_steps,
             jnp.asarray([0.0, *lanes[~plain]]),
             times=len(problem.times),
             exact_phase=True,
-            plain=lanes[plain].tolist(),
             tell=tell,
         )
-        runs = jax.tree.map(lambda leaf: leaf[:, positions], states)
-        flow = jax.tree.map(lambda leaf: leaf[:, flow_at, None], states)
-        run = jax.tree.map(lambda leaf: leaf[:, :1], runs)
-        gaps = [distance(runs, reference, stack_axes=2) for reference in (flow, run)]
-        return first_lane(flow), *gaps
 
-    def change(before: Any, after: Any) -> float:
-        largest = after[2].max(axis=0)
-        return float((np.abs(after[2] - before[2]) / np.where(largest > 0, largest, 1.0)).max())
+    def all_runs(states: PyTree) -> PyTree:
+        """Every run in the order of the step sizes; the flow stands first among the states."""
+        return jax.tree.map(
+            lambda lanes, *runs: np.concatenate([np.stack(runs, axis=1), lanes[:, 1:]], axis=1)[
+                :, positions
+            ],
+            states,
+            *runs,
+        )
 
-    halving = piecewise.halve(
+    def to_base(states: PyTree) -> np.ndarray:
+        stack = all_runs(states)
+        return precise_distance(stack, jax.tree.map(lambda leaf: leaf[:, :1], stack), 2)
+
+    def change(before: PyTree, after: PyTree) -> float:
+        rough, fine = to_base(before), to_base(after)
+        largest = fine.max(axis=0)
+        return float((np.abs(fine - rough) / np.where(largest > 0, largest, 1.0)).max())
+
+    solution, before, statistics = piecewise.halve(
         problem,
         program,
         lambda before, after: change(before, after) < PREDICTION_CHANGE,
         longest=MACRO_STEP * base,
         unit=base,
         cost=piecewise.COST * (1 + (~plain).sum()),
-        more=round(counts[-1]) * ratios[plain].sum(),
-        progress=progress,
+        progress=_part(progress, 0.5, 0.5),
     )
-    params, to_flow, to_base = halving.solution
+    steps = round(counts[-1] * ratios[plain].sum())
+    evaluations = statistics.gradient_evaluations + steps
+    statistics = statistics._replace(gradient_evaluations=evaluations)
+    flow = first_lane(solution)
     error, flow_error = np.nan, np.full(len(problem.times), np.nan)  # unknown
-    if halving.before is not None:
-        error = change(halving.before, halving.solution)
-        flow_error = precise_distance(params, halving.before[0], 1)
+    if before is not None:
+        error = change(before, solution)
+        flow_error = precise_distance(flow, first_lane(before), 1)
+    beside = jax.tree.map(lambda leaf: leaf[:, None], flow)
     return Prediction(
-        flow=make_flow(problem, params, flow_error, halving.statistics),
+        flow=make_flow(problem, flow, flow_error, statistics),
         step_sizes=lanes,
-        to_flow=to_flow,
-        to_base=to_base,
+        to_flow=precise_distance(all_runs(solution), beside, 2),
+        to_base=to_base(solution),
         error=error,
         kinks=problem.gated.size,
     )
+
+
+def _part(progress: Progress | None, begin: float, length: float) -> Progress | None:
+    """Progress of a part of the work, of some length, that begins at a share of the whole."""
+    return None if progress is None else lambda share: progress(begin + length * float(share))
+
+
+def _step_by_step(
+    problem: FlowProblem, step_size: float, counts: np.ndarray, progress: Progress | None
+) -> PyTree:
+    """One run of descent at the sampling times, leaves of shape (times, ...)."""
+    steps = np.diff(np.round(counts).astype(int), prepend=0)
+
+    @jax.jit
+    def run(constants: list[Array], params: PyTree) -> PyTree:
+        def one(_: Array, params: PyTree) -> PyTree:
+            gradient = jax.grad(problem.f, argnums=1)(constants, params)
+            return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+
+        def between_times(params: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+            number, count = row
+            params = jax.lax.fori_loop(0, count, one, params)
+            if progress is not None:
+                jax.debug.callback(progress, (number + 1) / len(steps))
+            return params, params
+
+        rows = (jnp.arange(len(steps)), jnp.asarray(steps))
+        return jax.lax.scan(between_times, params, rows)[1]
+
+    with problem.numbers.context():
+        return jax.device_get(run(problem.constants, problem.params))

@@ -22,7 +22,7 @@ LIBRARY = {
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},
     "flow": {"comparison", "flow_problem", "kinks", "piecewise", "smooth", "tracing"},
-    "prediction": {"comparison", "flow", "flow_problem", "kinks", "piecewise", "tracing"},
+    "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
     "curvature": {"arithmetic", "tracing"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
