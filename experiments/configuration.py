@@ -7,9 +7,20 @@ from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.descent import Schedule
 from gf_jax.networks import ACTIVATIONS
 
-EXPERIMENTS = ("paper", "rounding", "predict", "large_steps")
+EXPERIMENTS = (
+    "paper",
+    "rounding",
+    "predict",
+    "large_steps",
+    "curvature",
+    "bounds",
+    "near_zero",
+    "deep_linear",
+    "necessity",
+)
 NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
 DATASETS = ("auto", "mnist", "digits")
+ALONG = ("flow", "descent")
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
@@ -20,14 +31,64 @@ class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
 
 
-# Flags that say nothing about an experiment, and why.
-WITHOUT_EFFECT = {
-    "rounding": {"arithmetic": "it runs every arithmetic"},
-    "predict": dict.fromkeys(("arithmetic", "segments", "snapshots", "flow"), "it runs no descent"),
-    "large_steps": {
-        "ratios": "it doubles the step size; name other step sizes by --step_sizes",
-        "flow": "it compares with the flow",
+_OF_THEORY = ("along", "epsilon", "depths", "seeds")
+_OF_NETWORKS = ("network", "activation", "initial_params")
+_OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
+_OF_DESCENT = ("arithmetic", "segments")
+_OF_DATA = ("dataset", "data_dir", "examples")
+_OF_THE_START = ("init_scale", "seed", "widths")
+
+# Flags that say nothing about an experiment; to give one is a mistake.
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "paper": _OF_THEORY,
+    "rounding": (*_OF_THEORY, "arithmetic"),
+    "predict": (*_OF_THEORY, *_OF_DESCENT, "snapshots", "flow"),
+    "large_steps": (*_OF_THEORY, "ratios", "flow"),
+    "curvature": ("epsilon", "depths", "seeds", "ratios", "step_sizes", "flow"),
+    "bounds": ("along", "depths", "seeds", "ratios", "step_sizes", "flow"),
+    "near_zero": (
+        *("along", "epsilon", "seeds", "network", "initial_params", "flow"),
+        *_OF_STEPS,
+        *_OF_DESCENT,
+    ),
+    "deep_linear": ("along", "flow", *_OF_NETWORKS, *_OF_DESCENT),
+    "necessity": (
+        *("along", "depths", "seeds", "flow"),
+        *_OF_NETWORKS,
+        *_OF_STEPS,
+        *_OF_DESCENT,
+        *_OF_DATA,
+        *_OF_THE_START,
+    ),
+}
+# Experiments with hidden layers of one width, in any number, and its default.
+ONE_WIDTH = {"near_zero": (50,), "deep_linear": (4,)}
+
+# Of flags whose default is the same wherever they have an effect.
+DEFAULTS: dict[str, object] = {
+    "arithmetic": "compensated",
+    "flow": True,
+    "dataset": "auto",
+    "examples": 1_000,
+    "network": "fully_connected",
+    "step_size": 0.001,
+    "iterations": 10_000,
+    "along": "flow",
+    "seeds": 1_000,
+}
+# Of those that have another in some experiments.
+OWN_DEFAULTS: dict[str, dict[str, object]] = {
+    "near_zero": {"depths": (2, 3, 4, 5)},
+    "deep_linear": {
+        "depths": (2, 3, 4),
+        "step_size": 0.1,
+        "ratios": (2, 4),
+        "iterations": 1_000,
+        "init_scale": 0.01,
+        "epsilon": 1e-3,
     },
+    "bounds": {"epsilon": 1e-3},
+    "necessity": {"epsilon": 1e-2},
 }
 
 
@@ -45,42 +106,43 @@ class Configuration:
     ratios: tuple[int, ...] | None = None
     step_size: float | None = None
     step_sizes: tuple[float, ...] | None = None
-    iterations: int = 10_000
+    iterations: int | None = None
     arithmetic: str | None = None
     flow: bool | None = None
-    network: str = "fully_connected"
+    along: str | None = None
+    epsilon: float | None = None
+    depths: tuple[int, ...] | None = None
+    seeds: int | None = None
+    network: str | None = None
     widths: tuple[int, ...] | None = None
     activation: str | None = None
     init_scale: float | None = None
     seed: int | None = None
-    dataset: str = "auto"
+    dataset: str | None = None
     data_dir: str | None = None
-    examples: int = 1_000
+    examples: int | None = None
     snapshots: int | None = None
     segments: int | None = None
     initial_params: str | None = None
     output_dir: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_experiment()
+        self._check_effects()
+        self._check_choices()
         self._check_network()
+        if self.step_sizes is not None:
+            self._take_step_sizes(self.step_sizes)
+        self._resolve_defaults()
         self._check_start()
-        if self.dataset not in DATASETS:
-            raise UsageError(
-                f"--dataset={self.dataset}: unknown; accepted are {', '.join(DATASETS)}"
-            )
-        if self.dataset == "digits" and self.data_dir is not None:
-            raise UsageError(
-                "--data_dir: holds MNIST files, but --dataset=digits needs none; drop one of them"
-            )
-        if self.examples < 1:
-            raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
-        self._check_steps()
+        self._check_theory()
+        if self._uses("step_size"):
+            self._check_steps()
 
     @property
     def schedule(self) -> Schedule:
         """The step sizes, iterations, snapshots and segments."""
         assert self.step_size is not None
+        assert self.iterations is not None
         return Schedule(
             self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
         )
@@ -92,33 +154,67 @@ class Configuration:
             return tuple(sorted(self.step_sizes, reverse=True))
         return self.schedule.step_sizes
 
-    def _check_experiment(self) -> None:
+    def _uses(self, name: str) -> bool:
+        """Whether a flag has an effect on the experiment."""
+        return name not in WITHOUT_EFFECT[self.experiment]
+
+    def _check_effects(self) -> None:
+        """Refuses an unknown experiment, and flags that say nothing about this one."""
         if self.experiment not in EXPERIMENTS:
             raise UsageError(
                 f"--experiment={self.experiment}: unknown; accepted are {', '.join(EXPERIMENTS)}"
             )
-        unused = WITHOUT_EFFECT.get(self.experiment, {})
-        for name, reason in unused.items():
+        for name in WITHOUT_EFFECT[self.experiment]:
             if getattr(self, name) is not None:
+                others = [e for e in EXPERIMENTS if name not in WITHOUT_EFFECT[e]]
                 raise UsageError(
-                    f"--{name}: has no effect on --experiment={self.experiment}, as {reason}; "
+                    f"--{name}: has no effect on --experiment={self.experiment}, but on "
+                    f"{', '.join(others)}; drop one of the two flags"
+                )
+        for name in _OF_DESCENT:
+            if self.along == "flow" and getattr(self, name) is not None:
+                raise UsageError(
+                    f"--{name}: has no effect on --along=flow, but on descent; "
                     "drop one of the two flags"
                 )
-        if self.arithmetic is None and "arithmetic" not in unused:
-            self._resolve(arithmetic="compensated")
-        if self.arithmetic not in {None, *ARITHMETICS}:
+
+    def _resolve_defaults(self) -> None:
+        for name, value in (DEFAULTS | OWN_DEFAULTS.get(self.experiment, {})).items():
+            if self._uses(name) and getattr(self, name) is None:
+                self._resolve(**{name: value})
+
+    def _check_choices(self) -> None:
+        choices = {
+            "arithmetic": tuple(ARITHMETICS),
+            "dataset": DATASETS,
+            "network": NETWORKS,
+            "activation": tuple(ACTIVATIONS),
+            "along": ALONG,
+        }
+        for name, accepted in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in accepted:
+                raise UsageError(f"--{name}={value}: unknown; accepted are {', '.join(accepted)}")
+        if self.dataset == "digits" and self.data_dir is not None:
             raise UsageError(
-                f"--arithmetic={self.arithmetic}: unknown; accepted are {', '.join(ARITHMETICS)}"
+                "--data_dir: holds MNIST files, but --dataset=digits needs none; drop one of them"
             )
-        if self.flow is None and "flow" not in unused:
-            self._resolve(flow=True)
+        if self.examples is not None and self.examples < 1:
+            raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
+
+    def _check_theory(self) -> None:
+        self._check_positive("epsilon")
+        if self.seeds is not None and self.seeds < 1:
+            raise UsageError(f"--seeds={self.seeds}: accepted is a positive integer")
+        if self.depths is not None:
+            listed = ",".join(map(str, self.depths))
+            if not self.depths or any(depth < 2 for depth in self.depths):
+                raise UsageError(f"--depths={listed}: accepted are integers from 2")
+            if len(set(self.depths)) < len(self.depths):
+                raise UsageError(f"--depths={listed}: give every depth once")
 
     def _check_steps(self) -> None:
-        if self.step_sizes is not None:
-            self._take_step_sizes(self.step_sizes)
-        if self.step_size is None:
-            self._resolve(step_size=0.001)
-        if self.ratios is None and self.experiment != "large_steps":
+        if self.ratios is None and self._uses("ratios"):
             self._resolve(ratios=(2, 5, 10, 20))
         try:
             schedule = self.schedule
@@ -156,11 +252,8 @@ class Configuration:
         self._resolve(**fields)
 
     def _check_network(self) -> None:
-        if self.network not in NETWORKS:
-            raise UsageError(
-                f"--network={self.network}: unknown; accepted are {', '.join(NETWORKS)}"
-            )
-        if self.network != "fully_connected":
+        """Resolves widths and activation, which only the fully connected network has."""
+        if self.network not in (None, "fully_connected"):
             for name in ("widths", "activation"):
                 if getattr(self, name) is not None:
                     raise UsageError(
@@ -168,17 +261,17 @@ class Configuration:
                         f"drop the flag or use --network=fully_connected"
                     )
             return
-        if self.widths is None:
-            self._resolve(widths=(50, 50))
-        if self.activation is None:
+        if self._uses("activation") and self.activation is None:
             self._resolve(activation="linear")
+        if self._uses("widths") and self.widths is None:
+            self._resolve(widths=ONE_WIDTH.get(self.experiment, (50, 50)))
+        listed = ",".join(map(str, self.widths or ()))
         if any(width < 1 for width in self.widths or ()):
+            raise UsageError(f"--widths={listed}: accepted are positive integers")
+        if self.experiment in ONE_WIDTH and len(self.widths or ()) != 1:
             raise UsageError(
-                f"--widths={','.join(map(str, self.widths or ()))}: accepted are positive integers"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise UsageError(
-                f"--activation={self.activation}: unknown; accepted are {', '.join(ACTIVATIONS)}"
+                f"--widths={listed}: accepted is one width with --experiment={self.experiment}, "
+                "that of every hidden layer"
             )
 
     def _check_start(self) -> None:
@@ -190,16 +283,17 @@ class Configuration:
                         "drop one of the two flags"
                     )
             return
-        self._resolve(
-            init_scale=1.0 if self.init_scale is None else self.init_scale,
-            seed=0 if self.seed is None else self.seed,
-        )
-        if self.init_scale is None or not (math.isfinite(self.init_scale) and self.init_scale > 0):
-            raise UsageError(
-                f"--init_scale={self.init_scale}: accepted is a positive finite number"
-            )
-        if self.seed is None or not 0 <= self.seed < 2**32:
+        for name, value in {"init_scale": 1.0, "seed": 0}.items():
+            if self._uses(name) and getattr(self, name) is None:
+                self._resolve(**{name: value})
+        self._check_positive("init_scale")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed={self.seed}: accepted is an integer from 0 to 2^32 - 1")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"--{name}={value}: accepted is a positive finite number")
 
     def _resolve(self, **fields: object) -> None:
         for name, value in fields.items():

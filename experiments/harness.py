@@ -4,7 +4,7 @@ import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,32 +17,39 @@ from tqdm import tqdm
 import gf_jax
 from experiments import problem, records, store
 from experiments.configuration import Configuration, UsageError
+from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
 
 Solution = TypeVar("Solution")
+Study = TypeVar("Study")
 
 
-class Workplace(NamedTuple):
+class Workplace(NamedTuple, Generic[Study]):
     """What an experiment works with and writes into.
 
     Attributes:
       config: the configuration.
-      study: the problem studied.
+      study: what is studied.
+      dataset: the training set, None where there is none.
       directory: the run directory.
       console: for standard output.
     """
 
     config: Configuration
-    study: problem.Problem
+    study: Study
+    dataset: Dataset | None
     directory: Path
     console: Console
 
     def say(self, text: str) -> None:
         """Prints a line that terminals may wrap and that is not markup."""
         self.console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+NetworkWorkplace = Workplace[problem.Problem]
 
 
 class Outcome(NamedTuple):
@@ -53,7 +60,7 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
-def begin(config: Configuration) -> Workplace:
+def begin(config: Configuration) -> NetworkWorkplace:
     """Builds the problem, then makes its run directory and says what is studied.
 
     Raises:
@@ -66,28 +73,50 @@ def begin(config: Configuration) -> Workplace:
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
-    name = config.network if config.experiment == "paper" else config.experiment
-    directory = store.create(config.output_dir, name)
-    workplace = Workplace(config, study, directory, Console())
-    if study.dataset.warning:
-        panel = Panel(Text(study.dataset.warning), title="NOT MNIST", border_style="bold yellow")
-        Console(stderr=True).print(panel)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params))
-    workplace.say(f"{study.network_label}, {parameters:,} parameters, on {study.dataset.label}")
-    store.write_configuration(directory, config, study.dataset, study.network_label)
-    store.write_params(directory / "initial_params.npz", study.initial_params)
+    workplace = open_folder(
+        config, study, study.dataset, study.network_label, f"{parameters:,} parameters"
+    )
+    store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
+    return workplace
+
+
+def open_folder(
+    config: Configuration, study: Study, dataset: Dataset | None, label: str, size: str
+) -> Workplace[Study]:
+    """Makes the run directory and says what is studied.
+
+    Args:
+      config: the configuration.
+      study: what is studied.
+      dataset: the training set, if there is one.
+      label: what every output calls the network or function.
+      size: of it, in words.
+
+    Raises:
+      UsageError: on an output directory that is not accepted.
+    """
+    name = config.network if config.experiment == "paper" else None
+    directory = store.create(config.output_dir, name or config.experiment)
+    workplace = Workplace(config, study, dataset, directory, Console())
+    if dataset is not None and dataset.warning:
+        panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
+        Console(stderr=True).print(panel)
+    on = "" if dataset is None else f", on {dataset.label}"
+    workplace.say(f"{label}, {size}{on}")
+    store.write_configuration(directory, config, dataset, label)
     return workplace
 
 
 def end(workplace: Workplace) -> None:
     """Says once more which data were used, and where the results lie."""
-    dataset, console = workplace.study.dataset, workplace.console
-    if dataset.warning:
+    dataset, console = workplace.dataset, workplace.console
+    if dataset is not None and dataset.warning:
         console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)
     workplace.say(f"everything lies in {workplace.directory}")
 
 
-def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Outcome | None:
+def descend(workplace: NetworkWorkplace, config: Configuration, arithmetic: str) -> Outcome | None:
     """Runs descent segment by segment; stops early if every lane has diverged.
 
     Args:
@@ -124,7 +153,7 @@ def descend(workplace: Workplace, config: Configuration, arithmetic: str) -> Out
 
 
 def saved_form(
-    workplace: Workplace, config: Configuration, arithmetic: str, trajectory: Trajectory
+    workplace: NetworkWorkplace, config: Configuration, arithmetic: str, trajectory: Trajectory
 ) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
     study, schedule = workplace.study, config.schedule
@@ -147,7 +176,7 @@ def saved_form(
     )
 
 
-def distance_from_init(workplace: Workplace, flow_params: Params) -> np.ndarray:
+def distance_from_init(workplace: NetworkWorkplace, flow_params: Params) -> np.ndarray:
     """Distance of a flow, leaves (times, ...), from the initial point, in the flow's float64."""
     with jax.enable_x64(True):
         start = workplace.study.initial_params

@@ -19,7 +19,7 @@ import numpy as np
 import gf_jax
 from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
-from experiments.harness import Workplace
+from experiments.harness import NetworkWorkplace
 from gf_jax.descent import Trajectory
 
 BEYOND = 2.0  # the sweep ends at the first step size this many times the edge
@@ -98,12 +98,12 @@ def _doubling(config: Configuration, edge: float) -> Configuration:
         config,
         step_size=None,
         step_sizes=tuple(config.step_size * 2**n for n in range(doublings + 1)),
-        iterations=max(1, config.iterations // 2**doublings),
+        iterations=max(1, config.schedule.iterations // 2**doublings),
     )
 
 
 def _compare(
-    workplace: Workplace, run: records.Run, trajectory: Trajectory, edge: float
+    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory, edge: float
 ) -> records.Sweep:
     """Distances of every lane from the three descriptions, at the snapshots."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params

@@ -15,6 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from experiments.configuration import (
+    ALONG,
     DATASETS,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -48,17 +49,19 @@ class _Numbers(flags.ArgumentParser):
 
 def define_flags() -> None:
     """Defines one flag per field of Configuration."""
-    default = Configuration()
     integers = _Numbers(int, "integers", "2,5,10")
     numbers = _Numbers(float, "numbers", "0.1,0.05,0.01")
     serializer = flags.CsvListSerializer(",")
     flags.DEFINE_enum(
         "experiment",
-        default.experiment,
+        Configuration.experiment,
         EXPERIMENTS,
         "paper: descent against smaller steps and against gradient flow. rounding: the same run "
         "in every arithmetic. predict: the gaps predicted, without running descent. large_steps: "
-        "step sizes up to the edge of stability.",
+        "step sizes up to the edge of stability. curvature: extremal eigenvalues of the Hessian "
+        "along the flow. bounds: what the theorems allow and what is measured. near_zero: the "
+        "smallest eigenvalue against scale and depth. deep_linear: deep linear networks from "
+        "random balanced starts. necessity: a saddle that needs exponentially small steps.",
     )
     flags.DEFINE(
         integers,
@@ -94,17 +97,40 @@ def define_flags() -> None:
         None,
         "Compare with gradient flow and with the gaps that it predicts; true if not given.",
     )
+    flags.DEFINE_enum(
+        "along",
+        None,
+        ALONG,
+        "Whose curvature is told: that of gradient flow, the default, or of descent with "
+        "step_size.",
+    )
+    flags.DEFINE_float(
+        "epsilon",
+        None,
+        "Accuracy: of bounds and necessity the distance between descent and flow, 0.001 and 0.01 "
+        "if not given; of deep_linear the loss above its minimum, 0.001 if not given.",
+    )
+    flags.DEFINE(
+        integers,
+        "depths",
+        None,
+        "Numbers of layers in near_zero and deep_linear, 2,3,4,5 and 2,3,4 if not given.",
+        serializer=serializer,
+    )
+    flags.DEFINE_integer("seeds", None, "Number of starts in deep_linear, 1,000 if not given.")
     flags.DEFINE_integer(
         "iterations",
-        default.iterations,
-        "Iterations of the base run; time is this times step_size.",
+        None,
+        "Iterations of the base run, 10,000 if not given (deep_linear: 1,000); time is this times "
+        "step_size.",
     )
-    flags.DEFINE_enum("network", default.network, NETWORKS, "Architecture.")
+    flags.DEFINE_enum("network", None, NETWORKS, "Architecture, fully_connected if not given.")
     flags.DEFINE(
         integers,
         "widths",
         None,
-        "Hidden widths, in units per layer, of the fully connected network, 50,50 if not given.",
+        "Hidden widths, in units per layer, of the fully connected network, 50,50 if not given; "
+        "near_zero and deep_linear take one, that of every hidden layer, 50 and 4 if not given.",
         serializer=serializer,
     )
     flags.DEFINE_enum(
@@ -114,15 +140,18 @@ def define_flags() -> None:
         "Activation of the fully connected network, linear if not given.",
     )
     flags.DEFINE_float(
-        "init_scale", None, "Factor on the Xavier uniform start, 1 if not given; nearer zero below."
+        "init_scale",
+        None,
+        "Factor on the Xavier uniform start, 1 if not given; nearer zero below. In deep_linear, "
+        "the norm of the initial end-to-end matrix, 0.01 if not given.",
     )
     flags.DEFINE_integer("seed", None, "Seed of the starting point, 0 if not given.")
     flags.DEFINE_enum(
         "dataset",
-        default.dataset,
+        None,
         DATASETS,
-        "Training data; auto is MNIST if given, cached or reachable within five seconds, else "
-        "scikit-learn's digits with a warning.",
+        "Training data; auto, the default, is MNIST if given, cached or reachable within five "
+        "seconds, else scikit-learn's digits with a warning.",
     )
     flags.DEFINE_string(
         "data_dir",
@@ -131,9 +160,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer(
         "examples",
-        default.examples,
-        "Number of training images: evenly spaced in file order among the first 50,000 of MNIST "
-        "(above that, among all 60,000), or among the 1,797 digits.",
+        None,
+        "Number of training images, 1,000 if not given: evenly spaced in file order among the "
+        "first 50,000 of MNIST (above that, among all 60,000), or among the 1,797 digits.",
     )
     flags.DEFINE_integer(
         "snapshots",

@@ -13,7 +13,7 @@ import numpy as np
 import gf_jax
 from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
-from experiments.harness import Workplace
+from experiments.harness import NetworkWorkplace
 from gf_jax.comparison import WELL_BELOW
 from gf_jax.descent import Trajectory
 from gf_jax.networks import Params
@@ -58,7 +58,7 @@ def run(config: Configuration) -> int:
 
 
 def _reference(
-    workplace: Workplace, run: records.Run, trajectory: Trajectory
+    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params

@@ -48,8 +48,7 @@ def build(config: Configuration) -> Problem:
     Raises:
       UsageError: if data or initial parameters are not what is accepted.
     """
-    convolutional = config.network != "fully_connected"
-    dataset = data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
+    dataset = load_data(config)
     network, label = _network(config, dataset)
     inputs = dataset.images.reshape(-1, *network.input_shape)
     return Problem(
@@ -59,6 +58,18 @@ def build(config: Configuration) -> Problem:
         initial_params=_initial_params(config, network),
         network_label=label,
     )
+
+
+def load_data(config: Configuration) -> data.Dataset:
+    """The training set in the form that the network takes.
+
+    Raises:
+      UsageError: if it cannot be had.
+    """
+    assert config.dataset is not None
+    assert config.examples is not None
+    convolutional = config.network not in (None, "fully_connected")
+    return data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
 
 
 def _network(config: Configuration, dataset: data.Dataset) -> tuple[Network, str]:

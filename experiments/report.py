@@ -1,5 +1,6 @@
 """What a run shows in numbers: a summary for programs, a table for people."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,51 +80,74 @@ def print_run(summary: dict[str, Any], console: Console) -> None:
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
 
+def show_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    legend: str = "",
+    left: int = 0,
+) -> None:
+    """Prints a table and what its columns mean.
+
+    Args:
+      console: where.
+      title: above it.
+      columns: heads; all columns but the first ``left`` are aligned to the right.
+      rows: of texts, which are not markup.
+      legend: below it.
+      left: number of columns aligned to the left.
+    """
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+    if legend:
+        console.print(escape(legend), highlight=False)
+
+
 def print_table(summary: dict[str, Any], console: Console) -> None:
     """Prints the summary as a table."""
-    table = Table(
-        title=f"{summary['network']} on {summary['data']}\n"
-        f"{summary['iterations']:,} base iterations of step size {summary['step_size']:g}, "
-        f"to time {summary['time']:g}",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for lane in summary["runs"]:
-        table.add_row(
+    rows = [
+        (
             _name(lane["ratio"]),
-            _text(lane["final_loss"], ".6f"),
-            _text(lane["final_accuracy"], ".1%"),
-            _text(lane["final_distance_from_init"], ".5f"),
-            _text(lane["final_distance_to_base"], ".3e"),
-            _text(lane["largest_gap"]["value"], ".3e"),
-            _text(lane["largest_relative_gap"]["value"], ".3%"),
+            text(lane["final_loss"], ".6f"),
+            text(lane["final_accuracy"], ".1%"),
+            text(lane["final_distance_from_init"], ".5f"),
+            text(lane["final_distance_to_base"], ".3e"),
+            text(lane["largest_gap"]["value"], ".3e"),
+            text(lane["largest_relative_gap"]["value"], ".3%"),
         )
-    console.print(table)
-    console.print(LEGEND, highlight=False)
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"{summary['iterations']:,} base iterations of step size {summary['step_size']:g}, "
+        f"to time {summary['time']:g}"
+    )
+    show_table(console, title, COLUMNS, rows, legend=LEGEND)
 
 
 def print_rounding(summary: dict[str, Any], console: Console) -> None:
     """Prints the gaps to the base run in every arithmetic, side by side."""
     for row in summary["table"]:
-        table = Table(
-            title=f"{summary['network']} on {summary['data']}\n"
-            f"gaps to the run with step size {summary['step_size']:g} after "
-            f"{row['iteration']:,} base iterations, time {row['time']:g}",
-            box=box.SIMPLE_HEAD,
-            title_style="bold",
-        )
-        table.add_column("arithmetic")
-        for ratio in summary["ratios"][1:]:
-            table.add_column(_name(ratio), justify="right")
-        for name, gaps in row["gaps"].items():
-            table.add_row(name, *(_text(gap, ".4e") for gap in gaps[1:]))
+        rows = [
+            (name, *(text(gap, ".4e") for gap in gaps[1:])) for name, gaps in row["gaps"].items()
+        ]
         if {"compensated", "float32"} <= set(row["gaps"]):
             pairs = zip(row["gaps"]["float32"], row["gaps"]["compensated"], strict=True)
             factors = [a / b if a and b else None for a, b in pairs]
-            table.add_row("float32 over compensated", *(_text(f, ".3f") for f in factors[1:]))
-        console.print(table)
+            rows.append(("float32 over compensated", *(text(f, ".3f") for f in factors[1:])))
+        title = (
+            f"{summary['network']} on {summary['data']}\n"
+            f"gaps to the run with step size {summary['step_size']:g} after "
+            f"{row['iteration']:,} base iterations, time {row['time']:g}"
+        )
+        columns = ("arithmetic", *map(_name, summary["ratios"][1:]))
+        show_table(console, title, columns, rows, left=1)
     for name, run in summary["runs"].items():
         for line in divergences(run):
             console.print(f"[bold red]warning:[/] in {name}, {line}", soft_wrap=True)
@@ -131,80 +155,71 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
 
 def print_prediction(summary: dict[str, Any], console: Console) -> None:
     """Prints predicted distances, one row per step size."""
-    table = Table(
-        title=f"{summary['network']} on {summary['data']}\n"
-        f"predicted at time {summary['time']:g}, where the flow has travelled "
-        f"{_text(summary['distance_from_init'], '.4g')} and its loss is "
-        f"{_text(summary['loss'], '.6g')}",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in ("step size", "to flow", "to the largest step"):
-        table.add_column(column, justify="right")
-    for lane in summary["runs"]:
-        table.add_row(
+    rows = [
+        (
             f"{lane['step_size']:g}",
-            _text(lane["predicted_to_flow"], ".3e"),
-            _text(lane["predicted_gap"], ".3e"),
+            text(lane["predicted_to_flow"], ".3e"),
+            text(lane["predicted_gap"], ".3e"),
         )
-    console.print(table)
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"predicted at time {summary['time']:g}, where the flow has travelled "
+        f"{text(summary['distance_from_init'], '.4g')} and its loss is "
+        f"{text(summary['loss'], '.6g')}"
+    )
+    show_table(console, title, ("step size", "to flow", "to the largest step"), rows)
     if summary["kinks"]:
         console.print(KINK_WARNING, highlight=False)
     console.print(
         f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
         f"{summary['checking_evaluations']:,} more that told the numerical error, "
-        f"{_text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
+        f"{text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
         highlight=False,
     )
 
 
 def print_sweep(summary: dict[str, Any], console: Console) -> None:
     """Prints distances from the three descriptions, one row per step size."""
-    table = Table(
-        title=f"{summary['network']} on {summary['data']}\n"
-        f"at time {summary['time']:g}, where the flow has travelled "
-        f"{_text(summary['travelled'], '.4g')}",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in ("step size", "of edge", "loss", "flow", "first order", "modified flow"):
-        table.add_column(column, justify="right")
-    for lane in summary["runs"]:
-        table.add_row(
+    rows = [
+        (
             f"{lane['step_size']:.4g}",
             f"{lane['step_size'] / summary['edge']:.2f}",
-            "diverged" if lane["diverged_at"] is not None else _text(lane["final_loss"], ".6f"),
-            *(_text(lane[name], ".3e") for name in DESCRIPTIONS),
+            "diverged" if lane["diverged_at"] is not None else text(lane["final_loss"], ".6f"),
+            *(text(lane[name], ".3e") for name in DESCRIPTIONS),
         )
-    console.print(table)
-    console.print(SWEEP_LEGEND, highlight=False)
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"at time {summary['time']:g}, where the flow has travelled "
+        f"{text(summary['travelled'], '.4g')}"
+    )
+    columns = ("step size", "of edge", "loss", "flow", "first order", "modified flow")
+    show_table(console, title, columns, rows, legend=SWEEP_LEGEND)
     for line in divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
 
 def _print_flow(summary: dict[str, Any], console: Console) -> None:
     flow = summary["flow"]
-    table = Table(
-        title=f"Against gradient flow, at time {flow['time']:g}",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-    )
-    for column in FLOW_COLUMNS:
-        table.add_column(column, justify="right")
+    rows = []
     for lane, beside in zip(summary["runs"], flow["runs"], strict=True):
         known = beside["measured"] or beside["smallest_measurable"] is None
         bound = "" if known else "< "
         seen = beside["distance_to_flow" if known else "smallest_measurable"]
-        table.add_row(
+        row = (
             _name(lane["ratio"]),
-            bound + _text(seen, ".3e"),
-            _text(beside["predicted_to_flow"], ".3e"),
-            _text(beside["gap"], ".3e"),
-            _text(beside["predicted_gap"], ".3e"),
-            _text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
+            bound + text(seen, ".3e"),
+            text(beside["predicted_to_flow"], ".3e"),
+            text(beside["gap"], ".3e"),
+            text(beside["predicted_gap"], ".3e"),
+            text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
         )
-    console.print(table)
-    console.print(FLOW_LEGEND, highlight=False)
+        rows.append(row)
+    title = f"Against gradient flow, at time {flow['time']:g}"
+    show_table(console, title, FLOW_COLUMNS, rows, legend=FLOW_LEGEND)
     for line in flow["verdict"]:
         console.print(escape(line), soft_wrap=True, highlight=False)
 
@@ -322,5 +337,6 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _text(value: float | None, form: str) -> str:
+def text(value: float | None, form: str) -> str:
+    """The number in a format; None is a number that is not finite."""
     return "nan" if value is None else format(value, form)

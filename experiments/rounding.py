@@ -18,7 +18,7 @@ import numpy as np
 import gf_jax
 from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
-from experiments.harness import Workplace
+from experiments.harness import NetworkWorkplace
 
 SHORTER_ON_CPU = 5  # float64 is dear there, and a fifth of the run shows that it agrees
 
@@ -105,13 +105,13 @@ def _arithmetics() -> list[str]:
 
 def _shortened(config: Configuration) -> Configuration:
     """The configuration of float64: a fifth of the iterations on a CPU."""
-    iterations = config.iterations // SHORTER_ON_CPU
+    iterations = config.schedule.iterations // SHORTER_ON_CPU
     if jax.default_backend() != "cpu" or iterations < 1:
         return config
     return dataclasses.replace(config, iterations=iterations, segments=None, snapshots=None)
 
 
-def _predicted(workplace: Workplace, saved: records.Run) -> np.ndarray:
+def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
     """Gaps to the base run at the snapshots' times, shape (snapshots, lanes)."""
     study = workplace.study
     prediction = harness.solve(

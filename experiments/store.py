@@ -89,7 +89,7 @@ def _make_new(directory: Path) -> Path:
 
 
 def write_configuration(
-    directory: Path, config: Configuration, dataset: Dataset, network_label: str
+    directory: Path, config: Configuration, dataset: Dataset | None, network_label: str
 ) -> None:
     """Writes what is needed to repeat the run."""
     device = jax.devices()[0]
@@ -98,12 +98,8 @@ def write_configuration(
         {
             "configuration": dataclasses.asdict(config),
             "network": network_label,
-            "data": {
-                "label": dataset.label,
-                "source": dataset.source,
-                "mean": dataset.mean,
-                "std": dataset.std,
-            },
+            "data": dataset
+            and {field: getattr(dataset, field) for field in ("label", "source", "mean", "std")},
             "device": {
                 "platform": device.platform,
                 "kind": device.device_kind,

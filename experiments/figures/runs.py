@@ -1,4 +1,4 @@
-"""Figures of saved runs."""
+"""Figures of descent against descent, against the flow, and against predictions."""
 
 from pathlib import Path
 
@@ -7,21 +7,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.figures import style
 from experiments.records import DESCRIPTIONS, Prediction, Reference, Run, Sweep
 from gf_jax.comparison import WELL_BELOW
 
-# Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
-# differ too, so that curves on top of each other are all seen.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
-    "-",
-    (0, (7, 2)),
-    (4, (4, 3)),
-    (0, (1, 2)),
-    (2, (6, 2, 1, 2)),
-)
 TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
-MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def draw_run(run: Run, directory: Path) -> list[Path]:
@@ -45,15 +35,15 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
     log = not np.isfinite(metrics.loss).all()
     _curves(axes[0, 0], run, metrics.loss, log=log)
     _curves(axes[0, 1], run, metrics.distance_from_init, log=log)
-    _describe(axes[0, 0], "Training loss", "nats")
-    _describe(axes[0, 1], "Distance from initialisation")
+    style.describe(axes[0, 0], "Training loss", "nats")
+    style.describe(axes[0, 1], "Distance from initialisation")
     if reference is not None:
         _against_flow(axes[0, 2], run, reference)
     if others:
         _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
         _curves(axes[1, 0], run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
-        _describe(axes[0, 1], "From initialisation (above), from the $\\eta_0$ run (below)")
-        _describe(
+        style.describe(axes[0, 1], "From initialisation (above), from the $\\eta_0$ run (below)")
+        style.describe(
             axes[1, 0], "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic"
         )
         if reference is None:
@@ -64,7 +54,7 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
             _order(axes[1, 2], run, reference)
         travelled = metrics.distance_from_init[:, 0]
         travelled = travelled[np.isfinite(travelled)][-1]
-        _describe(
+        style.describe(
             axes[1, 1],
             f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}",
             "Euclidean distance, logarithmic",
@@ -94,8 +84,8 @@ def draw_rounding(
                 run.times,
                 np.where(np.isfinite(gaps) & (gaps > 0), gaps, np.nan),
                 label=name,
-                color=COLOURS[(1, 2, 3, 4)[number]],
-                linestyle=DASHES[number],
+                color=style.COLOURS[(1, 2, 3, 4)[number]],
+                linestyle=style.DASHES[number],
                 linewidth=2.2,
             )
         if predicted is not None:
@@ -104,12 +94,12 @@ def draw_rounding(
                 first.snapshot_times[kept],
                 predicted[kept, lane],
                 "o",
-                color=COLOURS[0],
+                color=style.COLOURS[0],
                 markersize=4,
                 markerfacecolor="none",
                 label="predicted, without rounding",
             )
-        _describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
+        style.describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
     panels[0].set_ylabel("Euclidean distance, logarithmic")
     return _finish(figure, panels[0], first, directory)
 
@@ -120,15 +110,15 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
     paper, to_base, to_flow = figure.subplots(1, 3)
     paper.plot(prediction.times, prediction.distance_from_init, color="0.6", label="flow")
     for lane, step_size in enumerate(prediction.step_sizes):
-        style = {"color": _colour(lane), "linestyle": DASHES[lane % len(DASHES)]}
+        look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
         label = rf"$\eta$ = {step_size:g}"
-        paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **style)
-        to_flow.plot(prediction.times, prediction.to_flow[:, lane], **style)
+        paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **look)
+        to_flow.plot(prediction.times, prediction.to_flow[:, lane], **look)
         if lane > 0:
-            to_base.plot(prediction.times, prediction.to_base[:, lane], **style)
-    _describe(paper, "Flow from initialisation (above), gaps (below)")
-    _describe(to_flow, "Descent from gradient flow", "Euclidean distance, logarithmic")
-    _describe(
+            to_base.plot(prediction.times, prediction.to_base[:, lane], **look)
+    style.describe(paper, "Flow from initialisation (above), gaps (below)")
+    style.describe(to_flow, "Descent from gradient flow", "Euclidean distance, logarithmic")
+    style.describe(
         to_base,
         rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",
         "Euclidean distance, logarithmic",
@@ -137,7 +127,7 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
     title = f"Predicted: {prediction.network_label} on {prediction.data_label}"
-    return _save(figure, paper, title, directory)
+    return style.save(figure, paper, title, directory)
 
 
 def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
@@ -169,14 +159,18 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
             panel.set_yscale("log")
             panel.set_ylim(tame.min() / 2, 3 * tame.max())
     for number, (values, title) in enumerate(zip(ends, TITLES, strict=True)):
-        _describe(axes[1, number], f"Distance from {title}", "Euclidean distance, logarithmic")
-        style = {"color": COLOURS[number + 1], "marker": MARKS[number], "label": f"from {title}"}
+        style.describe(axes[1, number], f"Distance from {title}", "Euclidean distance, logarithmic")
+        look = {
+            "color": style.COLOURS[number + 1],
+            "marker": style.MARKS[number],
+            "label": f"from {title}",
+        }
         share = (values / sweep.travelled[:, None]).max(axis=0)
-        axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **style)
-        axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **style)
-    _describe(axes[0, 0], "Training loss", "nats, logarithmic")
-    _describe(axes[0, 1], "Distance at the end")
-    _describe(
+        axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
+        axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
+    style.describe(axes[0, 0], "Training loss", "nats, logarithmic")
+    style.describe(axes[0, 1], "Distance at the end")
+    style.describe(
         axes[0, 2], "Largest share of the distance travelled", "distance / distance travelled"
     )
     for panel in axes[0, 1:]:
@@ -191,22 +185,12 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
                 panel.plot(step_size, 0.97, "x", **top)
     axes[0, 1].legend(frameon=False)
     title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"
-    return _save(figure, axes[0, 0], title, directory)
+    return style.save(figure, axes[0, 0], title, directory)
 
 
 def _finish(figure: Figure, named: Axes, run: Run, directory: Path) -> list[Path]:
     label = rf"{run.network_label} on {run.data_label}, $\eta_0$ = {run.step_size:g}"
-    return _save(figure, named, label, directory)
-
-
-def _save(figure: Figure, named: Axes, title: str, directory: Path) -> list[Path]:
-    """Adds title and legend, the latter from the lines of one panel, and saves."""
-    figure.suptitle(title[:1].upper() + title[1:])
-    figure.legend(handles=named.lines, loc="outside lower center", ncols=8, frameon=False)
-    paths = [directory / "figure.png", directory / "figure.pdf"]
-    for path in paths:
-        figure.savefig(path, dpi=130)
-    return paths
+    return style.save(figure, named, label, directory)
 
 
 def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
@@ -221,16 +205,16 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
         note += "; grey: flow uncertain"
-    _describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
+    style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
     axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
 
 
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
     axes.axhline(1, color="0.6", linewidth=1)
-    axes.plot(run.snapshot_times, reference.order, "o", color=COLOURS[0], markersize=3)
+    axes.plot(run.snapshot_times, reference.order, "o", color=style.COLOURS[0], markersize=3)
     finite = reference.order[np.isfinite(reference.order)]
     axes.set_ylim(min(0.0, finite.min(initial=0)), max(2.0, 1.1 * finite.max(initial=0)))
-    _describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
+    style.describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
 
 
 def _at_snapshots(run: Run, values: np.ndarray) -> np.ndarray:
@@ -246,8 +230,8 @@ def _marks(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) -> None:
         axes.plot(
             run.snapshot_times[kept],
             np.where(np.isfinite(column) & (column > 0), column, np.nan),
-            MARKS[lane % len(MARKS)],
-            color=_colour(lane),
+            style.MARKS[lane % len(style.MARKS)],
+            color=style.colour(lane),
             markersize=5,
             markerfacecolor="none",
         )
@@ -257,11 +241,7 @@ def _predictions(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) ->
     """Draws what was predicted of the lanes as thin lines."""
     for lane in range(first, len(run.ratios)):
         positive = np.where(values[:, lane] > 0, values[:, lane], np.nan)
-        axes.plot(run.snapshot_times, positive, color=_colour(lane), linewidth=1)
-
-
-def _colour(lane: int) -> str:
-    return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
+        axes.plot(run.snapshot_times, positive, color=style.colour(lane), linewidth=1)
 
 
 def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bool = False) -> None:
@@ -277,13 +257,7 @@ def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bo
             run.times,
             np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan),
             label=name if diverged is None else f"{name}, diverged at {diverged:,}",
-            color=_colour(lane),
-            linestyle=DASHES[lane % len(DASHES)],
+            color=style.colour(lane),
+            linestyle=style.DASHES[lane % len(style.DASHES)],
             linewidth=1.8,
         )
-
-
-def _describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
-    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
-    axes.margins(x=0.02)
-    axes.grid(visible=True, alpha=0.25)
