@@ -19,7 +19,7 @@ from experiments import problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
-from gf_jax.descent import Trajectory
+from gf_jax.descent import Schedule, Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
 
@@ -116,19 +116,18 @@ def end(workplace: Workplace) -> None:
     workplace.say(f"everything lies in {workplace.directory}")
 
 
-def descend(workplace: NetworkWorkplace, config: Configuration, arithmetic: str) -> Outcome | None:
+def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) -> Outcome | None:
     """Runs descent segment by segment; stops early if every lane has diverged.
 
     Args:
       workplace: the workplace.
-      config: tells the schedule, which may differ from the workplace's.
+      schedule: the steps, which may differ from those of the configuration.
       arithmetic: name of the arithmetic.
 
     Returns:
       The run so far if it is interrupted; None if nothing of it is complete.
     """
     parts: list[Trajectory] = []
-    schedule = config.schedule
     workplace.say(
         f"{len(schedule.lanes)} runs in {arithmetic} arithmetic, "
         f"{schedule.gradient_evaluations:,} gradient evaluations "
@@ -153,10 +152,10 @@ def descend(workplace: NetworkWorkplace, config: Configuration, arithmetic: str)
 
 
 def saved_form(
-    workplace: NetworkWorkplace, config: Configuration, arithmetic: str, trajectory: Trajectory
+    workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, trajectory: Trajectory
 ) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
-    study, schedule = workplace.study, config.schedule
+    study = workplace.study
     with get_arithmetic(arithmetic).context():
         accuracies = jax.jit(jax.vmap(study.objective.accuracy))
         # One snapshot at a time: a forward pass of all lanes is little memory.

@@ -37,7 +37,7 @@ def run(config: Configuration) -> int:
     workplace = harness.begin(config)
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     here = jax.tree.map(lambda leaf: leaf[None], start)
-    curvature = float(gf_jax.lambda_max(f, here).value[0])
+    curvature = float(gf_jax.extremal_eigenvalues(f, here).lambda_max.value[0])
     if not 0 < curvature < np.inf:
         raise UsageError(
             f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
@@ -53,11 +53,11 @@ def run(config: Configuration) -> int:
         + ", ".join(f"{s:g}" for s in config.all_step_sizes)
     )
     assert config.arithmetic is not None
-    outcome = harness.descend(workplace, config, config.arithmetic)
+    outcome = harness.descend(workplace, config.schedule, config.arithmetic)
     if outcome is None:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
-    saved = harness.saved_form(workplace, config, config.arithmetic, outcome.trajectory)
+    saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(workplace.directory, saved)
     store.write_snapshots(workplace.directory, saved, outcome.trajectory.snapshots)
     if outcome.interrupted:

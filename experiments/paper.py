@@ -30,12 +30,12 @@ def run(config: Configuration) -> int:
     """
     assert config.arithmetic is not None
     workplace = harness.begin(config)
-    outcome = harness.descend(workplace, config, config.arithmetic)
+    outcome = harness.descend(workplace, config.schedule, config.arithmetic)
     if outcome is None:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     directory, interrupted = workplace.directory, outcome.interrupted
-    saved = harness.saved_form(workplace, config, config.arithmetic, outcome.trajectory)
+    saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(directory, saved)
     store.write_snapshots(directory, saved, outcome.trajectory.snapshots)
     if config.flow and not interrupted and saved.arrived:

@@ -39,9 +39,9 @@ def run(config: Configuration) -> int:
         shorter = _shortened(config) if name == "float64" else config
         if shorter is not config:
             workplace.say(f"float64 runs to iteration {shorter.iterations:,} only, for its cost")
-        outcome = harness.descend(workplace, shorter, name)
+        outcome = harness.descend(workplace, shorter.schedule, name)
         if outcome is not None:
-            saved = harness.saved_form(workplace, shorter, name, outcome.trajectory)
+            saved = harness.saved_form(workplace, shorter.schedule, name, outcome.trajectory)
             store.write_metrics(workplace.directory, saved, f"metrics_{name}")
             runs[name] = saved
         if outcome is None or outcome.interrupted:

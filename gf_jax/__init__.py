@@ -5,8 +5,9 @@ from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
 from gf_jax.comparison import distance as distance
 from gf_jax.comparison import measure as measure
+from gf_jax.curvature import Curvature as Curvature
 from gf_jax.curvature import Eigenvalue as Eigenvalue
-from gf_jax.curvature import lambda_max as lambda_max
+from gf_jax.curvature import extremal_eigenvalues as extremal_eigenvalues
 from gf_jax.descent import Schedule as Schedule
 from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments

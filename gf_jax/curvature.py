@@ -1,17 +1,23 @@
-"""Eigenvalues of the Hessian of a loss, without forming it."""
+"""Extremal eigenvalues of the Hessian of a loss, without forming it."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Float
-from matfree import decomp, eig
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+from matfree import decomp
 
 from gf_jax.arithmetic import flow_arithmetic
 from gf_jax.tracing import Loss, check_loss, hoist_constants
 
 PyTree = Any
+Progress = Callable[[float], None]
+
+FRESH = 0.01  # share of a random direction in every start: what the others are blind to is found
 
 
 class Eigenvalue(NamedTuple):
@@ -20,49 +26,135 @@ class Eigenvalue(NamedTuple):
     Attributes:
       value: the eigenvalue.
       residual: norm of Hv - value v for its unit eigenvector v; some eigenvalue of the
-        Hessian lies within that of the value.
+        Hessian lies within that of the value, and mostly far nearer.
     """
 
     value: Float[np.ndarray, " points"]
     residual: Float[np.ndarray, " points"]
 
 
-def lambda_max(f: Loss, params: PyTree, *, products: int = 30) -> Eigenvalue:
-    """Largest eigenvalue of the Hessian of f at every point of a stack.
+class Curvature(NamedTuple):
+    """Both ends of the Hessian's spectrum at stacked points.
 
-    Lanczos with full reorthogonalisation, started from the gradient. Descent with
-    step size above 2 / lambda_max is unstable there.
+    Attributes:
+      lambda_min: the smallest eigenvalue. Lanczos approaches it from above: the value
+        is never below the smallest eigenvalue.
+      lambda_max: the largest, approached from below.
+      products: Hessian-vector products taken, over all points.
+    """
+
+    lambda_min: Eigenvalue
+    lambda_max: Eigenvalue
+    products: int
+
+
+def extremal_eigenvalues(
+    f: Loss,
+    params: PyTree,
+    *,
+    tolerance: float = 1e-4,
+    products: int = 40,
+    restarts: int = 10,
+    progress: Progress | None = None,
+) -> Curvature:
+    """Smallest and largest eigenvalue of the Hessian of f at every point of a stack.
+
+    Lanczos with full reorthogonalisation, in float64 where the device has it. Each point
+    starts from the eigenvectors of the one before, the first from the gradient, and is
+    started again from what it has found until both residuals are below the tolerance.
+    Descent with a step size above 2 / lambda_max is unstable.
+
+    Where f has kinks, this is the Hessian of the smooth piece that a point lies in; the
+    jumps of the gradient are not in it.
 
     Args:
       f: maps parameters to a scalar loss.
-      params: stacked parameters, leaves of shape (points, ...).
-      products: Hessian-vector products per point, at most the number of parameters.
+      params: stacked parameters, leaves of shape (points, ...), neighbours in order.
+      tolerance: largest residual, over the larger of the two absolute values.
+      products: Hessian-vector products per start, at most the number of parameters.
+      restarts: most starts per point.
+      progress: is called after every point with the share of points done.
 
     Raises:
-      ValueError: on parameters or an f that are not accepted.
+      ValueError: on parameters, an f or numbers that are not accepted.
     """
-    numbers = flow_arithmetic()
+    for name, value in {"products": products, "restarts": restarts}.items():
+        if value < 1:
+            raise ValueError(f"{name}: got {value}; accepted is a positive integer")
+    numbers, points, taken = flow_arithmetic(), len(jax.tree.leaves(params)[0]), 0
     with numbers.context():
         stack = jax.tree.map(numbers.cast, params)
-        first = jax.tree.map(lambda leaf: leaf[0], stack)
+        first = _point(stack, 0)
         check_loss(f, first)
         pure, constants = hoist_constants(f, first)
-        depth = min(products, sum(leaf.size for leaf in jax.tree.leaves(first)))
-        decompose = eig.eigh_partial(decomp.tridiag_sym(depth, custom_vjp=False))
+        flat, unravel = ravel_pytree(first)
+        depth = min(products, flat.size)
+        ends = jax.jit(functools.partial(_ends, pure, unravel, depth))
+        found, start = [], jax.grad(lambda p: pure(constants, unravel(p)))(flat)
+        for at in range(points):
+            here = ravel_pytree(_point(stack, at))[0]
+            for _ in range(restarts):
+                key = jax.random.key(taken)
+                values, residuals, start = ends(constants, here, start, key)
+                taken += depth
+                if not residuals.max() > tolerance * jnp.abs(values).max():
+                    break
+            found.append((values, residuals))
+            if progress is not None:
+                progress((at + 1) / points)
+        values, residuals = (
+            np.array(column) for column in zip(*jax.device_get(found), strict=True)
+        )
+    return Curvature(
+        Eigenvalue(values[:, 0], residuals[:, 0]), Eigenvalue(values[:, 1], residuals[:, 1]), taken
+    )
 
-        @jax.jit
-        def top(constants: list[Any], params: PyTree) -> tuple[Any, Any]:
-            gradient, product = jax.linearize(
-                lambda p: jax.grad(pure, argnums=1)(constants, p), params
-            )
-            values, vectors = decompose(product, gradient)
-            value, vector = values[-1], jax.tree.map(lambda leaf: leaf[-1], vectors)
-            residual = optax.tree.add_scale(product(vector), -value, vector)
-            return value, optax.tree.norm(residual) / optax.tree.norm(vector)
 
-        pairs = [
-            top(constants, jax.tree.map(lambda leaf, at=at: leaf[at], stack))
-            for at in range(len(jax.tree.leaves(stack)[0]))
-        ]
-        value, residual = np.array(jax.device_get(pairs)).T
-    return Eigenvalue(value, residual)
+def _ends(
+    f: Callable,
+    unravel: Callable,
+    depth: int,
+    constants: Any,
+    params: Array,
+    start: Array,
+    key: Array,
+) -> tuple[Array, Array, Array]:
+    """The two eigenvalues, their residuals, and the sum of their vectors to start from again."""
+
+    def gradient(flat: Array) -> Array:
+        return jax.grad(lambda p: f(constants, unravel(p)))(flat)
+
+    _, product = jax.linearize(gradient, params)
+    fresh = _unit(jax.random.normal(key, start.shape, start.dtype))
+    tridiagonalise = decomp.tridiag_sym(depth, custom_vjp=False)
+    basis, matrix = tridiagonalise(product, _unit(start) + FRESH * fresh)[:2]
+    values, vectors = _ritz(basis, matrix)
+    residuals = jax.vmap(lambda value, v: jnp.linalg.norm(product(v) - value * v))(values, vectors)
+    return values, residuals, vectors.sum(axis=0)
+
+
+def _ritz(basis: Array, matrix: Array) -> tuple[Array, Array]:
+    """First and last eigenpair of a tridiagonal matrix, the vectors in the full space.
+
+    Where an off-diagonal entry is rounding, the Krylov space ended before, and what
+    follows is noise: it is replaced by the first diagonal entry, which lies within the
+    spectrum of what remains.
+    """
+    beside = jnp.abs(jnp.diagonal(matrix, 1))
+    scale = jnp.maximum(jnp.abs(matrix[0, 0]), beside.max(initial=0.0, where=beside > 0))
+    continues = beside > np.sqrt(np.finfo(matrix.dtype).eps) * scale
+    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(continues).astype(bool)])
+    matrix = jnp.where(alive & alive[:, None], matrix, matrix[0, 0] * jnp.eye(len(matrix)))
+    values, vectors = jnp.linalg.eigh(matrix)
+    ends = jnp.array([0, -1])
+    return values[ends], jax.vmap(_unit)(vectors.T[ends] @ jnp.where(alive[:, None], basis, 0.0))
+
+
+def _unit(vector: Array) -> Array:
+    """A vector over its norm; zero stays zero."""
+    norm = jnp.linalg.norm(vector)
+    return vector / jnp.where(norm > 0, norm, 1.0)
+
+
+def _point(stack: PyTree, at: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[at], stack)

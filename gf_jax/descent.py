@@ -14,6 +14,7 @@ once, recorded, and used for the next step of every lane.
 """
 
 import dataclasses
+import itertools
 import math
 import numbers
 import operator
@@ -63,7 +64,8 @@ class Schedule:
       iterations: iterations of the base run.
       snapshots: number of evenly spaced base iterations at which the parameters
         are kept, the last of them the final one: iteration floor(j K / P) for
-        j = 1 ... P. None is 100, or every iteration if there are fewer.
+        j = 1 ... P. None is 100, or every iteration if there are fewer. A tuple
+        names the iterations themselves, ascending from 1 on.
       segments: number of equal parts into which the run is cut, each one call of
         the same compiled function; a divisor of ``iterations``. None is the
         largest divisor up to 100.
@@ -75,7 +77,7 @@ class Schedule:
     step_size: float
     ratios: tuple[int, ...]
     iterations: int
-    snapshots: int | None = None
+    snapshots: int | tuple[int, ...] | None = None
     segments: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,12 +102,22 @@ class Schedule:
         )
         if self.snapshots is None:
             object.__setattr__(self, "snapshots", min(100, self.iterations))
-        assert self.snapshots is not None
-        _require(
-            _is_integer(self.snapshots) and 1 <= self.snapshots <= self.iterations,
-            f"snapshots: got {self.snapshots}; "
-            f"accepted is 1 to the number of iterations, {self.iterations}",
-        )
+        if isinstance(self.snapshots, tuple):
+            bounded = (0, *self.snapshots, self.iterations + 1)
+            _require(
+                len(bounded) > 2
+                and all(map(_is_integer, self.snapshots))
+                and all(a < b for a, b in itertools.pairwise(bounded)),
+                f"snapshots: got {self.snapshots}; accepted are ascending iterations from 1 to "
+                f"{self.iterations}",
+            )
+        else:
+            assert self.snapshots is not None
+            _require(
+                _is_integer(self.snapshots) and 1 <= self.snapshots <= self.iterations,
+                f"snapshots: got {self.snapshots}; "
+                f"accepted is 1 to the number of iterations, {self.iterations}",
+            )
         divisors = _divisors(self.iterations)
         if self.segments is None:
             segments = max(n for n in divisors if n <= MOST_SEGMENTS)
@@ -141,6 +153,8 @@ class Schedule:
     def snapshot_iterations(self) -> Int[np.ndarray, " snapshots"]:
         """Base iterations at which snapshots are taken."""
         assert self.snapshots is not None
+        if isinstance(self.snapshots, tuple):
+            return np.array(self.snapshots)
         return np.arange(1, self.snapshots + 1) * self.iterations // self.snapshots
 
 
@@ -165,7 +179,7 @@ def gradient_descent(
     step_size: float,
     ratios: Sequence[int],
     iterations: int,
-    snapshots: int | None = None,
+    snapshots: int | tuple[int, ...] | None = None,
     segments: int | None = 1,
     arithmetic: str = "compensated",
 ) -> Trajectory:

@@ -39,20 +39,35 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+class Windows(NamedTuple):
+    """How often a layer uses each weight and each of its inputs.
+
+    Attributes:
+      overlap: most windows that one input lies in; 1 for a dense layer.
+      positions: number of windows; 1 for a dense layer.
+    """
+
+    overlap: int = 1
+    positions: int = 1
+
+
 class Network(NamedTuple):
     """A network as shapes and pure functions.
 
     Attributes:
       input_shape: shape of one example, (features,) or (channels, height, width).
-      shapes: shape of every parameter, ``{layer: {kind: shape}}``.
+      shapes: shape of every parameter, ``{layer: {kind: shape}}``, in the order in which
+        layers are applied.
       prepare: maps inputs (examples, *input_shape) to the form ``forward`` takes.
       forward: maps (params, prepared inputs) to logits (classes, examples).
+      windows: of the convolutional layers, which come first.
     """
 
     input_shape: tuple[int, ...]
     shapes: Shapes
     prepare: Callable[[Array], Array]
     forward: Callable[[Params, Array], Array]
+    windows: tuple[Windows, ...] = ()
 
     def apply(
         self, params: Params, inputs: Float[Array, "examples ..."]
@@ -122,7 +137,8 @@ def conv_adapted() -> Network:
         hidden = jax.nn.relu(_convolve(params["conv_2"], hidden, stride=2))
         return _dense_layers(params, _flatten(hidden), jax.nn.relu)
 
-    return Network((1, 28, 28), _convolutional_shapes(bias=False), prepare, forward)
+    windows = (Windows(9, 14 * 14), Windows(9, 5 * 5))
+    return Network((1, 28, 28), _convolutional_shapes(bias=False), prepare, forward, windows)
 
 
 def lenet5() -> Network:
@@ -142,7 +158,8 @@ def lenet5() -> Network:
         hidden = jax.nn.relu(_max_pool(_convolve(params["conv_2"], hidden, stride=1)))
         return _dense_layers(params, _flatten(hidden), jax.nn.relu)
 
-    return Network((1, 28, 28), _convolutional_shapes(bias=True), prepare, forward)
+    windows = (Windows(25, 28 * 28), Windows(25, 10 * 10))
+    return Network((1, 28, 28), _convolutional_shapes(bias=True), prepare, forward, windows)
 
 
 def _dense_shapes(sizes: Sequence[int], *, bias: bool) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -19,10 +20,13 @@ class Classification(NamedTuple):
         regularisation.
       accuracy: share of examples whose largest logit is that of their class; NaN
         where a logit is not finite, as those of a diverged run are not.
+      output_gradients: gradient of every example's loss by its logits, shape (classes,
+        examples); the loss is the mean over examples.
     """
 
     loss: Callable[[Params], Array]
     accuracy: Callable[[Params], Array]
+    output_gradients: Callable[[Params], Array]
 
 
 def classification(
@@ -47,14 +51,18 @@ def classification(
         )
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
+    def losses(logits: Array) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes, axis=0)
+
     def loss(params: Params) -> Array:
-        logits = network.forward(params, prepared)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes, axis=0)
-        return losses.mean()
+        return losses(network.forward(params, prepared)).mean()
+
+    def output_gradients(params: Params) -> Array:
+        return jax.grad(lambda logits: losses(logits).sum())(network.forward(params, prepared))
 
     def accuracy(params: Params) -> Array:
         logits = network.forward(params, prepared)
         right = jnp.mean(logits.argmax(axis=0) == classes)
         return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
 
-    return Classification(loss, accuracy)
+    return Classification(loss, accuracy, output_gradients)
