@@ -1,5 +1,13 @@
 """Does gradient descent on a neural network stay near its gradient flow?"""
 
+from gf_jax.bounds import AllowedStepSize as AllowedStepSize
+from gf_jax.bounds import LowerBound as LowerBound
+from gf_jax.bounds import a_posteriori_bound as a_posteriori_bound
+from gf_jax.bounds import allowed_step_size as allowed_step_size
+from gf_jax.bounds import defects as defects
+from gf_jax.bounds import homogeneous_network_bound as homogeneous_network_bound
+from gf_jax.bounds import linear_network_bound as linear_network_bound
+from gf_jax.bounds import linear_network_smoothness as linear_network_smoothness
 from gf_jax.comparison import FlowComparison as FlowComparison
 from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
@@ -20,9 +28,11 @@ from gf_jax.flow import gradient_flow as gradient_flow
 from gf_jax.flow import modified_flow as modified_flow
 from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.networks import LayerNorms as LayerNorms
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted
 from gf_jax.networks import fully_connected as fully_connected
+from gf_jax.networks import layer_norms as layer_norms
 from gf_jax.networks import lenet5 as lenet5
 from gf_jax.objective import Classification as Classification
 from gf_jax.objective import classification as classification

@@ -17,7 +17,7 @@ Sources: Elkabetz & Cohen, NeurIPS 2021 (lower bounds, a-priori theorem); Hairer
 & Wanner, Solving ODEs I, theorem I.10.6 (fundamental theorem).
 """
 
-import math
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from gf_jax.tracing import Loss, check_loss, hoist_constants
 PyTree = Any
 
 FRACTIONS = np.arange(1, 9) / 8  # of a step, at which its defect is measured
+FINER = 64  # integration steps between sampling times
 
 
 class LowerBound(NamedTuple):
@@ -117,7 +118,7 @@ def homogeneous_network_bound(
       smoothness: Lipschitz constant of the gradient of an example's loss by its outputs;
         needed for a positive radius.
     """
-    norms = np.asarray(norms, np.float64)
+    norms, inputs = np.asarray(norms, np.float64), np.asarray(input_norms, np.float64)
     layers = norms.shape[-1]
     spread = np.sqrt(np.ones(layers) if overlaps is None else np.asarray(overlaps, np.float64))
     count = np.sqrt(np.ones(layers) if positions is None else np.asarray(positions, np.float64))
@@ -126,7 +127,7 @@ def homogeneous_network_bound(
 
     def hidden(stretch: np.ndarray, offsets: np.ndarray | None) -> list[np.ndarray]:
         """What the norms of all layers' inputs, and of the outputs, are at most."""
-        sizes = [np.broadcast_to(np.asarray(input_norms), (*norms.shape[:-1], len(input_norms)))]
+        sizes = [np.broadcast_to(inputs, (*norms.shape[:-1], len(inputs)))]
         for j in range(layers):
             size = stretch[..., j, None] * sizes[-1]
             if offsets is not None:
@@ -227,16 +228,10 @@ def a_posteriori_bound(
     if sampled.ndim != 1 or not len(sampled) or sampled[0] != 0 or (np.diff(sampled) <= 0).any():
         raise ValueError(f"iterations: got {iterations}; accepted are ascending ones from 0")
     steps = np.arange(sampled[-1])
-    # Within a step m is that of its middle, δ grows linearly to twice its mean.
+    # Within a step m is that of its middle, and δ grows linearly to twice its mean.
     exponents = -step_size * np.interp(steps + 0.5, sampled, np.asarray(lambda_min, np.float64))
     peaks = 2 * np.interp(steps, sampled, np.asarray(mean_defects, np.float64))
-    with np.errstate(over="ignore", invalid="ignore"):
-        growth, added = np.exp(exponents), step_size * peaks * _ramp(exponents)
-    bound, bounds = 0.0, [0.0]
-    for factor, more in zip(growth.tolist(), added.tolist(), strict=True):
-        bound = factor * bound + more
-        bounds.append(bound)
-    return np.array(bounds)[sampled]
+    return _accumulate(exponents, step_size * peaks * _second_phi(exponents))[sampled]
 
 
 class AllowedStepSize(NamedTuple):
@@ -282,35 +277,34 @@ def allowed_step_size(
       gamma: bound on the gradient's norm in the tube.
     """
     times = np.asarray(times, np.float64)
-    grid = np.unique(
-        np.concatenate([np.linspace(a, b, 65) for a, b in zip(times, times[1:], strict=False)])
-    )
+    fine = [np.linspace(*pair, FINER, endpoint=False) for pair in itertools.pairwise(times)]
+    grid = np.concatenate([*fine, times[-1:]])
     m = -np.interp(grid, times, np.asarray(lambda_min, np.float64))
-    widths = np.diff(grid)
-    exponents = widths * (m[1:] + m[:-1]) / 2
-    with np.errstate(over="ignore", invalid="ignore"):
-        # exp(m u) over a short interval: (e^x - 1) / x, with x the exponent.
-        growth = np.exp(exponents)
-        added = widths * np.where(
-            np.abs(exponents) > 1e-8,
-            np.expm1(exponents) / np.where(exponents == 0, 1, exponents),
-            1.0,
-        )
-    integral, integrals = 0.0, []
-    for factor, more in zip(growth.tolist(), added.tolist(), strict=True):
-        integral = factor * integral + more
-        integrals.append(integral)
-    worst = int(np.nanargmax(integrals))
+    exponents, grows = np.diff(grid) * (m[1:] + m[:-1]) / 2, np.maximum(m, 0)
+    integrals = _accumulate(exponents, np.diff(grid) * _first_phi(exponents))
+    worst = int(integrals.argmax())
     with np.errstate(over="ignore"):
-        whole = float(np.exp((widths * (np.maximum(m[1:], 0) + np.maximum(m[:-1], 0)) / 2).sum()))
+        growth = np.exp(np.trapezoid(grows, grid))
     return AllowedStepSize(
-        step_size=epsilon / (beta * gamma * integrals[worst]),
-        time=float(grid[worst + 1]),
+        step_size=float(epsilon / (beta * gamma * integrals[worst])),
+        time=float(grid[worst]),
         beta=beta,
         gamma=gamma,
-        growth=whole,
+        growth=float(growth),
         integral=float(integrals[worst]),
     )
+
+
+def _accumulate(exponents: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """B = 0, then B ← exp(exponent) B + added; infinite where it overflows."""
+    with np.errstate(over="ignore"):
+        growth = np.exp(exponents)
+    bounds = itertools.accumulate(
+        zip(growth.tolist(), added.tolist(), strict=True),
+        lambda bound, step: step[0] * bound + step[1],
+        initial=0.0,
+    )
+    return np.fromiter(bounds, np.float64)
 
 
 def _in_tube(
@@ -340,7 +334,12 @@ def _lower_bound(pairs: np.ndarray) -> LowerBound:
     return LowerBound(theorem, np.maximum(theorem, -np.linalg.eigvalsh(pairs)[..., -1]))
 
 
-def _ramp(x: np.ndarray) -> np.ndarray:
-    """∫₀¹ exp(x (1 - u)) u du = (exp(x) - 1 - x) / x²."""
+def _first_phi(x: np.ndarray) -> np.ndarray:
+    """∫₀¹ exp(x (1 - u)) du = (exp(x) - 1) / x."""
+    return np.where(x == 0, 1.0, np.expm1(x) / np.where(x == 0, 1.0, x))
+
+
+def _second_phi(x: np.ndarray) -> np.ndarray:
+    """∫₀¹ exp(x (1 - u)) u du = (exp(x) - 1 - x) / x², by its series where that cancels."""
     series = 0.5 + x / 6 + x**2 / 24 + x**3 / 120
-    return np.where(np.abs(x) > 1e-2, (np.expm1(x) - x) / np.where(x == 0, 1, x) ** 2, series)
+    return np.where(np.abs(x) > 1e-2, (np.expm1(x) - x) / np.where(x == 0, 1.0, x) ** 2, series)

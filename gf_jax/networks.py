@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Params = dict[str, dict[str, Array]]
@@ -160,6 +161,37 @@ def lenet5() -> Network:
 
     windows = (Windows(25, 28 * 28), Windows(25, 10 * 10))
     return Network((1, 28, 28), _convolutional_shapes(bias=True), prepare, forward, windows)
+
+
+class LayerNorms(NamedTuple):
+    """What bounds on a network's Hessian need of its layers, in the order of application.
+
+    Attributes:
+      norms: spectral norms of the weights as matrices (outputs, inputs or taps).
+      biases: Euclidean norms of the biases; None if no layer has one.
+      overlaps: most windows that one input of the layer lies in.
+      positions: number of windows of the layer.
+    """
+
+    norms: Float[np.ndarray, "points layers"]
+    biases: Float[np.ndarray, "points layers"] | None
+    overlaps: Float[np.ndarray, " layers"]
+    positions: Float[np.ndarray, " layers"]
+
+
+def layer_norms(network: Network, params: Params) -> LayerNorms:
+    """Norms of all layers at stacked points, leaves of shape (points, ...)."""
+    layers = [params[name] for name in network.shapes]
+    weights = [np.asarray(layer["weight"], np.float64) for layer in layers]
+    matrices = [weight.reshape(*weight.shape[:2], -1) for weight in weights]
+    biases = [np.asarray(layer["bias"], np.float64) for layer in layers if "bias" in layer]
+    windows = (*network.windows, *[Windows()] * (len(layers) - len(network.windows)))
+    return LayerNorms(
+        norms=np.stack([np.linalg.norm(m, 2, axis=(1, 2)) for m in matrices], axis=1),
+        biases=np.stack([np.linalg.norm(b, axis=1) for b in biases], axis=1) if biases else None,
+        overlaps=np.array([layer.overlap for layer in windows], np.float64),
+        positions=np.array([layer.positions for layer in windows], np.float64),
+    )
 
 
 def _dense_shapes(sizes: Sequence[int], *, bias: bool) -> dict[str, dict[str, tuple[int, ...]]]:
