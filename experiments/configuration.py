@@ -76,6 +76,8 @@ DEFAULTS: dict[str, object] = {
     "along": "flow",
     "seeds": 1_000,
 }
+FEWER_SNAPSHOTS = 40  # where the curvature is found at each
+
 # Of those that have another in some experiments.
 OWN_DEFAULTS: dict[str, dict[str, object]] = {
     "near_zero": {"depths": (2, 3, 4, 5)},
@@ -214,6 +216,8 @@ class Configuration:
                 raise UsageError(f"--depths={listed}: give every depth once")
 
     def _check_steps(self) -> None:
+        if self.snapshots is None and self.experiment in ("curvature", "bounds"):
+            self._resolve(snapshots=min(FEWER_SNAPSHOTS, self.iterations or 1))
         if self.ratios is None and self._uses("ratios"):
             self._resolve(ratios=(2, 5, 10, 20))
         try:

@@ -177,9 +177,13 @@ def saved_form(
 
 def distance_from_init(workplace: NetworkWorkplace, flow_params: Params) -> np.ndarray:
     """Distance of a flow, leaves (times, ...), from the initial point, in the flow's float64."""
+    return distances(flow_params, workplace.study.initial_params)
+
+
+def distances(stack: Params, reference: Params) -> np.ndarray:
+    """Distance of every point of a stack, leaves (times, ...), from a reference, in float64."""
     with jax.enable_x64(True):
-        start = workplace.study.initial_params
-        return np.asarray(gf_jax.distance(flow_params, start, stack_axes=1))
+        return np.asarray(gf_jax.distance(stack, reference, stack_axes=1))
 
 
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:

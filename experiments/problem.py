@@ -20,6 +20,7 @@ class Problem(NamedTuple):
       objective: training loss and accuracy as functions of params.
       initial_params: the starting point.
       network_label: what every output calls the network.
+      linear: whether the network is linear in its inputs.
     """
 
     network: Network
@@ -27,6 +28,7 @@ class Problem(NamedTuple):
     objective: Classification
     initial_params: Params
     network_label: str
+    linear: bool
 
 
 def device() -> jax.Device:
@@ -57,6 +59,7 @@ def build(config: Configuration) -> Problem:
         objective=gf_jax.classification(network, inputs, dataset.labels),
         initial_params=_initial_params(config, network),
         network_label=label,
+        linear=config.activation == "linear",
     )
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gf_jax.bounds import AllowedStepSize
 from gf_jax.comparison import Metrics
 
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
@@ -129,3 +130,131 @@ class Sweep(NamedTuple):
     from_flow: np.ndarray
     from_first_order: np.ndarray
     from_modified_flow: np.ndarray
+
+
+class Spectrum(NamedTuple):
+    """Curvature at stacked points, each array of shape (points,).
+
+    Attributes:
+      lambda_min, lambda_max: extremal eigenvalues of the Hessian.
+      lambda_min_residual, lambda_max_residual: within them there is an eigenvalue.
+      theorem, sharpened: lower bounds on lambda_min.
+      gradient_norm: norm of the gradient.
+    """
+
+    lambda_min: np.ndarray
+    lambda_min_residual: np.ndarray
+    lambda_max: np.ndarray
+    lambda_max_residual: np.ndarray
+    theorem: np.ndarray
+    sharpened: np.ndarray
+    gradient_norm: np.ndarray
+
+
+class CurvatureRun(NamedTuple):
+    """Curvature along gradient flow or descent.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      along: "flow" or "descent".
+      step_size: of descent, in time per iteration.
+      times: ascending from 0, shape (points,).
+      loss: there.
+      spectrum: the curvature there.
+    """
+
+    network_label: str
+    data_label: str
+    along: str
+    step_size: float
+    times: np.ndarray
+    loss: np.ndarray
+    spectrum: Spectrum
+
+    @property
+    def integral(self) -> np.ndarray:
+        """Integral of max(-lambda_min, 0) from 0 to every time, by the trapezoidal rule."""
+        return growth_integral(self.times, self.spectrum)
+
+
+class Tube(NamedTuple):
+    """Constants that hold in the tube of width epsilon around the flow.
+
+    Attributes:
+      lambda_min: lower bound on the smallest eigenvalue, at every time.
+      beta: bound on the Hessian's spectral norm.
+      gamma: bound on the gradient's norm.
+    """
+
+    lambda_min: np.ndarray
+    beta: float
+    gamma: float
+
+
+class Answer(NamedTuple):
+    """A step size for an accuracy.
+
+    Attributes:
+      by: how it was found.
+      allowed: what the a-priori theorem used, if it was by that.
+      step_size: in time per iteration.
+      gap: largest distance from the flow that was measured with it, if any was.
+    """
+
+    by: str
+    step_size: float
+    allowed: AllowedStepSize | None = None
+    gap: float | None = None
+
+
+class BoundsRun(NamedTuple):
+    """A run of descent, its gap to the flow, and what theory and prediction say of it.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      epsilon: accuracy asked for.
+      step_size: of the run.
+      kinks: number of kinks of the loss.
+      times: of the samples, ascending from 0; arrays have shape (times,).
+      loss: of the flow.
+      travelled: distance of the flow from the start.
+      gap: distance between descent and flow.
+      flow_error: estimated distance of the flow from the exact one.
+      predicted: the gap as predicted.
+      bound: the fundamental theorem's, on measured defects and lambda_min.
+      defects: mean defect of the step that begins there.
+      spectrum: curvature on the flow.
+      descent_lambda_min: smallest eigenvalue on descent.
+      tube: constants proven around the flow, None where there are none.
+      answers: step sizes for the accuracy.
+    """
+
+    network_label: str
+    data_label: str
+    epsilon: float
+    step_size: float
+    kinks: int
+    times: np.ndarray
+    loss: np.ndarray
+    travelled: np.ndarray
+    gap: np.ndarray
+    flow_error: np.ndarray
+    predicted: np.ndarray
+    bound: np.ndarray
+    defects: np.ndarray
+    spectrum: Spectrum
+    descent_lambda_min: np.ndarray
+    tube: Tube | None
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def integral(self) -> np.ndarray:
+        """Integral of max(-lambda_min, 0) along the flow, from 0 to every time."""
+        return growth_integral(self.times, self.spectrum)
+
+
+def growth_integral(times: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Integral of max(-lambda_min, 0) from 0 to every time, by the trapezoidal rule."""
+    rates = np.maximum(-spectrum.lambda_min, 0)
+    areas = np.diff(times) * (rates[1:] + rates[:-1]) / 2
+    return np.concatenate([[0.0], np.cumsum(areas)])

@@ -34,7 +34,7 @@ import numpy as np
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
-from experiments.records import Prediction, Reference, Run, Sweep
+from experiments.records import BoundsRun, CurvatureRun, Prediction, Reference, Run, Sweep
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
@@ -160,6 +160,31 @@ def write_prediction(directory: Path, prediction: Prediction) -> None:
 def write_sweep(directory: Path, sweep: Sweep) -> None:
     """Writes distances from the three descriptions."""
     np.savez(directory / "sweep.npz", format=np.array(FORMAT), **sweep._asdict())
+
+
+def write_curvature(directory: Path, run: CurvatureRun) -> None:
+    """Writes curvature along a flow or descent."""
+    np.savez(
+        directory / "curvature.npz",
+        format=np.array(FORMAT),
+        time=run.times,
+        loss=run.loss,
+        integral=run.integral,
+        **run.spectrum._asdict(),
+    )
+
+
+def write_bounds(directory: Path, run: BoundsRun) -> None:
+    """Writes a gap and what bounds it; step sizes for an accuracy are in the summary."""
+    names = ("times", "loss", "travelled", "gap", "flow_error", "predicted", "bound", "defects")
+    np.savez(
+        directory / "bounds.npz",
+        format=np.array(FORMAT),
+        descent_lambda_min=run.descent_lambda_min,
+        integral=run.integral,
+        **{name: getattr(run, name) for name in names},
+        **run.spectrum._asdict(),
+    )
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -4,3 +4,5 @@ from experiments.figures.runs import draw_prediction as draw_prediction
 from experiments.figures.runs import draw_rounding as draw_rounding
 from experiments.figures.runs import draw_run as draw_run
 from experiments.figures.runs import draw_sweep as draw_sweep
+from experiments.figures.theory import draw_bounds as draw_bounds
+from experiments.figures.theory import draw_curvature as draw_curvature

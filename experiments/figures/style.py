@@ -18,10 +18,13 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
-def save(figure: Figure, named: Axes, title: str, directory: Path) -> list[Path]:
-    """Adds title and legend, the latter from the lines of one panel, and saves."""
+def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> list[Path]:
+    """Adds title and legend, the latter from the lines of one panel if given, and saves."""
     figure.suptitle(title[:1].upper() + title[1:])
-    figure.legend(handles=named.lines, loc="outside lower center", ncols=8, frameon=False)
+    lines = [] if named is None else named.lines
+    handles = [line for line in lines if not str(line.get_label()).startswith("_")]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         figure.savefig(path, dpi=130)

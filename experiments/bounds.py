@@ -1,0 +1,310 @@
+"""Which step size the theory allows, beside what is predicted and what is measured.
+
+    python -m experiments.main --experiment=bounds --epsilon=0.001
+
+asks how small the step must be for descent to stay within epsilon of its flow. It runs
+descent and the flow, finds the Hessian's extremal eigenvalues along both, evaluates the
+fundamental theorem on them (a bound on the gap of the run that was made), and answers the
+question four times: by the a-priori theorem with constants that are proven for the tube
+of width epsilon around the flow (linear networks only), by the same formula with constants
+measured on the flow, by the prediction, and by a run that is compared with the flow.
+DURATION
+"""
+
+from typing import Any
+
+import numpy as np
+
+import gf_jax
+from experiments import figures, harness, records, report, spectra, store
+from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.harness import NetworkWorkplace
+from gf_jax.descent import Schedule
+from gf_jax.networks import Params
+
+KINK_BUDGET = 4  # of a flow with kinks, in gradient evaluations per step of descent
+TRIALS = 3  # runs at most, to find a step size that suffices
+SAFELY = 0.98  # of the step size that a trial suggests
+ROWS = 9
+
+GAP_LEGEND = """\
+measured: distance of descent from its flow. predicted: without running descent.
+bound: the fundamental theorem, evaluated on measured defects and on λ_min at
+samples of descent and flow. λ_min: the smaller one of the two."""
+
+ANSWER_LEGEND = """\
+theorem: the a-priori theorem, ε / (β γ integral), where integral is the largest of
+∫ exp(∫ m) over time, β and γ are the smoothness and Lipschitz constants of the loss
+and m ≥ -λ_min, all proven for the tube of width ε around the flow, at samples in
+time. theorem, sampled: the same formula with constants measured on the flow, not a
+proof. growth: exp(∫ max(m, 0)). prediction: from the deviation. measured: a run with
+that step size, and its largest gap."""
+
+KINKS = """\
+The loss has kinks: its gradient is not Lipschitz continuous, so that the a-priori
+theorem does not apply, and the Hessian is that of the smooth pieces. Numbers of
+both theorems are what their formulas give, not bounds."""
+
+
+def run(config: Configuration) -> int:
+    """Runs the experiment and writes its run directory.
+
+    Returns:
+      The exit status: 0, or 3 if descent diverged, or 130 if it was interrupted.
+
+    Raises:
+      UsageError: on data, weights or an output directory that are not accepted.
+    """
+    workplace = harness.begin(config)
+    schedule = spectra.sampled(config.schedule)
+    try:
+        saved = _base(workplace, schedule)
+        if saved is None:
+            workplace.say(
+                f"the run with step size {schedule.step_size:g} diverged; try a smaller one"
+            )
+            return EXIT_DIVERGED
+        store.write_bounds(workplace.directory, saved)
+        workplace.say("the gap and its bound are written; next the step size that suffices")
+        saved = saved._replace(answers=_answers(workplace, saved))
+    except KeyboardInterrupt:
+        workplace.say(f"interrupted; what is complete lies in {workplace.directory}")
+        return EXIT_INTERRUPTED
+    summary = summarise(saved)
+    store.write_bounds(workplace.directory, saved)
+    store.write_summary(workplace.directory, summary)
+    figures.draw_bounds(saved, workplace.directory)
+    _print(summary, workplace)
+    harness.end(workplace)
+    return 0
+
+
+def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun | None:
+    """The run that was asked for, its gap, and everything that bounds it; None if it diverged."""
+    config, study = workplace.config, workplace.study
+    f, start, step_size = study.objective.loss, study.initial_params, schedule.step_size
+    assert config.epsilon is not None
+    times = spectra.times_of(schedule)
+    compared = _compare(workplace, schedule)
+    if compared is None:
+        return None
+    descent, flow, gap = compared
+    prediction = harness.solve(
+        "prediction",
+        lambda tell: gf_jax.predict(f, start, times[1:], np.array([step_size]), progress=tell),
+    )
+    at_flow = spectra.measure(workplace, "flow", flow.params)
+    at_descent = spectra.measure(workplace, "descent", descent)
+    lambda_min = np.minimum(at_flow.lambda_min, at_descent.lambda_min)
+    defects = gf_jax.defects(f, descent, step_size)
+    iterations = np.array([0, *schedule.snapshot_iterations])
+    tube = None
+    if study.linear:
+        beta = spectra.smoothness_bound(study, flow.params, config.epsilon).max()
+        tube = records.Tube(
+            lambda_min=spectra.lower_bound(study, flow.params, config.epsilon).sharpened,
+            beta=float(beta),
+            gamma=float(at_flow.gradient_norm.max() + beta * config.epsilon),
+        )
+    return records.BoundsRun(
+        network_label=study.network_label,
+        data_label=study.dataset.label,
+        epsilon=config.epsilon,
+        step_size=step_size,
+        kinks=prediction.kinks,
+        times=times,
+        loss=flow.loss,
+        travelled=harness.distance_from_init(workplace, flow.params),
+        gap=gap,
+        flow_error=flow.error,
+        predicted=np.concatenate([[0.0], prediction.to_flow[:, 0]]),
+        bound=gf_jax.a_posteriori_bound(step_size, iterations, defects, lambda_min),
+        defects=defects,
+        spectrum=at_flow,
+        descent_lambda_min=at_descent.lambda_min,
+        tube=tube,
+    )
+
+
+def _compare(
+    workplace: NetworkWorkplace, schedule: Schedule
+) -> tuple[Params, gf_jax.Flow, np.ndarray] | None:
+    """Descent and flow at the start and the snapshots, and their distance; None if it diverges."""
+    assert workplace.config.arithmetic is not None
+    outcome = harness.descend(workplace, schedule, workplace.config.arithmetic)
+    if outcome is None or outcome.interrupted:
+        raise KeyboardInterrupt
+    if not np.isfinite(outcome.trajectory.metrics.loss).all():
+        return None
+    budget = KINK_BUDGET * schedule.iterations
+    flow = spectra.follow(workplace, spectra.times_of(schedule), budget)
+    snapshots = outcome.trajectory.snapshots
+    descent = spectra.with_start(workplace.study.initial_params, snapshots)
+    return descent, flow, harness.distances(descent, flow.params)
+
+
+def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[records.Answer, ...]:
+    """The step sizes that keep descent within epsilon, by theorem, prediction and measurement."""
+    spectrum, epsilon, times = saved.spectrum, saved.epsilon, saved.times
+    answers = []
+    if saved.tube is not None:
+        proven = gf_jax.allowed_step_size(
+            epsilon, times, saved.tube.lambda_min, beta=saved.tube.beta, gamma=saved.tube.gamma
+        )
+        answers.append(records.Answer("theorem", proven.step_size, proven))
+    sampled = gf_jax.allowed_step_size(
+        epsilon,
+        times,
+        spectrum.lambda_min,
+        beta=float(np.maximum(spectrum.lambda_max, -spectrum.lambda_min).max()),
+        gamma=float(spectrum.gradient_norm.max()),
+    )
+    answers.append(records.Answer("theorem, sampled", sampled.step_size, sampled))
+    edge = 2 / float(spectrum.lambda_max.max())
+    suggested = min(_suggested(workplace, saved), edge / 2)
+    answers.append(records.Answer("prediction", step_size=suggested))
+    return (*answers, _measured(workplace, suggested, epsilon, times[-1]))
+
+
+def _suggested(workplace: NetworkWorkplace, saved: records.BoundsRun) -> float:
+    """The step size whose predicted gap is largest at epsilon; infinite if none is that large.
+
+    With kinks, by proportion from the gap that was measured.
+    """
+    if saved.kinks:
+        return float(saved.step_size * saved.epsilon / saved.gap.max())
+    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    deviation = harness.solve(
+        "deviation", lambda tell: gf_jax.deviation(f, start, saved.times[1:], progress=tell)
+    )
+    low, high = 0.0, 2 / float(saved.spectrum.lambda_max.max())
+    for _ in range(50):
+        middle = (low + high) / 2
+        fits = deviation.gap(middle).max() <= saved.epsilon
+        low, high = (middle, high) if fits else (low, middle)
+    return low
+
+
+def _measured(
+    workplace: NetworkWorkplace, step_size: float, epsilon: float, end: float
+) -> records.Answer:
+    """A step size at which descent was seen to stay within epsilon, or the smallest tried."""
+    config = workplace.config
+    for _ in range(TRIALS):
+        iterations = int(np.ceil(end / step_size * (1 - 1e-9)))
+        step_size = end / iterations
+        schedule = Schedule(step_size, (), iterations, min(iterations, config.snapshots or 1), None)
+        compared = _compare(workplace, spectra.sampled(schedule))
+        gap = np.inf if compared is None else float(compared[2].max())
+        if gap <= epsilon:
+            break
+        step_size *= SAFELY * epsilon / gap if np.isfinite(gap) else 0.5
+    return records.Answer("measured", step_size=end / iterations, gap=gap)
+
+
+def summarise(saved: records.BoundsRun) -> dict[str, Any]:
+    """The numbers of both tables, and a verdict."""
+    spectrum, measured = saved.spectrum, saved.answers[-1]
+    factor = _factor(saved.bound[-1], saved.gap[-1])
+    growth = float(np.exp(min(700.0, saved.integral[-1])))
+    holds = bool((saved.bound >= saved.gap - saved.flow_error).all())
+    words = (
+        "stays within" if measured.gap is not None and measured.gap <= saved.epsilon else "leaves"
+    )
+    verdict = [
+        f"Verdict: at time {saved.times[-1]:g} descent with step size {saved.step_size:g} stands "
+        f"{saved.gap[-1]:.3g} from its flow (known to {saved.flow_error[-1]:.1g}), predicted were "
+        f"{saved.predicted[-1]:.3g}. The fundamental theorem on measured defects and λ_min gives "
+        f"{saved.bound[-1]:.3g}, {factor:,.3g} times the gap"
+        + (". It holds at all samples." if holds else "; it does NOT hold at all samples."),
+        f"With λ_min between {spectrum.lambda_min.min():.3g} and {spectrum.lambda_min.max():.3g} a "
+        f"gap grows by a factor of {growth:.3g} at most.",
+        f"For an accuracy of {saved.epsilon:g}: descent with step size {measured.step_size:.3g} "
+        f"{words} it, measured: its largest gap is {measured.gap:.3g}.",
+    ]
+    return {
+        "network": saved.network_label,
+        "data": saved.data_label,
+        "epsilon": saved.epsilon,
+        "step_size": saved.step_size,
+        "time": float(saved.times[-1]),
+        "kinks": saved.kinks,
+        "lambda_min": [float(spectrum.lambda_min.min()), float(spectrum.lambda_min.max())],
+        "lambda_max": [float(spectrum.lambda_max.min()), float(spectrum.lambda_max.max())],
+        "lower_bound": [float(spectrum.sharpened.min()), float(spectrum.sharpened.max())],
+        "growth": growth,
+        "gap": report.finite(saved.gap[-1]),
+        "predicted_gap": report.finite(saved.predicted[-1]),
+        "bound": report.finite(saved.bound[-1]),
+        "factor": report.finite(factor),
+        "holds": holds,
+        "answers": [
+            {"by": answer.by, "step_size": report.finite(answer.step_size)}
+            | ({} if answer.gap is None else {"measured_gap": report.finite(answer.gap)})
+            | (
+                {}
+                if answer.allowed is None
+                else {k: report.finite(v) for k, v in answer.allowed._asdict().items()}
+            )
+            for answer in saved.answers
+        ],
+        "verdict": verdict,
+        "points": [
+            {
+                "time": float(saved.times[at]),
+                "gap": report.finite(saved.gap[at]),
+                "predicted": report.finite(saved.predicted[at]),
+                "bound": report.finite(saved.bound[at]),
+                "factor": report.finite(_factor(saved.bound[at], saved.gap[at])),
+                "lambda_min": float(min(spectrum.lambda_min[at], saved.descent_lambda_min[at])),
+            }
+            for at in range(len(saved.times))
+        ],
+    }
+
+
+def _factor(bound: float, gap: float) -> float:
+    return float(bound / gap) if gap > 0 else np.nan
+
+
+def _print(summary: dict[str, Any], workplace: NetworkWorkplace) -> None:
+    text, points = report.text, summary["points"]
+    shown = np.unique(np.linspace(1, len(points) - 1, ROWS).round().astype(int))
+    report.show_table(
+        workplace.console,
+        f"{summary['network']} on {summary['data']}\n"
+        f"gap between descent with step size {summary['step_size']:g} and its flow",
+        ("time", "measured", "predicted", "bound", "bound / gap", "λ_min"),
+        [
+            (
+                f"{point['time']:.4g}",
+                *(text(point[name], ".3e") for name in ("gap", "predicted", "bound")),
+                text(point["factor"], ",.3g"),
+                f"{point['lambda_min']:.3g}",
+            )
+            for point in (points[at] for at in shown)
+        ],
+        legend=GAP_LEGEND,
+    )
+    report.show_table(
+        workplace.console,
+        f"Step size for an accuracy of {summary['epsilon']:g} up to time {summary['time']:g}",
+        ("by", "step size", "β", "γ", "integral", "growth", "largest gap"),
+        [
+            (
+                answer["by"],
+                text(answer["step_size"], ".3e"),
+                *(
+                    text(answer[name], ".3g") if name in answer else ""
+                    for name in ("beta", "gamma", "integral", "growth", "measured_gap")
+                ),
+            )
+            for answer in summary["answers"]
+        ],
+        legend=ANSWER_LEGEND,
+        left=1,
+    )
+    if summary["kinks"]:
+        workplace.console.print(KINKS, highlight=False)
+    for line in summary["verdict"]:
+        workplace.say(line)
