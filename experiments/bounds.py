@@ -25,6 +25,7 @@ from gf_jax.networks import Params
 KINK_BUDGET = 4  # of a flow with kinks, in gradient evaluations per step of descent
 TRIALS = 3  # runs at most, to find a step size that suffices
 SAFELY = 0.98  # of the step size that a trial suggests
+NEARLY = 0.5  # of the accuracy: a gap above that needs no further trial
 ROWS = 9
 
 GAP_LEGEND = """\
@@ -33,17 +34,18 @@ bound: the fundamental theorem, evaluated on measured defects and on λ_min at
 samples of descent and flow. λ_min: the smaller one of the two."""
 
 ANSWER_LEGEND = """\
-theorem: the a-priori theorem, ε / (β γ integral), where integral is the largest of
-∫ exp(∫ m) over time, β and γ are the smoothness and Lipschitz constants of the loss
-and m ≥ -λ_min, all proven for the tube of width ε around the flow, at samples in
-time. theorem, sampled: the same formula with constants measured on the flow, not a
-proof. growth: exp(∫ max(m, 0)). prediction: from the deviation. measured: a run with
-that step size, and its largest gap."""
+theorem: the a-priori theorem, ε / (β γ integral). β and γ are the smoothness
+and the Lipschitz constant of the loss, integral is the largest ∫ exp(∫ m) over
+time, with m ≥ -λ_min; all are proven for the tube of width ε around the flow,
+at samples in time. theorem, sampled: the same formula with constants measured
+on the flow, which is no proof. growth: exp(∫ max(m, 0)). prediction: the step
+size whose predicted gap is ε, or half the edge of stability if that is less.
+measured: a run and its largest gap."""
 
 KINKS = """\
-The loss has kinks: its gradient is not Lipschitz continuous, so that the a-priori
-theorem does not apply, and the Hessian is that of the smooth pieces. Numbers of
-both theorems are what their formulas give, not bounds."""
+The loss has kinks: its gradient is not Lipschitz continuous, so that the
+a-priori theorem does not apply, and the Hessian is that of the smooth pieces.
+What is printed for both theorems is what their formulas give, not a bound."""
 
 
 def run(config: Configuration) -> int:
@@ -161,9 +163,10 @@ def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[rec
     )
     answers.append(records.Answer("theorem, sampled", sampled.step_size, sampled))
     edge = 2 / float(spectrum.lambda_max.max())
-    suggested = min(_suggested(workplace, saved), edge / 2)
+    largest = min(edge / 2, times[-1])
+    suggested = min(_suggested(workplace, saved), largest)
     answers.append(records.Answer("prediction", step_size=suggested))
-    return (*answers, _measured(workplace, suggested, epsilon, times[-1]))
+    return (*answers, _measured(workplace, suggested, epsilon, times[-1], largest))
 
 
 def _suggested(workplace: NetworkWorkplace, saved: records.BoundsRun) -> float:
@@ -186,20 +189,33 @@ def _suggested(workplace: NetworkWorkplace, saved: records.BoundsRun) -> float:
 
 
 def _measured(
-    workplace: NetworkWorkplace, step_size: float, epsilon: float, end: float
+    workplace: NetworkWorkplace, step_size: float, epsilon: float, end: float, largest: float
 ) -> records.Answer:
-    """A step size at which descent was seen to stay within epsilon, or the smallest tried."""
-    config = workplace.config
+    """The largest step size tried at which descent was seen to stay within epsilon.
+
+    The first trial is the step size suggested. The next ones are in proportion to the gap
+    measured, or between one that suffices and one that does not, and at most the largest.
+    If none suffices the smallest is returned, with its gap.
+    """
+    snapshots = workplace.config.snapshots or 1
+    enough: dict[float, float] = {}
+    failed: dict[float, float] = {}
     for _ in range(TRIALS):
         iterations = int(np.ceil(end / step_size * (1 - 1e-9)))
         step_size = end / iterations
-        schedule = Schedule(step_size, (), iterations, min(iterations, config.snapshots or 1), None)
+        schedule = Schedule(step_size, (), iterations, min(iterations, snapshots), None)
         compared = _compare(workplace, spectra.sampled(schedule))
         gap = np.inf if compared is None else float(compared[2].max())
-        if gap <= epsilon:
+        (enough if gap <= epsilon else failed)[step_size] = gap
+        if NEARLY * epsilon <= gap <= epsilon or (enough and step_size == largest):
             break
-        step_size *= SAFELY * epsilon / gap if np.isfinite(gap) else 0.5
-    return records.Answer("measured", step_size=end / iterations, gap=gap)
+        if enough and failed:
+            step_size = float(np.sqrt(max(enough) * min(failed)))
+        else:
+            step_size *= SAFELY * epsilon / gap if 0 < gap < np.inf else 0.5
+        step_size = min(step_size, largest)
+    best = max(enough) if enough else min(failed)
+    return records.Answer("measured", step_size=best, gap=(enough | failed)[best])
 
 
 def summarise(saved: records.BoundsRun) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from gf_jax.networks import Params
 
 ROWS = 9  # of the table
 LEGEND = """\
-λ_min, λ_max: smallest and largest eigenvalue of the Hessian. ±: residual, within
-which of λ_min there is an eigenvalue. sharpened, theorem: lower bounds on λ_min
-from norms of weights and gradients alone. growth: the integral of max(-λ_min, 0);
-a gap between descent and flow grows by at most its exponential."""
+λ_min, λ_max: smallest and largest eigenvalue of the Hessian. ±: residual; some
+eigenvalue lies within it of λ_min. sharpened, theorem: lower bounds on λ_min
+from norms of weights and gradients alone. growth: the integral of max(-λ_min,
+0); a gap between descent and flow grows by at most its exponential."""
 
 
 def run(config: Configuration) -> int:

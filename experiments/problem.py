@@ -44,13 +44,13 @@ def device() -> jax.Device:
         raise UsageError(f"JAX finds no device to compute on: {reason}") from None
 
 
-def build(config: Configuration) -> Problem:
-    """Loads the data and makes everything that a run needs.
+def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem:
+    """Makes everything that a run needs; loads the data if they are not given.
 
     Raises:
       UsageError: if data or initial parameters are not what is accepted.
     """
-    dataset = load_data(config)
+    dataset = load_data(config) if dataset is None else dataset
     network, label = _network(config, dataset)
     inputs = dataset.images.reshape(-1, *network.input_shape)
     return Problem(

@@ -258,3 +258,26 @@ def growth_integral(times: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     rates = np.maximum(-spectrum.lambda_min, 0)
     areas = np.diff(times) * (rates[1:] + rates[:-1]) / 2
     return np.concatenate([[0.0], np.cumsum(areas)])
+
+
+class NearZero(NamedTuple):
+    """The smallest eigenvalue of the Hessian near zero, for several depths.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      depths: numbers of layers.
+      scales: factors on the start, descending; also the widths of the tubes.
+      at_starts: the smallest eigenvalue, shape (depths, scales), as the next three.
+      starts_bound: its lower bound.
+      in_tubes: the smallest one found in the tube around the nearest start.
+      tubes_bound: lower bound that holds in all of the tube.
+    """
+
+    network_label: str
+    data_label: str
+    depths: np.ndarray
+    scales: np.ndarray
+    at_starts: np.ndarray
+    starts_bound: np.ndarray
+    in_tubes: np.ndarray
+    tubes_bound: np.ndarray

@@ -91,7 +91,7 @@ def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBoun
     """
     norms = gf_jax.layer_norms(study.network, stack)
     if study.linear:
-        slopes = product_gradient_norms(study, stack)
+        slopes = np.linalg.norm(product_gradients(study, stack), axis=(1, 2))
         options = {"radius": radius, "smoothness": product_smoothness(study)}
         return gf_jax.linear_network_bound(norms.norms, slopes, **options)
     return gf_jax.homogeneous_network_bound(
@@ -107,7 +107,7 @@ def smoothness_bound(study: Problem, stack: Params, radius: float) -> np.ndarray
     """Bound on the Hessian's norm of a linear network within a radius of every point."""
     return gf_jax.linear_network_smoothness(
         gf_jax.layer_norms(study.network, stack).norms,
-        product_gradient_norms(study, stack),
+        np.linalg.norm(product_gradients(study, stack), axis=(1, 2)),
         smoothness=product_smoothness(study),
         radius=radius,
     )
@@ -125,11 +125,10 @@ def output_gradients(study: Problem, stack: Params) -> np.ndarray:
     return np.stack([slopes(jax.tree.map(operator.itemgetter(at), stack)) for at in points])
 
 
-def product_gradient_norms(study: Problem, stack: Params) -> np.ndarray:
-    """Frobenius norm of the loss's gradient by the end-to-end matrix of a linear network."""
+def product_gradients(study: Problem, stack: Params) -> np.ndarray:
+    """The loss's gradient by the end-to-end matrix, shape (points, classes, features)."""
     inputs = inputs_of(study)
-    gradients = output_gradients(study, stack) @ inputs / len(inputs)
-    return np.linalg.norm(gradients, axis=(1, 2))
+    return output_gradients(study, stack) @ inputs / len(inputs)
 
 
 def product_smoothness(study: Problem) -> float:

@@ -34,7 +34,15 @@ import numpy as np
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
-from experiments.records import BoundsRun, CurvatureRun, Prediction, Reference, Run, Sweep
+from experiments.records import (
+    BoundsRun,
+    CurvatureRun,
+    NearZero,
+    Prediction,
+    Reference,
+    Run,
+    Sweep,
+)
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
@@ -185,6 +193,11 @@ def write_bounds(directory: Path, run: BoundsRun) -> None:
         **{name: getattr(run, name) for name in names},
         **run.spectrum._asdict(),
     )
+
+
+def write_near_zero(directory: Path, sweep: NearZero) -> None:
+    """Writes smallest eigenvalues near zero."""
+    np.savez(directory / "near_zero.npz", format=np.array(FORMAT), **sweep._asdict())
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

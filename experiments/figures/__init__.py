@@ -6,3 +6,4 @@ from experiments.figures.runs import draw_run as draw_run
 from experiments.figures.runs import draw_sweep as draw_sweep
 from experiments.figures.theory import draw_bounds as draw_bounds
 from experiments.figures.theory import draw_curvature as draw_curvature
+from experiments.figures.theory import draw_near_zero as draw_near_zero

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import style
-from experiments.records import BoundsRun, CurvatureRun, Spectrum
+from experiments.records import BoundsRun, CurvatureRun, NearZero, Spectrum
 
 
 def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
@@ -71,15 +71,54 @@ def draw_bounds(run: BoundsRun, directory: Path) -> list[Path]:
     return style.save(figure, None, title, directory)
 
 
+def draw_near_zero(sweep: NearZero, directory: Path) -> list[Path]:
+    """Draws the smallest eigenvalue against scale and width; solid measured, dashed bounds."""
+    figure = Figure(figsize=(13, 5.4), layout="constrained")
+    by_scale, by_width = figure.subplots(1, 2, sharey=True)
+    for panel, values, bounds in (
+        (by_scale, sweep.at_starts, sweep.starts_bound),
+        (by_width, sweep.in_tubes, sweep.tubes_bound),
+    ):
+        for row, depth in enumerate(sweep.depths):
+            colour = style.colour(row)
+            label = f"{depth} layers"
+            negative = np.where(values[row] < 0, -values[row], np.nan)
+            panel.plot(
+                sweep.scales,
+                negative,
+                style.MARKS[row % len(style.MARKS)] + "-",
+                color=colour,
+                label=label,
+            )
+            panel.plot(sweep.scales, -bounds[row], "--", color=colour, linewidth=1)
+        panel.set(xscale="log", yscale="log")
+        panel.grid(visible=True, alpha=0.25)
+    by_scale.set(
+        title=r"$-\lambda_{min}$ at the start",
+        xlabel="scale of the start, logarithmic",
+        ylabel="1 / time, logarithmic; dashed: bound",
+    )
+    by_width.set(
+        title=rf"Largest $-\lambda_{{min}}$ around the start scaled by {sweep.scales[-1]:.3g}",
+        xlabel="width of the tube, Euclidean distance, logarithmic",
+    )
+    title = f"Curvature near zero: {sweep.network_label} on {sweep.data_label}"
+    return style.save(figure, by_scale, title, directory)
+
+
 def _answers(axes: Axes, run: BoundsRun) -> None:
     """Step sizes for the accuracy, one bar each."""
     sizes = np.array([answer.step_size for answer in run.answers])
     shown = np.isfinite(sizes) & (sizes > 0)
     for row in np.flatnonzero(shown):
-        look = {"color": style.COLOURS[1 + row], "marker": style.MARKS[row], "markersize": 9}
-        axes.plot(sizes[row], row, **look)
-        label = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(f"{sizes[row]:.2e}", (sizes[row], row), **label)
+        axes.plot(sizes[row], row, style.MARKS[row], color=style.COLOURS[1 + row], markersize=9)
+        axes.annotate(
+            f"{sizes[row]:.2e}",
+            (sizes[row], row),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+        )
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.2)
     axes.set_yticks(range(len(sizes)), [answer.by for answer in run.answers])
