@@ -13,6 +13,7 @@ DURATION
 
 from typing import Any
 
+import jax
 import numpy as np
 
 import gf_jax
@@ -84,22 +85,21 @@ def run(config: Configuration) -> int:
 def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun | None:
     """The run that was asked for, its gap, and everything that bounds it; None if it diverged."""
     config, study = workplace.config, workplace.study
-    f, start, step_size = study.objective.loss, study.initial_params, schedule.step_size
+    step_size, times = schedule.step_size, spectra.times_of(schedule)
     assert config.epsilon is not None
-    times = spectra.times_of(schedule)
     compared = _compare(workplace, schedule)
     if compared is None:
         return None
     descent, flow, gap = compared
-    prediction = harness.solve(
-        "prediction",
-        lambda tell: gf_jax.predict(f, start, times[1:], np.array([step_size]), progress=tell),
-    )
-    at_flow = spectra.measure(workplace, "flow", flow.params)
-    at_descent = spectra.measure(workplace, "descent", descent)
-    lambda_min = np.minimum(at_flow.lambda_min, at_descent.lambda_min)
-    defects = gf_jax.defects(f, descent, step_size)
+    predicted, suggested = _predict(workplace, times, step_size, gap)
+    # Back along descent, so that neighbours in the stack are neighbours in weight space.
+    points = jax.tree.map(lambda a, b: np.concatenate([a, b[::-1]]), flow.params, descent)
+    spectrum = spectra.measure(workplace, "flow and descent", points)
+    at_flow = records.Spectrum(*(values[: len(times)] for values in spectrum))
+    at_descent = spectrum.lambda_min[len(times) :][::-1]
+    defects = gf_jax.defects(study.objective.loss, descent, step_size)
     iterations = np.array([0, *schedule.snapshot_iterations])
+    lambda_min = np.minimum(at_flow.lambda_min, at_descent)
     tube = None
     if study.linear:
         beta = spectra.smoothness_bound(study, flow.params, config.epsilon).max()
@@ -113,18 +113,19 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
         data_label=study.dataset.label,
         epsilon=config.epsilon,
         step_size=step_size,
-        kinks=prediction.kinks,
+        kinks=not study.linear,
         times=times,
         loss=flow.loss,
         travelled=harness.distance_from_init(workplace, flow.params),
         gap=gap,
         flow_error=flow.error,
-        predicted=np.concatenate([[0.0], prediction.to_flow[:, 0]]),
+        predicted=np.concatenate([[0.0], predicted]),
         bound=gf_jax.a_posteriori_bound(step_size, iterations, defects, lambda_min),
         defects=defects,
         spectrum=at_flow,
-        descent_lambda_min=at_descent.lambda_min,
+        descent_lambda_min=at_descent,
         tube=tube,
+        suggested=suggested,
     )
 
 
@@ -143,6 +144,34 @@ def _compare(
     snapshots = outcome.trajectory.snapshots
     descent = spectra.with_start(workplace.study.initial_params, snapshots)
     return descent, flow, harness.distances(descent, flow.params)
+
+
+def _predict(
+    workplace: NetworkWorkplace, times: np.ndarray, step_size: float, gap: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The gap as predicted at all times but the first, and the step size for the accuracy.
+
+    That is the one whose predicted gap is at most epsilon, or the edge of stability at
+    the start if that is less; with kinks it is taken in proportion to the gap measured.
+    """
+    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    epsilon = workplace.config.epsilon
+    assert epsilon is not None
+    if not workplace.study.linear:
+        prediction = harness.solve(
+            "prediction",
+            lambda tell: gf_jax.predict(f, start, times[1:], np.array([step_size]), progress=tell),
+        )
+        return prediction.to_flow[:, 0], float(step_size * epsilon / gap.max())
+    deviation = harness.solve(
+        "prediction", lambda tell: gf_jax.deviation(f, start, times[1:], progress=tell)
+    )
+    low, high = 0.0, float(times[-1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = deviation.gap(middle).max() <= epsilon
+        low, high = (middle, high) if fits else (low, middle)
+    return deviation.gap(step_size), low
 
 
 def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[records.Answer, ...]:
@@ -164,28 +193,9 @@ def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[rec
     answers.append(records.Answer("theorem, sampled", sampled.step_size, sampled))
     edge = 2 / float(spectrum.lambda_max.max())
     largest = min(edge / 2, times[-1])
-    suggested = min(_suggested(workplace, saved), largest)
+    suggested = min(saved.suggested, largest)
     answers.append(records.Answer("prediction", step_size=suggested))
     return (*answers, _measured(workplace, suggested, epsilon, times[-1], largest))
-
-
-def _suggested(workplace: NetworkWorkplace, saved: records.BoundsRun) -> float:
-    """The step size whose predicted gap is largest at epsilon; infinite if none is that large.
-
-    With kinks, by proportion from the gap that was measured.
-    """
-    if saved.kinks:
-        return float(saved.step_size * saved.epsilon / saved.gap.max())
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
-    deviation = harness.solve(
-        "deviation", lambda tell: gf_jax.deviation(f, start, saved.times[1:], progress=tell)
-    )
-    low, high = 0.0, 2 / float(saved.spectrum.lambda_max.max())
-    for _ in range(50):
-        middle = (low + high) / 2
-        fits = deviation.gap(middle).max() <= saved.epsilon
-        low, high = (middle, high) if fits else (low, middle)
-    return low
 
 
 def _measured(
@@ -200,22 +210,27 @@ def _measured(
     snapshots = workplace.config.snapshots or 1
     enough: dict[float, float] = {}
     failed: dict[float, float] = {}
+    fewest = _iterations(end, largest)
     for _ in range(TRIALS):
-        iterations = int(np.ceil(end / step_size * (1 - 1e-9)))
+        iterations = max(fewest, _iterations(end, step_size))
         step_size = end / iterations
         schedule = Schedule(step_size, (), iterations, min(iterations, snapshots), None)
         compared = _compare(workplace, spectra.sampled(schedule))
         gap = np.inf if compared is None else float(compared[2].max())
         (enough if gap <= epsilon else failed)[step_size] = gap
-        if NEARLY * epsilon <= gap <= epsilon or (enough and step_size == largest):
+        if NEARLY * epsilon <= gap <= epsilon or (enough and iterations == fewest):
             break
         if enough and failed:
             step_size = float(np.sqrt(max(enough) * min(failed)))
         else:
             step_size *= SAFELY * epsilon / gap if 0 < gap < np.inf else 0.5
-        step_size = min(step_size, largest)
     best = max(enough) if enough else min(failed)
     return records.Answer("measured", step_size=best, gap=(enough | failed)[best])
+
+
+def _iterations(end: float, step_size: float) -> int:
+    """Fewest steps, none of them longer, that end at a time."""
+    return int(np.ceil(end / step_size * (1 - 1e-9)))
 
 
 def summarise(saved: records.BoundsRun) -> dict[str, Any]:

@@ -58,7 +58,10 @@ def run(config: Configuration) -> int:
     figures.draw_curvature(saved, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace)
-    return 0 if len(times) > len(config.schedule.snapshot_iterations) else EXIT_DIVERGED
+    if times[-1] < config.schedule.iterations * config.schedule.step_size * (1 - 1e-9):
+        workplace.say(f"{config.along} diverged: the curvature is told up to time {times[-1]:g}")
+        return EXIT_DIVERGED
+    return 0
 
 
 def _points(workplace: NetworkWorkplace) -> tuple[np.ndarray, np.ndarray, Params]:

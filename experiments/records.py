@@ -214,7 +214,7 @@ class BoundsRun(NamedTuple):
       network_label, data_label: what is trained on what.
       epsilon: accuracy asked for.
       step_size: of the run.
-      kinks: number of kinks of the loss.
+      kinks: whether the loss has kinks.
       times: of the samples, ascending from 0; arrays have shape (times,).
       loss: of the flow.
       travelled: distance of the flow from the start.
@@ -225,6 +225,7 @@ class BoundsRun(NamedTuple):
       defects: mean defect of the step that begins there.
       spectrum: curvature on the flow.
       descent_lambda_min: smallest eigenvalue on descent.
+      suggested: step size for the accuracy, by prediction.
       tube: constants proven around the flow, None where there are none.
       answers: step sizes for the accuracy.
     """
@@ -233,7 +234,7 @@ class BoundsRun(NamedTuple):
     data_label: str
     epsilon: float
     step_size: float
-    kinks: int
+    kinks: bool
     times: np.ndarray
     loss: np.ndarray
     travelled: np.ndarray
@@ -244,6 +245,7 @@ class BoundsRun(NamedTuple):
     defects: np.ndarray
     spectrum: Spectrum
     descent_lambda_min: np.ndarray
+    suggested: float
     tube: Tube | None
     answers: tuple[Answer, ...] = ()
 

@@ -12,7 +12,7 @@ def dense_eigenvalues(f, point):
     with jax.enable_x64(True):
         point = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), point)
         flat, unravel = ravel_pytree(point)
-        return np.linalg.eigvalsh(np.asarray(jax.hessian(lambda x: f(unravel(x)))(flat)))
+        return np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(lambda x: f(unravel(x))))(flat)))
 
 
 def stacked(points):

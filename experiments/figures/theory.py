@@ -147,5 +147,6 @@ def _smallest(axes: Axes, times: np.ndarray, spectrum: Spectrum) -> None:
 
 def _early_times(axes: Axes, times: np.ndarray) -> None:
     """A time axis that shows the beginning: linear up to the first sample, then logarithmic."""
-    axes.set_xscale("symlog", linthresh=times[1] if len(times) > 1 else 1.0)
-    axes.set_xlim(0, times[-1])
+    if len(times) > 1:
+        axes.set_xscale("symlog", linthresh=times[1])
+        axes.set_xlim(0, times[-1])
