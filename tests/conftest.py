@@ -1,8 +1,19 @@
+import atexit
 import contextlib
 import io
 import os
 import shutil
+import tempfile
 from pathlib import Path
+
+# Most of the time is compiling, and many tests compile the same programs: the processes
+# of one run of the suite share what they compiled. It is set before JAX is imported.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="gf_jax_tests_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import numpy as np
