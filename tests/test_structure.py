@@ -24,6 +24,7 @@ LIBRARY = {
     "flow": {"comparison", "flow_problem", "kinks", "piecewise", "smooth", "tracing"},
     "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
     "curvature": {"arithmetic", "tracing"},
+    "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {
