@@ -34,7 +34,7 @@ import numpy as np
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
-from experiments.records import Prediction, Reference, Run, Sweep
+from experiments.records import Prediction, Reference, Run, Saddle, Sweep
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
@@ -160,6 +160,11 @@ def write_prediction(directory: Path, prediction: Prediction) -> None:
 def write_sweep(directory: Path, sweep: Sweep) -> None:
     """Writes distances from the three descriptions."""
     np.savez(directory / "sweep.npz", format=np.array(FORMAT), **sweep._asdict())
+
+
+def write_saddle(directory: Path, saddle: Saddle) -> None:
+    """Writes gaps along both coordinates, and the largest step sizes."""
+    np.savez(directory / "saddle.npz", format=np.array(FORMAT), **saddle._asdict())
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -4,3 +4,4 @@ from experiments.figures.runs import draw_prediction as draw_prediction
 from experiments.figures.runs import draw_rounding as draw_rounding
 from experiments.figures.runs import draw_run as draw_run
 from experiments.figures.runs import draw_sweep as draw_sweep
+from experiments.figures.saddle import draw_saddle as draw_saddle

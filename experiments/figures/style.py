@@ -19,9 +19,10 @@ MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 def save(figure: Figure, named: Axes, title: str, directory: Path) -> list[Path]:
-    """Adds title and legend, the latter from the lines of one panel, and saves."""
+    """Adds title and legend, the latter from the labelled lines of one panel, and saves."""
+    labelled = [line for line in named.lines if not str(line.get_label()).startswith("_")]
     figure.suptitle(title[:1].upper() + title[1:])
-    figure.legend(handles=named.lines, loc="outside lower center", ncols=8, frameon=False)
+    figure.legend(handles=labelled, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         figure.savefig(path, dpi=130)
