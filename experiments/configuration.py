@@ -83,7 +83,7 @@ OWN_DEFAULTS: dict[str, dict[str, object]] = {
         "depths": (2, 3, 4),
         "step_size": 0.1,
         "ratios": (2, 4),
-        "iterations": 1_000,
+        "iterations": 300,
         "init_scale": 0.01,
         "epsilon": 1e-3,
     },

@@ -121,7 +121,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "iterations",
         None,
-        "Iterations of the base run, 10,000 if not given (deep_linear: 1,000); time is this times "
+        "Iterations of the base run, 10,000 if not given (deep_linear: 300); time is this times "
         "step_size.",
     )
     flags.DEFINE_enum("network", None, NETWORKS, "Architecture, fully_connected if not given.")

@@ -6,6 +6,7 @@ import numpy as np
 
 from gf_jax.comparison import Metrics
 
+PERCENTILES = (5, 50, 95)
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
 
 
@@ -156,3 +157,49 @@ class Saddle(NamedTuple):
     largest: np.ndarray
     largest_exact: np.ndarray
     approximation: np.ndarray
+
+
+class Starts(NamedTuple):
+    """Many starts of a deep linear network, on every data set, under flow and descent.
+
+    Runs are the flow and then descent at every step size. Shapes are (runs, data sets,
+    starts) unless another is said. Distances are largest over all times.
+
+    Attributes:
+      depth: number of layers.
+      step_sizes: of descent, the largest first.
+      times: from 0 on, those of the snapshots.
+      cosine: of the angle between start and target, as vectors, (data sets, starts).
+      arrival: time at which the loss above its minimum falls to epsilon; inf if it does not.
+      excess: loss above its minimum at the last time.
+      gap: distance between descent and flow, over all parameters; 0 for the flow.
+      unbalancedness: largest of all pairs of layers.
+      reduced_difference: distance between the flow's end-to-end vector and the reduced
+        equation's, (data sets, starts).
+      flow_error: estimated error of the flow, over all starts together.
+      excess_over_time, gap_over_time, unbalancedness_over_time: percentiles over the
+        starts as in ``PERCENTILES``, shape (percentiles, times, runs, data sets).
+      opposite: loss above its minimum of the start opposite to the target, shape (times,
+        runs, data sets).
+    """
+
+    depth: int
+    step_sizes: np.ndarray
+    times: np.ndarray
+    cosine: np.ndarray
+    arrival: np.ndarray
+    excess: np.ndarray
+    gap: np.ndarray
+    unbalancedness: np.ndarray
+    reduced_difference: np.ndarray
+    flow_error: float | np.ndarray
+    excess_over_time: np.ndarray
+    gap_over_time: np.ndarray
+    unbalancedness_over_time: np.ndarray
+    opposite: np.ndarray
+
+
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """Along the last axis, put first: entries themselves, of which any may be infinite."""
+    whole = np.where(np.isnan(values), np.inf, values)  # what diverged is beyond all bounds
+    return np.percentile(whole, PERCENTILES, axis=-1, method="nearest")

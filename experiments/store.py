@@ -34,7 +34,7 @@ import numpy as np
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
-from experiments.records import Prediction, Reference, Run, Saddle, Sweep
+from experiments.records import Prediction, Reference, Run, Saddle, Starts, Sweep
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
@@ -165,6 +165,11 @@ def write_sweep(directory: Path, sweep: Sweep) -> None:
 def write_saddle(directory: Path, saddle: Saddle) -> None:
     """Writes gaps along both coordinates, and the largest step sizes."""
     np.savez(directory / "saddle.npz", format=np.array(FORMAT), **saddle._asdict())
+
+
+def write_starts(directory: Path, starts: Starts) -> None:
+    """Writes what became of every start of one depth."""
+    np.savez(directory / f"depth_{starts.depth}.npz", format=np.array(FORMAT), **starts._asdict())
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -1,0 +1,317 @@
+"""Deep linear networks from random balanced starts: all of them reach the global minimum.
+
+    python -m experiments.main --experiment=deep_linear --dataset=mnist
+
+Scalar regression with squared loss on whitened inputs, of the data set and of synthetic
+data, see ``regression``. Networks of 2, 3 and 4 layers start near zero from 1,000 random
+balanced points, the same end-to-end vectors on both, and from the one exactly opposite to
+the target. All starts and step sizes of a depth are one stack that a single compiled call
+follows, in float64; gradient flow follows the same stack.
+
+Balanced starts of a network with a scalar output use one unit of every hidden layer: all
+others are zero and stay so. The width says how many there are, and changes nothing.
+
+Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1 and section 4.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import gf_jax
+from experiments import figures, harness, problem, records, regression, report, store
+from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.harness import Workplace
+from gf_jax.networks import Params
+
+COLUMNS = ("depth", "run", "reached", "after time", "gap", "unbalanced")
+LEGEND = """\
+reached: share of the starts whose loss falls within the accuracy of its
+minimum. after time: that it takes, median over the starts, and percentiles 5
+and 95. gap: largest Euclidean distance between descent and flow over time,
+median. unbalanced: largest ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖ over time and layers,
+median."""
+
+
+class Study(NamedTuple):
+    """The regressions, and their cross-covariances, shape (data sets, inputs)."""
+
+    regressions: tuple[regression.Regression, ...]
+    targets: np.ndarray
+
+
+def run(config: Configuration) -> int:
+    """Runs the experiment and writes its run directory.
+
+    Returns:
+      The exit status: 0, or 3 if a start diverged, or 130 if it was interrupted; depths
+      that are complete by then are written.
+
+    Raises:
+      UsageError: on data or an output directory that are not accepted.
+    """
+    problem.device()
+    dataset = problem.load_data(config)
+    study = make_study(config, regression.parity(dataset))
+    assert config.depths is not None
+    assert config.widths is not None
+    inputs = study.targets.shape[1]
+    label = f"deep linear networks {inputs}-{config.widths[0]}-...-1"
+    size = f"{config.seeds:,} starts each of depth {', '.join(map(str, config.depths))}"
+    workplace = harness.open_folder(config, study, dataset, label, size)
+    for data in study.regressions:
+        workplace.say(f"{data.label}: correlation {data.correlation:.3f}")
+    done: list[records.Starts] = []
+    try:
+        for depth in config.depths:
+            done.append(measure(workplace, depth))
+            store.write_starts(workplace.directory, done[-1])
+    except KeyboardInterrupt:
+        workplace.say(f"interrupted: {len(done)} of {len(config.depths)} depths are complete")
+        if not done:
+            return EXIT_INTERRUPTED
+    labels = [data.label for data in study.regressions]
+    summary = summarise(done, labels, config)
+    store.write_summary(workplace.directory, summary)
+    figures.draw_starts(done, labels, summary["epsilon"], workplace.directory)
+    _print(summary, workplace)
+    harness.end(workplace)
+    if len(done) < len(config.depths):
+        return EXIT_INTERRUPTED
+    return 0 if all(np.isfinite(starts.excess).all() for starts in done) else EXIT_DIVERGED
+
+
+def make_study(config: Configuration, data: regression.Regression) -> Study:
+    """The data set's regression, and a synthetic one of the same size."""
+    assert config.seed is not None
+    both = (data, regression.synthetic(config.seed, *data.inputs.shape))
+    return Study(both, np.stack([each.cross_covariance for each in both]))
+
+
+def starting_points(config: Configuration, targets: np.ndarray, depth: int) -> Params:
+    """Random balanced starts, and as the last the one opposite to the target.
+
+    Returns:
+      Leaves of shape (data sets, starts + 1, ...), float64.
+    """
+    assert config.seed is not None
+    assert config.seeds is not None
+    assert config.widths is not None
+    assert config.init_scale is not None
+    sizes = (targets.shape[1], *config.widths * (depth - 1), 1)
+    draw = functools.partial(gf_jax.random_balanced, sizes=sizes, scale=config.init_scale)
+    opposite = -config.init_scale * targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+        drawn = jax.jit(jax.vmap(draw))(keys)
+        turned = jax.vmap(lambda w: gf_jax.balanced(w[None], sizes))(opposite)
+        return jax.tree.map(
+            lambda many, last: np.stack([np.concatenate([many, one[None]]) for one in last]),
+            drawn,
+            turned,
+        )
+
+
+def measure(workplace: Workplace[Study], depth: int) -> records.Starts:
+    """Follows all starts of one depth by flow and by descent at every step size."""
+    config, targets = workplace.config, workplace.study.targets
+    assert config.epsilon is not None
+    schedule = config.schedule
+    start = starting_points(config, targets, depth)
+    f = gf_jax.end_to_end_loss(targets[:, None, None])
+    times = np.concatenate([[0.0], schedule.snapshot_iterations * schedule.step_size])
+    flow = harness.solve(
+        f"depth {depth}, flow", lambda tell: gf_jax.gradient_flow(f, start, times, progress=tell)
+    )
+    reduced = harness.solve(
+        f"depth {depth}, reduced equation",
+        lambda tell: gf_jax.end_to_end_flow(
+            _vectors(start), targets[:, None], times, depth=depth, progress=tell
+        ),
+    )
+    observe = jax.jit(functools.partial(_observe, targets))
+    with jax.enable_x64(True):
+        flowing = jax.device_get(observe(flow.params))
+        rows = [[np.repeat(part[:1, None], len(schedule.lanes), axis=1) for part in flowing]]
+        rows[0].append(np.zeros_like(rows[0][0]))  # no gap at the start
+    recorded = 1
+    for part in harness.segments(f, start, schedule, "float64", f"depth {depth}, descent"):
+        kept = slice(recorded, recorded + len(part.snapshot_iterations))
+        beside = jax.tree.map(lambda leaf, kept=kept: leaf[kept, None], flow.params)
+        with jax.enable_x64(True):
+            gaps = gf_jax.distance(part.snapshots, beside, stack_axes=4)
+            rows.append(jax.device_get([*observe(part.snapshots), gaps]))
+        recorded = kept.stop
+    descending = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    excess, unbalancedness, gap = (
+        np.concatenate([beside[:, None], values], axis=1)
+        for beside, values in zip((*flowing, np.zeros_like(flowing[0])), descending, strict=True)
+    )
+    vectors = _vectors(start)[:, :-1]
+    return records.Starts(
+        depth=depth,
+        step_sizes=np.array(schedule.step_sizes),
+        times=times,
+        cosine=np.einsum("psi,pi->ps", vectors, targets)
+        / (np.linalg.norm(vectors, axis=-1) * np.linalg.norm(targets, axis=-1)[:, None]),
+        arrival=arrival(times, excess[..., :-1], config.epsilon),
+        excess=excess[-1, ..., :-1],
+        gap=gap[..., :-1].max(axis=0),
+        unbalancedness=unbalancedness[..., :-1].max(axis=0),
+        reduced_difference=np.linalg.norm(_vectors(flow.params) - reduced.params, axis=-1).max(
+            axis=0
+        )[:, :-1],
+        flow_error=float(flow.error.max()),
+        excess_over_time=records.percentiles(excess[..., :-1]),
+        gap_over_time=records.percentiles(gap[..., :-1]),
+        unbalancedness_over_time=records.percentiles(unbalancedness[..., :-1]),
+        opposite=excess[..., -1],
+    )
+
+
+def arrival(times: np.ndarray, excess: np.ndarray, epsilon: float) -> np.ndarray:
+    """The time at which a loss above its minimum first falls to epsilon; inf if it does not.
+
+    Between the times given, the logarithm of the loss is interpolated.
+
+    Args:
+      times: shape (times,).
+      excess: shape (times, ...).
+      epsilon: the accuracy.
+    """
+    below = excess <= epsilon
+    at = below.argmax(axis=0)
+    before = np.maximum(at - 1, 0)
+    upper = np.take_along_axis(excess, before[None], axis=0)[0]
+    lower = np.take_along_axis(excess, at[None], axis=0)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.log(upper / epsilon) / np.log(upper / lower)
+    crossing = times[before] + np.where(at > 0, share, 0.0) * (times[at] - times[before])
+    return np.where(below.any(axis=0), crossing, np.inf)
+
+
+def _observe(targets: np.ndarray, params: Params) -> tuple[Array, Array]:
+    """Loss above its minimum and unbalancedness; leaves (..., data sets, starts, rows, columns)."""
+    difference = gf_jax.end_to_end(params)[..., 0, :] - targets[:, None]
+    excess = 0.5 * jnp.square(difference).sum(axis=-1)
+    return excess, gf_jax.unbalancedness(params).max(axis=-1)
+
+
+def _vectors(params: Params) -> np.ndarray:
+    """End-to-end vectors, shape (..., inputs)."""
+    with jax.enable_x64(True):
+        return np.asarray(gf_jax.end_to_end(params))[..., 0, :]
+
+
+def summarise(
+    done: list[records.Starts], labels: list[str], config: Configuration
+) -> dict[str, Any]:
+    """The numbers of the tables."""
+    summary = {
+        "data": labels,
+        "starts": config.seeds,
+        "epsilon": config.epsilon,
+        "time": float(done[0].times[-1]),
+        "depths": [
+            {
+                "depth": starts.depth,
+                "flow_error": report.finite(float(starts.flow_error)),
+                "data": [_of_data(starts, number) for number in range(len(labels))],
+            }
+            for starts in done
+        ],
+    }
+    return summary | {"verdict": _verdict(summary)}
+
+
+def _of_data(starts: records.Starts, number: int) -> dict[str, Any]:
+    """One depth on one data set."""
+    arrivals, gaps, unbalancedness = (
+        records.percentiles(values[:, number])
+        for values in (starts.arrival, starts.gap, starts.unbalancedness)
+    )
+    opposite = np.where(np.isnan(starts.opposite), np.inf, starts.opposite)[..., number]
+    return {
+        "runs": [
+            {
+                "step_size": float(step_size),  # 0 is the flow
+                "reached": float(np.isfinite(starts.arrival[lane, number]).mean()),
+                "arrival": [report.finite(value) for value in arrivals[:, lane]],
+                "gap": [report.finite(value) for value in gaps[:, lane]],
+                "unbalancedness": [report.finite(value) for value in unbalancedness[:, lane]],
+                "opposite": report.finite(opposite[:, lane].min()),
+            }
+            for lane, step_size in enumerate((0.0, *starts.step_sizes))
+        ],
+        "reduced_difference": report.finite(starts.reduced_difference[number].max()),
+        "smallest_cosine": float(starts.cosine[number].min()),
+    }
+
+
+def _verdict(summary: dict[str, Any]) -> list[str]:
+    """Who reaches the minimum, and who does not."""
+    found = [
+        (depth["depth"], data, run)
+        for depth in summary["depths"]
+        for data in depth["data"]
+        for run in data["runs"]
+    ]
+    share = min(run["reached"] for _, _, run in found)
+    amount = "every one" if share == 1 else f"at least {share:.1%}"
+    escaped = sorted({depth for depth, _, run in found if _escapes(run, summary["epsilon"])})
+    lines = [
+        f"Verdict: {amount} of {summary['starts']:,} random balanced starts near zero comes "
+        f"within {summary['epsilon']:g} of the global minimum by time {summary['time']:g}: at "
+        "every depth, on both data sets, under gradient flow and under descent at every step size."
+    ]
+    if escaped:
+        lines.append(
+            "The start exactly opposite to the target, which in exact arithmetic falls to zero and "
+            f"stays, is carried away from it by rounding at depth {', '.join(map(str, escaped))}."
+        )
+    else:
+        least = min(run["opposite"] for _, _, run in found if run["opposite"] is not None)
+        lines.append(
+            "The start exactly opposite to the target, which has probability zero, falls to zero "
+            f"instead: its loss never comes nearer to the minimum than {least:.3g}."
+        )
+    worst = max(data["reduced_difference"] or np.inf for _, data, _ in found)
+    lines.append(
+        "The flow's end-to-end vectors obey the reduced equation of balanced networks within "
+        f"{worst:.1g}, at every start and time."
+    )
+    return lines
+
+
+def _escapes(run: dict[str, Any], epsilon: float) -> bool:
+    """Whether the opposite start reaches the minimum after all, by rounding."""
+    return run["opposite"] is not None and run["opposite"] <= epsilon
+
+
+def _print(summary: dict[str, Any], workplace: Workplace[Study]) -> None:
+    def cell(value: float | None, form: str) -> str:
+        return "none" if value is None else format(value, form)
+
+    for number, label in enumerate(summary["data"]):
+        rows = []
+        for depth in summary["depths"]:
+            for lane, run in enumerate(depth["data"][number]["runs"]):
+                low, median, high = (cell(value, ".2f") for value in run["arrival"])
+                row = (
+                    "" if lane else str(depth["depth"]),
+                    f"η = {run['step_size']:g}" if lane else "flow",
+                    f"{run['reached']:.1%}",
+                    f"{median} ({low} to {high})",
+                    cell(run["gap"][1], ".2e") if lane else "",
+                    cell(run["unbalancedness"][1], ".1e"),
+                )
+                rows.append(row)
+        title = f"{label}\n{summary['starts']:,} starts, accuracy {summary['epsilon']:g}"
+        legend = LEGEND if number == len(summary["data"]) - 1 else ""
+        report.show_table(workplace.console, title, COLUMNS, rows, legend=legend, left=2)
+    for line in summary["verdict"]:
+        workplace.say(line)
