@@ -71,8 +71,8 @@ def synthetic(seed: int, examples: int, directions: int) -> Regression:
     """
     generator = np.random.default_rng(seed)
     inputs = whiten(generator.normal(size=(examples, directions)), directions)
-    teacher = generator.normal(size=inputs.shape[1])
-    teacher = teacher * SYNTHETIC_CORRELATION / np.linalg.norm(teacher)
+    teacher = generator.normal(size=inputs.shape[1:])
+    teacher *= SYNTHETIC_CORRELATION / np.linalg.norm(teacher)
     noise = np.sqrt(1 - SYNTHETIC_CORRELATION**2) * generator.normal(size=examples)
     label = f"synthetic data, {examples:,} examples"
     return Regression(inputs, _standardise(inputs @ teacher + noise), label)
@@ -81,11 +81,16 @@ def synthetic(seed: int, examples: int, directions: int) -> Regression:
 def whiten(
     inputs: Float[np.ndarray, "examples features"], directions: int
 ) -> Float[np.ndarray, "examples directions"]:
-    """The leading principal components, as many as there are, scaled to unit variance."""
+    """The leading principal components, as many as there are, scaled to unit variance.
+
+    The largest entry of every direction is positive: its sign is otherwise the library's,
+    and changes with the number of threads.
+    """
     centred = inputs.astype(np.float64) - inputs.mean(axis=0, dtype=np.float64)
-    u, values, _ = np.linalg.svd(centred, full_matrices=False)
+    u, values, vt = np.linalg.svd(centred, full_matrices=False)
     kept = min(directions, int((values**2 > NEGLIGIBLE * values[0] ** 2).sum()))
-    return u[:, :kept] * np.sqrt(len(inputs))
+    largest = np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1)[:, 0]
+    return (u * np.sign(largest))[:, :kept] * np.sqrt(len(inputs))
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:
