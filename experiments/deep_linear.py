@@ -11,6 +11,13 @@ follows, in float64; gradient flow follows the same stack.
 Balanced starts of a network with a scalar output use one unit of every hidden layer: all
 others are zero and stay so. The width says how many there are, and changes nothing.
 
+A minute on one CPU core, and about one GB of memory. On MNIST all 1,000 starts come within
+0.001 of the minimum, at median times 5.8, 10.8 and 16.1 for 2, 3 and 4 layers, the last at
+6.6, 15.3 and 27.3; descent with step size 0.1 is later by at most 0.2. Distances to the
+flow and unbalancedness halve with the step size. The opposite start falls to zero. In exact
+arithmetic it stays; rounding turns it away, at a rate that is exponential with 2 layers,
+where it is at the minimum by time 60 (``--iterations=1000``), and a power of time with more.
+
 Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1 and section 4.
 """
 
@@ -247,13 +254,22 @@ def _of_data(starts: records.Starts, number: int) -> dict[str, Any]:
             }
             for lane, step_size in enumerate((0.0, *starts.step_sizes))
         ],
+        "gap_order": _order(starts.step_sizes, gaps[1, 1:]),
+        "unbalancedness_order": _order(starts.step_sizes, unbalancedness[1, 1:]),
         "reduced_difference": report.finite(starts.reduced_difference[number].max()),
         "smallest_cosine": float(starts.cosine[number].min()),
     }
 
 
+def _order(step_sizes: np.ndarray, values: np.ndarray) -> float | None:
+    """Slope of log value against log step size; None with a single or a diverged run."""
+    if len(values) < 2 or not (np.isfinite(values) & (values > 0)).all():
+        return None
+    return float(np.polyfit(np.log(step_sizes), np.log(values), 1)[0])
+
+
 def _verdict(summary: dict[str, Any]) -> list[str]:
-    """Who reaches the minimum, and who does not."""
+    """Who reaches the minimum and who does not, and how near descent and theory are."""
     found = [
         (depth["depth"], data, run)
         for depth in summary["depths"]
@@ -278,6 +294,13 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
         lines.append(
             "The start exactly opposite to the target, which has probability zero, falls to zero "
             f"instead: its loss never comes nearer to the minimum than {least:.3g}."
+        )
+    orders = [data[name] for _, data, _ in found for name in ("gap_order", "unbalancedness_order")]
+    known = [order for order in orders if order is not None]
+    if known:
+        lines.append(
+            "Distance to the flow and unbalancedness of descent, in the median, fall with the step "
+            f"size to powers from {min(known):.2f} to {max(known):.2f}."
         )
     worst = max(data["reduced_difference"] or np.inf for _, data, _ in found)
     lines.append(

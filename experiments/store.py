@@ -5,6 +5,8 @@
     metrics.npz          per base iteration and lane: losses and distances
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction
+    depth_<n>.npz        of deep_linear: what became of every start of n layers
+    saddle.npz           of necessity: gaps, and largest step sizes
     summary.json         the numbers of the final table
     figure.png, .pdf     the figure
 

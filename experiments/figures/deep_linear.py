@@ -15,7 +15,7 @@ FLOOR = 1e-15  # below it unbalancedness is rounding
 TITLES = (
     "loss above its minimum",
     r"share of starts within $\epsilon$",
-    "descent from flow",
+    "distance of descent from flow",
     "unbalancedness",
 )
 UNITS = (
@@ -31,9 +31,10 @@ def draw_starts(
 ) -> list[Path]:
     """Draws what becomes of the starts, one column per depth.
 
-    From above: loss above its minimum, with the start opposite to the target; share of the
-    starts that have come within epsilon; distance between descent and flow; unbalancedness.
-    Curves are medians over the starts, bands reach from the 5th to the 95th percentile.
+    From above: loss above its minimum, with that of the start opposite to the target
+    under descent with the largest step size; share of the starts that have come within
+    epsilon; distance between descent and flow; unbalancedness. Curves are medians over the
+    starts, bands reach from the 5th to the 95th percentile.
 
     Args:
       done: one entry per depth.
@@ -44,7 +45,7 @@ def draw_starts(
     Returns:
       The paths written.
     """
-    figure = Figure(figsize=(1 + 5 * len(done), 14), layout="constrained")
+    figure = Figure(figsize=(max(11, 1 + 5 * len(done)), 14), layout="constrained")
     panels = figure.subplots(4, len(done), squeeze=False, sharex=True, sharey="row")
     for column, starts in zip(panels.T, done, strict=True):
         loss, share, gap, unbalancedness = column
