@@ -67,16 +67,15 @@ def run(config: Configuration) -> int:
                 f"the run with step size {schedule.step_size:g} diverged; try a smaller one"
             )
             return EXIT_DIVERGED
-        store.write_bounds(workplace.directory, saved)
+        store.write_record(workplace.directory, "bounds", saved)
         workplace.say("the gap and its bound are written; next the step size that suffices")
-        saved = saved._replace(answers=_answers(workplace, saved))
+        answers = _answers(workplace, saved)
     except KeyboardInterrupt:
         workplace.say(f"interrupted; what is complete lies in {workplace.directory}")
         return EXIT_INTERRUPTED
-    summary = summarise(saved)
-    store.write_bounds(workplace.directory, saved)
+    summary = summarise(saved, answers)
     store.write_summary(workplace.directory, summary)
-    figures.draw_bounds(saved, workplace.directory)
+    figures.draw_bounds(saved, answers, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace)
     return 0
@@ -233,11 +232,11 @@ def _iterations(end: float, step_size: float) -> int:
     return int(np.ceil(end / step_size * (1 - 1e-9)))
 
 
-def summarise(saved: records.BoundsRun) -> dict[str, Any]:
+def summarise(saved: records.BoundsRun, answers: tuple[records.Answer, ...]) -> dict[str, Any]:
     """The numbers of both tables, and a verdict."""
-    spectrum, measured = saved.spectrum, saved.answers[-1]
+    spectrum, measured = saved.spectrum, answers[-1]
     factor = _factor(saved.bound[-1], saved.gap[-1])
-    growth = float(np.exp(min(700.0, saved.integral[-1])))
+    growth = float(np.exp(spectra.growth_integral(saved.times, spectrum.lambda_min)[-1]))
     holds = bool((saved.bound >= saved.gap - saved.flow_error).all())
     words = (
         "stays within" if measured.gap is not None and measured.gap <= saved.epsilon else "leaves"
@@ -277,7 +276,7 @@ def summarise(saved: records.BoundsRun) -> dict[str, Any]:
                 if answer.allowed is None
                 else {k: report.finite(v) for k, v in answer.allowed._asdict().items()}
             )
-            for answer in saved.answers
+            for answer in answers
         ],
         "verdict": verdict,
         "points": [

@@ -62,7 +62,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     ),
 }
 # Experiments with hidden layers of one width, in any number, and its default.
-ONE_WIDTH = {"near_zero": (50,), "deep_linear": (4,)}
+ONE_WIDTH = {"near_zero": (50,), "deep_linear": (2,)}
 
 # Of flags whose default is the same wherever they have an effect.
 DEFAULTS: dict[str, object] = {
@@ -85,7 +85,7 @@ OWN_DEFAULTS: dict[str, dict[str, object]] = {
         "depths": (2, 3, 4),
         "step_size": 0.1,
         "ratios": (2, 4),
-        "iterations": 1_000,
+        "iterations": 400,
         "init_scale": 0.01,
         "epsilon": 1e-3,
     },

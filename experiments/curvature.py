@@ -50,10 +50,11 @@ def run(config: Configuration) -> int:
         step_size=config.schedule.step_size,
         times=times,
         loss=losses,
+        integral=spectra.growth_integral(times, spectrum.lambda_min),
         spectrum=spectrum,
     )
     summary = summarise(saved)
-    store.write_curvature(workplace.directory, saved)
+    store.write_record(workplace.directory, "curvature", saved)
     store.write_summary(workplace.directory, summary)
     figures.draw_curvature(saved, workplace.directory)
     _print(summary, workplace)

@@ -2,9 +2,9 @@
 
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Schedule, Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.tracing import Loss
 
 Solution = TypeVar("Solution")
 Study = TypeVar("Study")
@@ -134,21 +135,27 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
         f"on {problem.device().device_kind}"
     )
     started, interrupted = time.perf_counter(), False
-    study = workplace.study
-    with tqdm(total=schedule.iterations, unit="it", dynamic_ncols=True) as bar:
-        try:
-            for part in gf_jax.descent_segments(
-                study.objective.loss, study.initial_params, schedule, arithmetic=arithmetic
-            ):
-                parts.append(part)
-                bar.update(int(part.iterations[-1]) - bar.n)
-                if not np.isfinite(part.metrics.loss[-1]).any():
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
+    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    try:
+        for part in segments(f, start, schedule, arithmetic):
+            parts.append(part)
+            if not np.isfinite(part.metrics.loss[-1]).any():
+                break
+    except KeyboardInterrupt:
+        interrupted = True
     if not parts:
         return None
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
+
+
+def segments(
+    f: Loss, params: Any, schedule: Schedule, arithmetic: str, label: str | None = None
+) -> Iterator[Trajectory]:
+    """The segments of descent, see ``gf_jax.descent_segments``, with a progress bar."""
+    with tqdm(total=schedule.iterations, unit="it", desc=label, dynamic_ncols=True) as bar:
+        for part in gf_jax.descent_segments(f, params, schedule, arithmetic=arithmetic):
+            bar.update(int(part.iterations[-1]) - bar.n)
+            yield part
 
 
 def saved_form(

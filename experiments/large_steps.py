@@ -72,7 +72,7 @@ def run(config: Configuration) -> int:
     except KeyboardInterrupt:
         workplace.say(f"interrupted: the runs lie in {workplace.directory}, without flows")
         return EXIT_INTERRUPTED
-    store.write_sweep(workplace.directory, sweep)
+    store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
     store.write_summary(workplace.directory, summary)
     figures.draw_sweep(saved, sweep, workplace.directory)

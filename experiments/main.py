@@ -121,7 +121,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "iterations",
         None,
-        "Iterations of the base run, 10,000 if not given (deep_linear: 1,000); time is this times "
+        "Iterations of the base run, 10,000 if not given (deep_linear: 400); time is this times "
         "step_size.",
     )
     flags.DEFINE_enum("network", None, NETWORKS, "Architecture, fully_connected if not given.")
@@ -130,7 +130,7 @@ def define_flags() -> None:
         "widths",
         None,
         "Hidden widths, in units per layer, of the fully connected network, 50,50 if not given; "
-        "near_zero and deep_linear take one, that of every hidden layer, 50 and 4 if not given.",
+        "near_zero and deep_linear take one, that of every hidden layer, 50 and 2 if not given.",
         serializer=serializer,
     )
     flags.DEFINE_enum(

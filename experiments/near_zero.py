@@ -67,7 +67,7 @@ def run(config: Configuration) -> int:
         *map(np.stack, zip(*measured, strict=True)),
     )
     summary = summarise(saved)
-    store.write_near_zero(workplace.directory, saved)
+    store.write_record(workplace.directory, "near_zero", saved)
     store.write_summary(workplace.directory, summary)
     figures.draw_near_zero(saved, workplace.directory)
     _print(summary, workplace)

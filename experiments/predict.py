@@ -51,7 +51,7 @@ def run(config: Configuration) -> int:
         to_base=prediction.to_base,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
-    store.write_prediction(workplace.directory, saved)
+    store.write_record(workplace.directory, "prediction", saved)
     store.write_summary(workplace.directory, summary)
     figures.draw_prediction(saved, workplace.directory)
     report.print_prediction(summary, workplace.console)

@@ -7,6 +7,7 @@ import numpy as np
 from gf_jax.bounds import AllowedStepSize
 from gf_jax.comparison import Metrics
 
+PERCENTILES = (5, 50, 95)
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
 
 
@@ -160,6 +161,7 @@ class CurvatureRun(NamedTuple):
       step_size: of descent, in time per iteration.
       times: ascending from 0, shape (points,).
       loss: there.
+      integral: of max(-lambda_min, 0) from 0 to there.
       spectrum: the curvature there.
     """
 
@@ -169,12 +171,8 @@ class CurvatureRun(NamedTuple):
     step_size: float
     times: np.ndarray
     loss: np.ndarray
+    integral: np.ndarray
     spectrum: Spectrum
-
-    @property
-    def integral(self) -> np.ndarray:
-        """Integral of max(-lambda_min, 0) from 0 to every time, by the trapezoidal rule."""
-        return growth_integral(self.times, self.spectrum)
 
 
 class Tube(NamedTuple):
@@ -227,7 +225,6 @@ class BoundsRun(NamedTuple):
       descent_lambda_min: smallest eigenvalue on descent.
       suggested: step size for the accuracy, by prediction.
       tube: constants proven around the flow, None where there are none.
-      answers: step sizes for the accuracy.
     """
 
     network_label: str
@@ -247,19 +244,6 @@ class BoundsRun(NamedTuple):
     descent_lambda_min: np.ndarray
     suggested: float
     tube: Tube | None
-    answers: tuple[Answer, ...] = ()
-
-    @property
-    def integral(self) -> np.ndarray:
-        """Integral of max(-lambda_min, 0) along the flow, from 0 to every time."""
-        return growth_integral(self.times, self.spectrum)
-
-
-def growth_integral(times: np.ndarray, spectrum: Spectrum) -> np.ndarray:
-    """Integral of max(-lambda_min, 0) from 0 to every time, by the trapezoidal rule."""
-    rates = np.maximum(-spectrum.lambda_min, 0)
-    areas = np.diff(times) * (rates[1:] + rates[:-1]) / 2
-    return np.concatenate([[0.0], np.cumsum(areas)])
 
 
 class NearZero(NamedTuple):
@@ -283,3 +267,76 @@ class NearZero(NamedTuple):
     starts_bound: np.ndarray
     in_tubes: np.ndarray
     tubes_bound: np.ndarray
+
+
+class Saddle(NamedTuple):
+    """Descent against flow on a saddle, along its coordinates x and y.
+
+    Attributes:
+      epsilon: the accuracy asked for.
+      step_sizes: of descent, the largest first.
+      times: from the first iteration with the largest step size on.
+      gap: distance between descent and flow, shape (2, times, step sizes).
+      exact: its closed form, likewise.
+      flow_error: estimated error of the flow, shape (times,).
+      largest: largest step size of that accuracy up to each time, as measured between
+        the step sizes, shape (2, times); NaN where there is none among them.
+      largest_exact: as the closed form has it.
+      approximation: its approximation along y, shape (times,).
+    """
+
+    epsilon: float
+    step_sizes: np.ndarray
+    times: np.ndarray
+    gap: np.ndarray
+    exact: np.ndarray
+    flow_error: np.ndarray
+    largest: np.ndarray
+    largest_exact: np.ndarray
+    approximation: np.ndarray
+
+
+class Starts(NamedTuple):
+    """Many starts of a deep linear network, on every data set, under flow and descent.
+
+    Runs are the flow and then descent at every step size. Shapes are (runs, data sets,
+    starts) unless another is said. Distances are largest over all times.
+
+    Attributes:
+      depth: number of layers.
+      step_sizes: of descent, the largest first.
+      times: from 0 on, those of the snapshots.
+      cosine: of the angle between start and target, as vectors, (data sets, starts).
+      arrival: time at which the loss above its minimum falls to epsilon; inf if it does not.
+      excess: loss above its minimum at the last time.
+      gap: distance between descent and flow, over all parameters; 0 for the flow.
+      unbalancedness: largest of all pairs of layers.
+      reduced_difference: distance between the flow's end-to-end vector and the reduced
+        equation's, (data sets, starts).
+      flow_error: estimated error of the flow, over all starts together.
+      excess_over_time, gap_over_time, unbalancedness_over_time: percentiles over the
+        starts as in ``PERCENTILES``, shape (percentiles, times, runs, data sets).
+      opposite: loss above its minimum of the start opposite to the target, shape (times,
+        runs, data sets).
+    """
+
+    depth: int
+    step_sizes: np.ndarray
+    times: np.ndarray
+    cosine: np.ndarray
+    arrival: np.ndarray
+    excess: np.ndarray
+    gap: np.ndarray
+    unbalancedness: np.ndarray
+    reduced_difference: np.ndarray
+    flow_error: float | np.ndarray
+    excess_over_time: np.ndarray
+    gap_over_time: np.ndarray
+    unbalancedness_over_time: np.ndarray
+    opposite: np.ndarray
+
+
+def percentiles(values: np.ndarray) -> np.ndarray:
+    """Along the last axis, put first: entries themselves, of which any may be infinite."""
+    whole = np.where(np.isnan(values), np.inf, values)  # what diverged is beyond all bounds
+    return np.percentile(whole, PERCENTILES, axis=-1, method="nearest")

@@ -74,6 +74,16 @@ def measure(workplace: NetworkWorkplace, label: str, stack: Params) -> records.S
     )
 
 
+def growth_integral(times: np.ndarray, lambda_min: np.ndarray) -> np.ndarray:
+    """Integral of max(-lambda_min, 0) from 0 to every time, by the trapezoidal rule.
+
+    A distance between solutions of the flow grows by at most its exponential.
+    """
+    rates = np.maximum(-lambda_min, 0)
+    areas = np.diff(times) * (rates[1:] + rates[:-1]) / 2
+    return np.concatenate([[0.0], np.cumsum(areas)])
+
+
 def gradient_norms(study: Problem, stack: Params) -> np.ndarray:
     """Norm of the gradient of the loss at every point of a stack."""
     numbers = flow_arithmetic()

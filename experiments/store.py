@@ -5,6 +5,8 @@
     metrics.npz          per base iteration and lane: losses and distances
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction
+    depth_<n>.npz        of deep_linear: what became of every start of n layers
+    saddle.npz           of necessity: gaps, and largest step sizes
     summary.json         the numbers of the final table
     figure.png, .pdf     the figure
 
@@ -34,15 +36,7 @@ import numpy as np
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
-from experiments.records import (
-    BoundsRun,
-    CurvatureRun,
-    NearZero,
-    Prediction,
-    Reference,
-    Run,
-    Sweep,
-)
+from experiments.records import Reference, Run
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
 
@@ -160,44 +154,19 @@ def write_flow(directory: Path, run: Run, params: Params) -> None:
     )
 
 
-def write_prediction(directory: Path, prediction: Prediction) -> None:
-    """Writes predicted distances."""
-    np.savez(directory / "prediction.npz", format=np.array(FORMAT), **prediction._asdict())
+def write_record(directory: Path, name: str, record: Any) -> None:
+    """Writes the fields of a record as one npz file; those of a record in it as ``a.b``."""
+    np.savez(directory / f"{name}.npz", format=np.array(FORMAT), **_fields(record))
 
 
-def write_sweep(directory: Path, sweep: Sweep) -> None:
-    """Writes distances from the three descriptions."""
-    np.savez(directory / "sweep.npz", format=np.array(FORMAT), **sweep._asdict())
-
-
-def write_curvature(directory: Path, run: CurvatureRun) -> None:
-    """Writes curvature along a flow or descent."""
-    np.savez(
-        directory / "curvature.npz",
-        format=np.array(FORMAT),
-        time=run.times,
-        loss=run.loss,
-        integral=run.integral,
-        **run.spectrum._asdict(),
-    )
-
-
-def write_bounds(directory: Path, run: BoundsRun) -> None:
-    """Writes a gap and what bounds it; step sizes for an accuracy are in the summary."""
-    names = ("times", "loss", "travelled", "gap", "flow_error", "predicted", "bound", "defects")
-    np.savez(
-        directory / "bounds.npz",
-        format=np.array(FORMAT),
-        descent_lambda_min=run.descent_lambda_min,
-        integral=run.integral,
-        **{name: getattr(run, name) for name in names},
-        **run.spectrum._asdict(),
-    )
-
-
-def write_near_zero(directory: Path, sweep: NearZero) -> None:
-    """Writes smallest eigenvalues near zero."""
-    np.savez(directory / "near_zero.npz", format=np.array(FORMAT), **sweep._asdict())
+def _fields(record: Any, prefix: str = "") -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for name, value in record._asdict().items():
+        if hasattr(value, "_asdict"):
+            arrays |= _fields(value, f"{prefix}{name}.")
+        elif value is not None:
+            arrays[prefix + name] = value
+    return arrays
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

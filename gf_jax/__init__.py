@@ -16,6 +16,10 @@ from gf_jax.comparison import measure as measure
 from gf_jax.curvature import Curvature as Curvature
 from gf_jax.curvature import Eigenvalue as Eigenvalue
 from gf_jax.curvature import extremal_eigenvalues as extremal_eigenvalues
+from gf_jax.deep_linear import end_to_end as end_to_end
+from gf_jax.deep_linear import end_to_end_flow as end_to_end_flow
+from gf_jax.deep_linear import end_to_end_loss as end_to_end_loss
+from gf_jax.deep_linear import unbalancedness as unbalancedness
 from gf_jax.descent import Schedule as Schedule
 from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
@@ -27,6 +31,8 @@ from gf_jax.flow import deviation as deviation
 from gf_jax.flow import gradient_flow as gradient_flow
 from gf_jax.flow import modified_flow as modified_flow
 from gf_jax.flow_problem import Statistics as Statistics
+from gf_jax.initialization import balanced as balanced
+from gf_jax.initialization import random_balanced as random_balanced
 from gf_jax.initialization import xavier_uniform as xavier_uniform
 from gf_jax.networks import LayerNorms as LayerNorms
 from gf_jax.networks import Network as Network

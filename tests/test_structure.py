@@ -25,6 +25,7 @@ LIBRARY = {
     "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
     "curvature": {"arithmetic", "tracing"},
     "bounds": {"arithmetic", "tracing"},
+    "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {

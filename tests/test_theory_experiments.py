@@ -42,20 +42,20 @@ def test_curvature(along, invoke, tmp_path):
     assert status == 0, err
     assert "Verdict: λ_min lies between" in out
     with np.load(folder / "curvature.npz") as saved:
-        assert saved["time"].tolist() == pytest.approx([0, 0.05, 0.2, 0.6])
-        assert (saved["theorem"] <= saved["sharpened"]).all()
-        assert (saved["sharpened"] <= saved["lambda_min"]).all()
+        assert saved["times"].tolist() == pytest.approx([0, 0.05, 0.2, 0.6])
+        assert (saved["spectrum.theorem"] <= saved["spectrum.sharpened"]).all()
+        assert (saved["spectrum.sharpened"] <= saved["spectrum.lambda_min"]).all()
         f, start = loss_and_start()
         exact = dense_eigenvalues(f, start)
         # Residuals are below 1e-4 of the largest; the values are better than that.
         for name, eigenvalue in (("lambda_min", exact[0]), ("lambda_max", exact[-1])):
-            assert abs(saved[name][0] - eigenvalue) < 1e-4 * exact[-1]
-        largest = np.maximum(-saved["lambda_min"], 0)
+            assert abs(saved[f"spectrum.{name}"][0] - eigenvalue) < 1e-4 * exact[-1]
+        largest = np.maximum(-saved["spectrum.lambda_min"], 0)
         np.testing.assert_allclose(
-            saved["integral"][-1], np.trapezoid(largest, saved["time"]), rtol=1e-12
+            saved["integral"][-1], np.trapezoid(largest, saved["times"]), rtol=1e-12
         )
         point = read(folder)["points"][1]
-        assert point["lambda_min"] == saved["lambda_min"][1]
+        assert point["lambda_min"] == saved["spectrum.lambda_min"][1]
     assert (folder / "figure.png").exists()
 
 

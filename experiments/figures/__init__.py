@@ -1,9 +1,11 @@
 """Figures of saved results, each drawn as ``figure.png`` and ``figure.pdf`` in a folder."""
 
+from experiments.figures.deep_linear import draw_starts as draw_starts
 from experiments.figures.runs import draw_prediction as draw_prediction
 from experiments.figures.runs import draw_rounding as draw_rounding
 from experiments.figures.runs import draw_run as draw_run
 from experiments.figures.runs import draw_sweep as draw_sweep
+from experiments.figures.saddle import draw_saddle as draw_saddle
 from experiments.figures.theory import draw_bounds as draw_bounds
 from experiments.figures.theory import draw_curvature as draw_curvature
 from experiments.figures.theory import draw_near_zero as draw_near_zero

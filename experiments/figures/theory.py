@@ -1,5 +1,6 @@
 """Figures of curvature and bounds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import style
-from experiments.records import BoundsRun, CurvatureRun, NearZero, Spectrum
+from experiments.records import Answer, BoundsRun, CurvatureRun, NearZero, Spectrum
 
 
 def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
@@ -33,10 +34,10 @@ def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
     return style.save(figure, smallest, title, directory)
 
 
-def draw_bounds(run: BoundsRun, directory: Path) -> list[Path]:
+def draw_bounds(run: BoundsRun, answers: Sequence[Answer], directory: Path) -> list[Path]:
     """Draws curvature, the gap under its bound, and step sizes for the accuracy."""
     figure = Figure(figsize=(17, 5.2), layout="constrained")
-    smallest, gap, answers = figure.subplots(1, 3)
+    smallest, gap, step_sizes = figure.subplots(1, 3)
     _smallest(smallest, run.times, run.spectrum)
     if run.tube is not None:
         label = rf"lower bound within $\epsilon$ = {run.epsilon:g}"
@@ -66,7 +67,7 @@ def draw_bounds(run: BoundsRun, directory: Path) -> list[Path]:
     )
     for panel in (smallest, gap):
         _early_times(panel, run.times)
-    _answers(answers, run)
+    _answers(step_sizes, run, answers)
     title = f"What theory allows: {run.network_label} on {run.data_label}"
     return style.save(figure, None, title, directory)
 
@@ -106,9 +107,9 @@ def draw_near_zero(sweep: NearZero, directory: Path) -> list[Path]:
     return style.save(figure, by_scale, title, directory)
 
 
-def _answers(axes: Axes, run: BoundsRun) -> None:
-    """Step sizes for the accuracy, one bar each."""
-    sizes = np.array([answer.step_size for answer in run.answers])
+def _answers(axes: Axes, run: BoundsRun, answers: Sequence[Answer]) -> None:
+    """Step sizes for the accuracy, one row each."""
+    sizes = np.array([answer.step_size for answer in answers])
     shown = np.isfinite(sizes) & (sizes > 0)
     for row in np.flatnonzero(shown):
         axes.plot(sizes[row], row, style.MARKS[row], color=style.COLOURS[1 + row], markersize=9)
@@ -121,7 +122,7 @@ def _answers(axes: Axes, run: BoundsRun) -> None:
         )
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.2)
-    axes.set_yticks(range(len(sizes)), [answer.by for answer in run.answers])
+    axes.set_yticks(range(len(sizes)), [answer.by for answer in answers])
     axes.invert_yaxis()
     axes.set(
         title=rf"Step size for $\epsilon$ = {run.epsilon:g} up to time {run.times[-1]:g}",
