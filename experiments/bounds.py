@@ -8,7 +8,9 @@ fundamental theorem on them (a bound on the gap of the run that was made), and a
 question four times: by the a-priori theorem with constants that are proven for the tube
 of width epsilon around the flow (linear networks only), by the same formula with constants
 measured on the flow, by the prediction, and by a run that is compared with the flow.
-DURATION
+Two minutes on two CPU cores for the linear network on MNIST, where at time 10 the gap is
+7.6e-4, as predicted, and the fundamental theorem gives 40 times that; the a-priori theorem
+allows 9e-8 with constants measured on the flow where 7.5e-4 suffices.
 """
 
 from typing import Any
@@ -319,7 +321,7 @@ def _print(summary: dict[str, Any], workplace: NetworkWorkplace) -> None:
     report.show_table(
         workplace.console,
         f"Step size for an accuracy of {summary['epsilon']:g} up to time {summary['time']:g}",
-        ("by", "step size", "β", "γ", "integral", "growth", "largest gap"),
+        ("by", "step size", "β", "γ", "integral", "growth", "gap"),
         [
             (
                 answer["by"],

@@ -61,6 +61,9 @@ def linear_network_bound(
       gradient_norm: Frobenius norm of the gradient of φ at the product.
       radius: the bound holds at all points within this distance in weight space.
       smoothness: Lipschitz constant of the gradient of φ; needed for a positive radius.
+
+    Raises:
+      ValueError: on a negative radius, or a positive one without a smoothness.
     """
     widened, slope = _in_tube(norms, gradient_norm, radius, smoothness)
     return _lower_bound(slope[..., None, None] * _others(widened))
@@ -117,7 +120,11 @@ def homogeneous_network_bound(
       radius: the bound holds at all points within this distance in weight space.
       smoothness: Lipschitz constant of the gradient of an example's loss by its outputs;
         needed for a positive radius.
+
+    Raises:
+      ValueError: on a negative radius, or a positive one without a smoothness.
     """
+    _check_radius(radius, smoothness)
     norms, inputs = np.asarray(norms, np.float64), np.asarray(input_norms, np.float64)
     layers = norms.shape[-1]
     spread = np.sqrt(np.ones(layers) if overlaps is None else np.asarray(overlaps, np.float64))
@@ -275,8 +282,16 @@ def allowed_step_size(
       lambda_min: lower bound on the smallest eigenvalue in the tube at those times.
       beta: bound on the Hessian's spectral norm in the tube.
       gamma: bound on the gradient's norm in the tube.
+
+    Raises:
+      ValueError: on times or numbers that are not accepted.
     """
     times = np.asarray(times, np.float64)
+    if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all():
+        raise ValueError(f"times: got {times.tolist()}; accepted are ascending times from 0")
+    for name, value in {"epsilon": epsilon, "beta": beta, "gamma": gamma}.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name}: got {value}; accepted is a positive finite number")
     fine = [np.linspace(*pair, FINER, endpoint=False) for pair in itertools.pairwise(times)]
     grid = np.concatenate([*fine, times[-1:]])
     m = -np.interp(grid, times, np.asarray(lambda_min, np.float64))
@@ -307,10 +322,19 @@ def _accumulate(exponents: np.ndarray, added: np.ndarray) -> np.ndarray:
     return np.fromiter(bounds, np.float64)
 
 
+def _check_radius(radius: float, smoothness: float) -> None:
+    if radius < 0 or (radius > 0 and not smoothness > 0):
+        raise ValueError(
+            f"radius, smoothness: got {radius} and {smoothness}; accepted are a radius of 0, or a "
+            "positive one with a positive smoothness"
+        )
+
+
 def _in_tube(
     norms: ArrayLike, gradient_norm: ArrayLike, radius: float, smoothness: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spectral norms and the gradient's norm, at most, within a radius of the points."""
+    _check_radius(radius, smoothness)
     norms, gradient_norm = np.asarray(norms, np.float64), np.asarray(gradient_norm, np.float64)
     widened = norms + radius
     moved = np.prod(widened, axis=-1) - np.prod(norms, axis=-1)

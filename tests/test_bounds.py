@@ -261,3 +261,16 @@ def test_bounds_that_overflow_are_infinite():
     bound = bounds.a_posteriori_bound(1.0, [0, 1, 2000], np.ones(3), np.full(3, -5.0))
     assert np.isinf(bound[-1])
     assert bounds.allowed_step_size(1.0, [0.0, 900.0], [-5.0, -5.0], beta=1, gamma=1).step_size == 0
+
+
+def test_what_is_not_accepted():
+    for radius, smoothness in ((0.1, 0.0), (-0.1, 1.0)):
+        options = {"radius": radius, "smoothness": smoothness}
+        with pytest.raises(ValueError, match="radius, smoothness: got"):
+            gf_jax.linear_network_bound([1.0, 1.0], 1.0, **options)
+        with pytest.raises(ValueError, match="radius, smoothness: got"):
+            gf_jax.homogeneous_network_bound([1.0, 1.0], [1.0], [1.0], **options)
+    with pytest.raises(ValueError, match="times: got"):
+        gf_jax.allowed_step_size(0.1, [1.0, 2.0], [0.0, 0.0], beta=1.0, gamma=1.0)
+    with pytest.raises(ValueError, match="beta: got 0"):
+        gf_jax.allowed_step_size(0.1, [0.0, 2.0], [0.0, 0.0], beta=0.0, gamma=1.0)
