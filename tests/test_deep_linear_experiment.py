@@ -63,9 +63,10 @@ def test_arrival():
     np.testing.assert_allclose(found, [2.5, 0, np.inf, np.inf], rtol=1e-12)
 
 
-def test_deep_linear(invoke, tmp_path):
+@pytest.mark.parametrize("depth", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_deep_linear(depth, invoke, tmp_path):
     folder = tmp_path / "deep"
-    arguments = (*SMALL, "--depths=2,3", "--iterations=200", f"--output_dir={folder}")
+    arguments = (*SMALL, f"--depths={depth}", "--iterations=200", f"--output_dir={folder}")
     status, out, err = invoke(*arguments)
     assert status == 0, err
     summary = json.loads((folder / "summary.json").read_text())
@@ -104,6 +105,7 @@ def test_deep_linear(invoke, tmp_path):
     assert (folder / "figure.pdf").exists()
 
 
+@pytest.mark.long
 def test_too_large_steps_and_too_little_time(invoke, tmp_path):
     folder = tmp_path / "wild"
     arguments = (*SMALL, "--depths=2", "--step_sizes=50,0.5", "--iterations=50", "--snapshots=5")
@@ -118,6 +120,7 @@ def test_too_large_steps_and_too_little_time(invoke, tmp_path):
     assert "Verdict: at least 0.0% of 8" in " ".join(out.split())
 
 
+@pytest.mark.long
 def test_rounding_and_an_interrupt(invoke, tmp_path, monkeypatch):
     """Complete depths are kept; after a long time rounding carries the opposite start away."""
     measure, folder = deep_linear.measure, tmp_path / "some"

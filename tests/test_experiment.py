@@ -83,7 +83,9 @@ def test_a_run_repeats_from_its_own_initial_params(finished, invoke, tmp_path):
     assert (again / "initial_params.npz").read_bytes() == weights.read_bytes()
 
 
-@pytest.mark.parametrize("network", ["conv_adapted", "lenet5"])
+@pytest.mark.parametrize(
+    "network", ["conv_adapted", pytest.param("lenet5", marks=pytest.mark.long)]
+)
 def test_convolutional_networks_run_on_digits(network, invoke, tmp_path):
     arguments = ("--dataset=digits", "--examples=20", "--iterations=2", "--ratios=2", "--noflow")
     folder = tmp_path / network

@@ -170,6 +170,7 @@ def test_predicted_gaps_are_those_of_descent(smooth_problem):
         np.testing.assert_allclose(deviation.gap(0.001, 0.001 / ratio), measured, rtol=0.02)
 
 
+@pytest.mark.long
 def test_float32_where_the_device_has_no_more(smooth_problem, monkeypatch):
     f, start = smooth_problem
     times = [0.1, 0.5]

@@ -133,6 +133,7 @@ def test_large_steps(invoke, tmp_path):
     assert (folder / "figure.png").exists()
 
 
+@pytest.mark.long
 def test_large_steps_mark_what_diverges(invoke, tmp_path):
     folder = tmp_path / "large"
     arguments = (

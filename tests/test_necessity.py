@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from experiments import harness, necessity
 
@@ -58,6 +59,7 @@ def test_necessity(invoke, tmp_path):
     assert (folder / "figure.pdf").exists()
 
 
+@pytest.mark.long
 def test_an_accuracy_that_every_step_size_or_none_reaches(monkeypatch, invoke, tmp_path):
     for epsilon, words in (("100", "more than any"), ("1e-12", "less than any")):
         folder = tmp_path / epsilon

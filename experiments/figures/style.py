@@ -28,6 +28,7 @@ def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> lis
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         figure.savefig(path, dpi=130)
+        figure.set_layout_engine("none")  # what is laid out stays
     return paths
 
 
