@@ -21,6 +21,7 @@ EXPERIMENTS = (
 NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
 DATASETS = ("auto", "mnist", "digits")
 ALONG = ("flow", "descent")
+COORDINATES = ("row_space", "pixels")
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
@@ -32,7 +33,7 @@ class UsageError(Exception):
 
 
 _OF_THEORY = ("along", "epsilon", "depths", "seeds")
-_OF_NETWORKS = ("network", "activation", "initial_params")
+_OF_NETWORKS = ("network", "activation", "initial_params", "coordinates")
 _OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
 _OF_DESCENT = ("arithmetic", "segments")
 _OF_DATA = ("dataset", "data_dir", "examples")
@@ -47,7 +48,7 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "curvature": ("epsilon", "depths", "seeds", "ratios", "step_sizes", "flow"),
     "bounds": ("along", "depths", "seeds", "ratios", "step_sizes", "flow"),
     "near_zero": (
-        *("along", "epsilon", "seeds", "network", "initial_params", "flow"),
+        *("along", "epsilon", "seeds", "network", "initial_params", "flow", "coordinates"),
         *_OF_STEPS,
         *_OF_DESCENT,
     ),
@@ -116,6 +117,7 @@ class Configuration:
     depths: tuple[int, ...] | None = None
     seeds: int | None = None
     network: str | None = None
+    coordinates: str | None = None
     widths: tuple[int, ...] | None = None
     activation: str | None = None
     init_scale: float | None = None
@@ -192,6 +194,7 @@ class Configuration:
             "network": NETWORKS,
             "activation": tuple(ACTIVATIONS),
             "along": ALONG,
+            "coordinates": COORDINATES,
         }
         for name, accepted in choices.items():
             value = getattr(self, name)
@@ -256,9 +259,9 @@ class Configuration:
         self._resolve(**fields)
 
     def _check_network(self) -> None:
-        """Resolves widths and activation, which only the fully connected network has."""
+        """Resolves what only the fully connected network has."""
         if self.network not in (None, "fully_connected"):
-            for name in ("widths", "activation"):
+            for name in ("widths", "activation", "coordinates"):
                 if getattr(self, name) is not None:
                     raise UsageError(
                         f"--{name}: the network {self.network} has its own; "
@@ -267,6 +270,8 @@ class Configuration:
             return
         if self._uses("activation") and self.activation is None:
             self._resolve(activation="linear")
+        if self._uses("coordinates") and self.coordinates is None:
+            self._resolve(coordinates="row_space")
         if self._uses("widths") and self.widths is None:
             self._resolve(widths=ONE_WIDTH.get(self.experiment, (50, 50)))
         listed = ",".join(map(str, self.widths or ()))

@@ -74,11 +74,12 @@ def begin(config: Configuration) -> NetworkWorkplace:
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params))
-    workplace = open_folder(
-        config, study, study.dataset, study.network_label, f"{parameters:,} parameters"
-    )
-    store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
+    size = f"{sum(leaf.size for leaf in jax.tree.leaves(study.start)):,} parameters"
+    if study.row_space is not None:
+        rank, features = study.row_space.basis.shape
+        size += f", inputs in {rank} of {features} dimensions"
+    workplace = open_folder(config, study, study.dataset, study.network_label, size)
+    store.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
 
 

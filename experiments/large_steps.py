@@ -59,7 +59,8 @@ def run(config: Configuration) -> int:
         return EXIT_INTERRUPTED
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(workplace.directory, saved)
-    store.write_snapshots(workplace.directory, saved, outcome.trajectory.snapshots)
+    snapshots = workplace.study.restore(outcome.trajectory.snapshots)
+    store.write_snapshots(workplace.directory, saved, snapshots)
     if outcome.interrupted:
         workplace.say("interrupted: the flows were not solved")
         return EXIT_INTERRUPTED

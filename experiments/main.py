@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from experiments.configuration import (
     ALONG,
+    COORDINATES,
     DATASETS,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -125,6 +126,13 @@ def define_flags() -> None:
         "step_size.",
     )
     flags.DEFINE_enum("network", None, NETWORKS, "Architecture, fully_connected if not given.")
+    flags.DEFINE_enum(
+        "coordinates",
+        None,
+        COORDINATES,
+        "Of the fully connected network's inputs and first layer while it is computed: row_space, "
+        "the default, the space that the images span, which is exact and cheaper; pixels.",
+    )
     flags.DEFINE(
         integers,
         "widths",

@@ -85,6 +85,7 @@ def _study(config: Configuration, depth: int, dataset: Dataset) -> Problem:
         init_scale=1.0,
         widths=config.widths * (depth - 1),
         depths=None,
+        coordinates="pixels",  # in which a scaled start is what it says
     )
     return problem.build(one, dataset)
 

@@ -37,12 +37,13 @@ def run(config: Configuration) -> int:
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(directory, saved)
-    store.write_snapshots(directory, saved, outcome.trajectory.snapshots)
+    restore = workplace.study.restore
+    store.write_snapshots(directory, saved, restore(outcome.trajectory.snapshots))
     if config.flow and not interrupted and saved.arrived:
         try:
             reference, flow_params = _reference(workplace, saved, outcome.trajectory)
             saved = saved._replace(reference=reference)
-            store.write_flow(directory, saved, flow_params)
+            store.write_flow(directory, saved, restore(flow_params))
         except KeyboardInterrupt:
             interrupted = True
     summary = report.summarise(saved)

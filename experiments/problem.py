@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 import gf_jax
 from experiments import data, store
 from experiments.configuration import Configuration, UsageError
 from gf_jax.networks import Network, Params
-from gf_jax.objective import Classification
+from gf_jax.objective import Classification, RowSpace
 
 
 class Problem(NamedTuple):
@@ -17,18 +18,28 @@ class Problem(NamedTuple):
     Attributes:
       network: the network.
       dataset: the training set.
+      inputs: the network's, shape (examples, *network.input_shape).
       objective: training loss and accuracy as functions of params.
       initial_params: the starting point.
       network_label: what every output calls the network.
       linear: whether the network is linear in its inputs.
+      start: the starting point in the coordinates that users know.
+      row_space: the coordinates of inputs and first layer, None if they are the pixels.
     """
 
     network: Network
     dataset: data.Dataset
+    inputs: np.ndarray
     objective: Classification
     initial_params: Params
     network_label: str
     linear: bool
+    start: Params
+    row_space: RowSpace | None
+
+    def restore(self, stack: Params) -> Params:
+        """Stacked parameters in the coordinates that users know."""
+        return stack if self.row_space is None else self.row_space.restore(stack, self.start)
 
 
 def device() -> jax.Device:
@@ -51,15 +62,23 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
       UsageError: if data or initial parameters are not what is accepted.
     """
     dataset = load_data(config) if dataset is None else dataset
-    network, label = _network(config, dataset)
-    inputs = dataset.images.reshape(-1, *network.input_shape)
+    network, label = _network(config, dataset.images[0].size)
+    start, rows = _initial_params(config, network), None
+    inputs, params = dataset.images.reshape(-1, *network.input_shape), start
+    if config.coordinates == "row_space":
+        rows = gf_jax.row_space(inputs)
+        network, _ = _network(config, len(rows.basis))
+        inputs, params = rows.inputs, rows.reduce(start)
     return Problem(
         network=network,
         dataset=dataset,
+        inputs=inputs,
         objective=gf_jax.classification(network, inputs, dataset.labels),
-        initial_params=_initial_params(config, network),
+        initial_params=params,
         network_label=label,
         linear=config.activation == "linear",
+        start=start,
+        row_space=rows,
     )
 
 
@@ -75,14 +94,14 @@ def load_data(config: Configuration) -> data.Dataset:
     return data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
 
 
-def _network(config: Configuration, dataset: data.Dataset) -> tuple[Network, str]:
+def _network(config: Configuration, features: int) -> tuple[Network, str]:
     if config.network == "conv_adapted":
         return gf_jax.conv_adapted(), "convolutional network (adapted)"
     if config.network == "lenet5":
         return gf_jax.lenet5(), "LeNet-5"
     assert config.widths is not None
     assert config.activation is not None
-    sizes = (dataset.images[0].size, *config.widths, 10)
+    sizes = (features, *config.widths, 10)
     names = {"linear": "linear", "relu": "ReLU", "leaky_relu": "leaky ReLU"}
     label = f"fully connected {names[config.activation]} network {'-'.join(map(str, sizes))}"
     return gf_jax.fully_connected(sizes, config.activation), label

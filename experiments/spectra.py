@@ -99,7 +99,7 @@ def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBoun
     For networks with biases or convolutions it is the extension of the theorem for
     homogeneous networks.
     """
-    norms = gf_jax.layer_norms(study.network, stack)
+    norms = gf_jax.layer_norms(study.network, study.restore(stack))
     if study.linear:
         slopes = np.linalg.norm(product_gradients(study, stack), axis=(1, 2))
         options = {"radius": radius, "smoothness": product_smoothness(study)}
@@ -116,7 +116,7 @@ def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBoun
 def smoothness_bound(study: Problem, stack: Params, radius: float) -> np.ndarray:
     """Bound on the Hessian's norm of a linear network within a radius of every point."""
     return gf_jax.linear_network_smoothness(
-        gf_jax.layer_norms(study.network, stack).norms,
+        gf_jax.layer_norms(study.network, study.restore(stack)).norms,
         np.linalg.norm(product_gradients(study, stack), axis=(1, 2)),
         smoothness=product_smoothness(study),
         radius=radius,
@@ -125,7 +125,7 @@ def smoothness_bound(study: Problem, stack: Params, radius: float) -> np.ndarray
 
 def inputs_of(study: Problem) -> np.ndarray:
     """The training inputs as vectors, shape (examples, features)."""
-    return study.dataset.images.reshape(len(study.dataset.images), -1)
+    return study.inputs.reshape(len(study.inputs), -1)
 
 
 def output_gradients(study: Problem, stack: Params) -> np.ndarray:

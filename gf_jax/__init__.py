@@ -41,7 +41,9 @@ from gf_jax.networks import fully_connected as fully_connected
 from gf_jax.networks import layer_norms as layer_norms
 from gf_jax.networks import lenet5 as lenet5
 from gf_jax.objective import Classification as Classification
+from gf_jax.objective import RowSpace as RowSpace
 from gf_jax.objective import classification as classification
+from gf_jax.objective import row_space as row_space
 from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
 
