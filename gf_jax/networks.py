@@ -3,9 +3,12 @@
 A network is described by the shapes of its parameters and two functions:
 ``prepare`` turns inputs into the layout the arithmetic wants and depends on the
 data alone, so that it is done once per run; ``forward`` maps parameters and
-prepared inputs to logits. Inside, examples lie along the *last* axis: every
-slice that convolution and pooling take is then a contiguous copy, and every
-product is wide rather than tall.
+prepared inputs to logits. Inside, examples lie along the *last* axis, so that
+every product is wide rather than tall, and images are stacks of rows, (rows,
+channels * columns, examples). A convolution takes windows of five rows, which are
+contiguous copies, and multiplies them by a band matrix: the kernel, once for every
+column of the output. That is three times the arithmetic of a product with 5x5
+patches, and a fifth of the copies, which cost more.
 
 Parameters are nested dictionaries ``{layer: {kind: array}}`` with the layers
 ``conv_1, conv_2, ..., dense_1, dense_2, ...`` and the kinds ``weight`` and
@@ -18,7 +21,6 @@ LeCun et al. 1998 (LeNet-5).
 """
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 Activation = Callable[[Array], Array]
 
 LEAKY_RELU_SLOPE = 0.01
+KERNEL = 5  # rows and columns of every convolution kernel
 
 ACTIVATIONS: dict[str, Activation] = {
     "linear": lambda x: x,
@@ -131,12 +134,13 @@ def conv_adapted() -> Network:
     """
 
     def prepare(inputs: Array) -> Array:
-        return _patches(_pad(_examples_last(inputs)), stride=2)
+        return _windows(_padded_rows(inputs), stride=2)
 
-    def forward(params: Params, patches: Array) -> Array:
-        hidden = jax.nn.relu(_convolve_patches(params["conv_1"], patches))
-        hidden = jax.nn.relu(_convolve(params["conv_2"], hidden, stride=2))
-        return _dense_layers(params, _flatten(hidden), jax.nn.relu)
+    def forward(params: Params, windows: Array) -> Array:
+        hidden = jax.nn.relu(_convolve(params["conv_1"], windows, 32, stride=2))
+        windows = _windows(hidden, stride=2)
+        hidden = jax.nn.relu(_convolve(params["conv_2"], windows, 14, stride=2))
+        return _dense_layers(params, _flatten(hidden, channels=16), jax.nn.relu)
 
     windows = (Windows(9, 14 * 14), Windows(9, 5 * 5))
     return Network((1, 28, 28), _convolutional_shapes(bias=False), prepare, forward, windows)
@@ -151,13 +155,14 @@ def lenet5() -> Network:
     """
 
     def prepare(inputs: Array) -> Array:
-        return _patches(_pad(_examples_last(inputs)), stride=1)
+        return _windows(_padded_rows(inputs))
 
-    def forward(params: Params, patches: Array) -> Array:
+    def forward(params: Params, windows: Array) -> Array:
         # The maximum commutes with ReLU; pooling first leaves a quarter of the work.
-        hidden = jax.nn.relu(_max_pool(_convolve_patches(params["conv_1"], patches)))
-        hidden = jax.nn.relu(_max_pool(_convolve(params["conv_2"], hidden, stride=1)))
-        return _dense_layers(params, _flatten(hidden), jax.nn.relu)
+        hidden = jax.nn.relu(_max_pool(_convolve(params["conv_1"], windows, 32), channels=6))
+        windows = _windows(hidden)
+        hidden = jax.nn.relu(_max_pool(_convolve(params["conv_2"], windows, 14), channels=16))
+        return _dense_layers(params, _flatten(hidden, channels=16), jax.nn.relu)
 
     windows = (Windows(25, 28 * 28), Windows(25, 10 * 10))
     return Network((1, 28, 28), _convolutional_shapes(bias=True), prepare, forward, windows)
@@ -242,50 +247,46 @@ def _affine(layer: dict[str, Array], outputs: Array) -> Array:
     return outputs + layer["bias"].reshape(-1, *(1,) * (outputs.ndim - 1))
 
 
-def _examples_last(inputs: Array) -> Array:
-    return jnp.moveaxis(inputs, 0, -1)
+def _padded_rows(inputs: Array) -> Float[Array, "rows features examples"]:
+    """Rows of images (examples, channels, rows, columns), with a margin of two zeros."""
+    padded = jnp.pad(inputs, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    rows = jnp.moveaxis(padded, (2, 0), (0, -1))
+    return rows.reshape(rows.shape[0], -1, rows.shape[-1])
 
 
-def _pad(images: Array) -> Array:
-    return jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+def _windows(rows: Array, *, stride: int = 1) -> Float[Array, "outputs window examples"]:
+    """Windows of five rows, each flattened row by row."""
+    outputs = (rows.shape[0] - KERNEL) // stride + 1
+    last = stride * (outputs - 1) + 1
+    parts = [jax.lax.slice_in_dim(rows, i, i + last, stride) for i in range(KERNEL)]
+    return jnp.stack(parts, axis=1).reshape(outputs, -1, rows.shape[-1])
 
 
-def _flatten(images: Array) -> Array:
-    return images.reshape(-1, images.shape[-1])
+def _convolve(layer: dict[str, Array], windows: Array, width: int, *, stride: int = 1) -> Array:
+    """Convolution of images of a width: their windows of rows to the rows of the output."""
+    kernel = layer["weight"]
+    columns = (width - KERNEL) // stride + 1
+    # places[j, x, k] is 1 where tap j of output column x lies on input column k.
+    taps = stride * np.arange(columns) + np.arange(KERNEL)[:, None]
+    places = (taps[..., None] == np.arange(width)).astype(kernel.dtype)
+    band = jnp.einsum("ocij,jxk->oxick", kernel, places).reshape(-1, windows.shape[1])
+    # One product per row, in place: a single one would transpose the windows first.
+    bands = jnp.broadcast_to(band, (windows.shape[0], *band.shape))
+    outputs = jnp.matmul(bands, windows)
+    if "bias" in layer:
+        outputs = outputs + jnp.repeat(layer["bias"], columns)[:, None]
+    return outputs
 
 
-def _patches(images: Array, *, stride: int) -> Float[Array, "taps height width examples"]:
-    """The 5x5 windows of (channels, height, width, examples), one tap per row.
-
-    Taps are ordered as a flattened kernel: channel, then row, then column.
-    """
-    channels, height, width, examples = images.shape
-    rows, columns = (height - 5) // stride + 1, (width - 5) // stride + 1
-    taps = [
-        jax.lax.slice(
-            images,
-            (0, i, j, 0),
-            (channels, i + stride * (rows - 1) + 1, j + stride * (columns - 1) + 1, examples),
-            (1, stride, stride, 1),
-        )
-        for i in range(5)
-        for j in range(5)
-    ]
-    return jnp.stack(taps, axis=1).reshape(channels * 25, rows, columns, examples)
+def _max_pool(rows: Array, *, channels: int) -> Array:
+    """Maximum over disjoint 2x2 windows."""
+    rows = jnp.maximum(rows[0::2], rows[1::2])
+    columns = rows.reshape(rows.shape[0], channels, -1, 2, rows.shape[-1])
+    pooled = jnp.maximum(columns[..., 0, :], columns[..., 1, :])
+    return pooled.reshape(rows.shape[0], -1, rows.shape[-1])
 
 
-def _convolve_patches(layer: dict[str, Array], patches: Array) -> Array:
-    """Convolution as one matrix product: kernels (outputs, taps) times patches."""
-    kernels = layer["weight"].reshape(layer["weight"].shape[0], -1)
-    outputs = kernels @ patches.reshape(patches.shape[0], math.prod(patches.shape[1:]))
-    return _affine(layer, outputs.reshape(-1, *patches.shape[1:]))
-
-
-def _convolve(layer: dict[str, Array], images: Array, *, stride: int) -> Array:
-    return _convolve_patches(layer, _patches(images, stride=stride))
-
-
-def _max_pool(images: Array) -> Array:
-    """Maximum over disjoint 2x2 windows of (channels, height, width, examples)."""
-    rows = jnp.maximum(images[:, 0::2], images[:, 1::2])
-    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+def _flatten(rows: Array, *, channels: int) -> Float[Array, "features examples"]:
+    """Images as vectors: channel first, then row, then column."""
+    images = rows.reshape(rows.shape[0], channels, -1, rows.shape[-1])
+    return images.swapaxes(0, 1).reshape(-1, rows.shape[-1])

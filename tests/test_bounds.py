@@ -130,21 +130,24 @@ def test_a_linear_network_of_two_layers_reaches_the_bound():
 def tiny_convolutional(bias, pooled):
     """Convolution 5x5 with stride 2 or pooling, then two dense layers, on 9x9 images."""
 
-    def forward(params, patches):
-        hidden = networks._convolve_patches(params["conv_1"], patches)
-        if pooled:
-            hidden = networks._max_pool(hidden[:, :4, :4])
-        hidden = networks._flatten(jax.nn.relu(hidden))
+    stride = 1 if pooled else 2
+    flat, places = (2 * 2 * 2, 25) if pooled else (2 * 3 * 3, 9)
+
+    def forward(params, windows):
+        hidden = networks._convolve(params["conv_1"], windows, 9, stride=stride)
+        if pooled:  # of five rows and columns the first four
+            hidden = hidden.reshape(5, 2, 5, -1)[:4, :, :4].reshape(4, 8, -1)
+            hidden = networks._max_pool(hidden, channels=2)
+        hidden = networks._flatten(jax.nn.relu(hidden), channels=2)
         return networks._dense_layers(params, hidden, jax.nn.relu)
 
-    stride, places = (1, 25) if pooled else (2, 9)
-    flat = 2 * (4 if pooled else 9)
     shapes = {"conv_1": {"weight": (2, 1, 5, 5)}} | networks._dense_shapes((flat, 3, 2), bias=bias)
     if bias:
         shapes["conv_1"]["bias"] = (2,)
 
     def prepare(images):
-        return networks._patches(networks._examples_last(images), stride=stride)
+        rows = jnp.moveaxis(images[:, 0], 0, -1)
+        return networks._windows(rows, stride=stride)
 
     windows = (networks.Windows(25 if pooled else 9, places),)
     return networks.Network((1, 9, 9), shapes, prepare, forward, windows)
