@@ -1,6 +1,6 @@
 """How much of a gap is rounding: the same trajectory in every arithmetic.
 
-    python -m experiments.main --experiment=rounding --ratios=2,5,10,20
+    python -m experiments.main --experiment=rounding --coordinates=pixels --ratios=2,5,10,20
 
 runs descent in compensated float32, in plain float32 and in float64, with TF32
 products too on a GPU, and sets their gaps beside the prediction, which knows no
@@ -20,6 +20,8 @@ from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
 
+# The size of the rounding depends on the coordinates, so every output names them.
+IN_COORDINATES = {None: "", "pixels": " in pixels", "row_space": " in its inputs' row space"}
 SHORTER_ON_CPU = 5  # float64 is dear there, and a fifth of the run shows that it agrees
 
 
@@ -56,9 +58,10 @@ def run(config: Configuration) -> int:
     if not runs:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
-    summary = summarise(runs, predicted)
+    label = f"{runs[next(iter(runs))].network_label}{IN_COORDINATES[config.coordinates]}"
+    summary = summarise(runs, predicted, label)
     store.write_summary(workplace.directory, summary | {"interrupted": interrupted})
-    figures.draw_rounding(runs, predicted, workplace.directory)
+    figures.draw_rounding(runs, predicted, label, workplace.directory)
     report.print_rounding(summary, workplace.console)
     harness.end(workplace)
     if interrupted:
@@ -67,13 +70,16 @@ def run(config: Configuration) -> int:
     return EXIT_DIVERGED if any(report.divergences(r) for r in summary["runs"].values()) else 0
 
 
-def summarise(runs: dict[str, records.Run], predicted: np.ndarray | None) -> dict[str, Any]:
+def summarise(
+    runs: dict[str, records.Run], predicted: np.ndarray | None, label: str
+) -> dict[str, Any]:
     """The gaps of every arithmetic where all of them have run, and at the end.
 
     Args:
       runs: a run by the name of its arithmetic; some may be shorter than others.
       predicted: gaps to the base run at the snapshots of the compensated run, shape
         (snapshots, lanes), or None.
+      label: of the network and the coordinates it was computed in.
     """
     first = next(iter(runs.values()))
     ends = sorted({int(saved.iterations[-1]) for saved in runs.values()})
@@ -89,7 +95,7 @@ def summarise(runs: dict[str, records.Run], predicted: np.ndarray | None) -> dic
             gaps["predicted"] = [report.finite(gap) for gap in predicted[at]]
         rows.append({"iteration": iteration, "time": iteration * first.step_size, "gaps": gaps})
     return {
-        "network": first.network_label,
+        "network": label,
         "data": first.data_label,
         "step_size": first.step_size,
         "ratios": list(first.ratios),

@@ -63,13 +63,14 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
 
 
 def draw_rounding(
-    runs: dict[str, Run], predicted: np.ndarray | None, directory: Path
+    runs: dict[str, Run], predicted: np.ndarray | None, label: str, directory: Path
 ) -> list[Path]:
     """Draws the gaps to the base run in every arithmetic, one panel per ratio.
 
     Args:
       runs: a run by the name of its arithmetic.
       predicted: gaps at the snapshots of the first run, shape (snapshots, lanes).
+      label: of the network and the coordinates it was computed in.
       directory: where.
     """
     first = next(iter(runs.values()))
@@ -101,7 +102,8 @@ def draw_rounding(
             )
         style.describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
     panels[0].set_ylabel("Euclidean distance, logarithmic")
-    return _finish(figure, panels[0], first, directory)
+    title = rf"{label} on {first.data_label}, $\eta_0$ = {first.step_size:g}"
+    return style.save(figure, panels[0], title, directory)
 
 
 def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
