@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from gf_jax.arithmetic import ARITHMETICS
-from gf_jax.descent import Schedule
 from gf_jax.networks import ACTIVATIONS
+from gf_jax.schedule import Schedule
 
 EXPERIMENTS = (
     "paper",

@@ -19,9 +19,10 @@ from experiments import problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
-from gf_jax.descent import Schedule, Trajectory
+from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
 
 Solution = TypeVar("Solution")

@@ -16,8 +16,9 @@ LIBRARY = {
     "arithmetic": set(),
     "tracing": set(),
     "kinks": set(),
+    "schedule": set(),
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
-    "descent": {"arithmetic", "comparison", "tracing"},
+    "descent": {"arithmetic", "comparison", "schedule", "tracing"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},
