@@ -40,7 +40,7 @@ _OF_THE_START = ("init_scale", "seed", "widths")
 
 # Flags that say nothing about an experiment; to give one is a mistake.
 WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
-    "paper": _OF_THEORY,
+    "paper": ("along", "epsilon", "depths"),
     "rounding": (*_OF_THEORY, "arithmetic"),
     "predict": (*_OF_THEORY, *_OF_DESCENT, "snapshots", "flow"),
     "large_steps": (*_OF_THEORY, "ratios", "flow"),
@@ -74,15 +74,16 @@ DEFAULTS: dict[str, object] = {
     "step_size": 0.001,
     "iterations": 10_000,
     "along": "flow",
-    "seeds": 1_000,
 }
 FEWER_SNAPSHOTS = 40  # where the curvature is found at each
 
 # Of those that have another in some experiments.
 OWN_DEFAULTS: dict[str, dict[str, object]] = {
+    "paper": {"seeds": 1},
     "near_zero": {"depths": (2, 3, 4, 5)},
     "deep_linear": {
         "depths": (2, 3, 4),
+        "seeds": 1_000,
         "step_size": 0.1,
         "ratios": (2, 4),
         "iterations": 400,
@@ -148,6 +149,13 @@ class Configuration:
         return Schedule(
             self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
         )
+
+    @property
+    def starts_of_seeds(self) -> tuple[int, ...]:
+        """Seeds of the starting points of one network, if there are several; else empty."""
+        if self.experiment != "paper" or self.seed is None or self.seeds in (None, 1):
+            return ()
+        return tuple(range(self.seed, self.seed + self.seeds))
 
     @property
     def all_step_sizes(self) -> tuple[float, ...]:
@@ -286,6 +294,11 @@ class Configuration:
                         f"--{name}: has no effect on weights read by --initial_params; "
                         "drop one of the two flags"
                     )
+            if self.seeds is not None and self.seeds > 1:
+                raise UsageError(
+                    f"--seeds={self.seeds}: the weights read by --initial_params are a single "
+                    "start; drop one of the two flags"
+                )
             return
         for name, value in {"init_scale": 1.0, "seed": 0}.items():
             if self._uses(name) and getattr(self, name) is None:
@@ -293,6 +306,11 @@ class Configuration:
         self._check_positive("init_scale")
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed={self.seed}: accepted is an integer from 0 to 2^32 - 1")
+        if self.starts_of_seeds and self.starts_of_seeds[-1] >= 2**32:
+            raise UsageError(
+                f"--seeds={self.seeds}: the last seed, {self.starts_of_seeds[-1]}, is above "
+                "2^32 - 1; take a smaller --seed"
+            )
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax import lax
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -75,10 +76,10 @@ def begin(config: Configuration) -> NetworkWorkplace:
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params))
-    workplace = open_folder(
-        config, study, study.dataset, study.network_label, f"{parameters:,} parameters"
-    )
+    seeds = len(config.starts_of_seeds) or 1
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
+    size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
+    workplace = open_folder(config, study, study.dataset, study.network_label, size)
     store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
     return workplace
 
@@ -130,15 +131,16 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
       The run so far if it is interrupted; None if nothing of it is complete.
     """
     parts: list[Trajectory] = []
+    starts = len(workplace.config.starts_of_seeds)
     workplace.say(
-        f"{len(schedule.lanes)} runs in {arithmetic} arithmetic, "
-        f"{schedule.gradient_evaluations:,} gradient evaluations "
+        f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
+        f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
         f"on {problem.device().device_kind}"
     )
     started, interrupted = time.perf_counter(), False
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     try:
-        for part in segments(f, start, schedule, arithmetic):
+        for part in segments(f, start, schedule, arithmetic, starts=starts > 0):
             parts.append(part)
             if not np.isfinite(part.metrics.loss[-1]).any():
                 break
@@ -150,11 +152,17 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
 
 def segments(
-    f: Loss, params: Any, schedule: Schedule, arithmetic: str, label: str | None = None
+    f: Loss,
+    params: Any,
+    schedule: Schedule,
+    arithmetic: str,
+    label: str | None = None,
+    **options: Any,
 ) -> Iterator[Trajectory]:
     """The segments of descent, see ``gf_jax.descent_segments``, with a progress bar."""
+    options["arithmetic"] = arithmetic
     with tqdm(total=schedule.iterations, unit="it", desc=label, dynamic_ncols=True) as bar:
-        for part in gf_jax.descent_segments(f, params, schedule, arithmetic=arithmetic):
+        for part in gf_jax.descent_segments(f, params, schedule, **options):
             bar.update(int(part.iterations[-1]) - bar.n)
             yield part
 
@@ -163,10 +171,11 @@ def saved_form(
     workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, trajectory: Trajectory
 ) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
-    study = workplace.study
+    study, seeds = workplace.study, workplace.config.starts_of_seeds
     with get_arithmetic(arithmetic).context():
-        accuracies = jax.jit(jax.vmap(study.objective.accuracy))
-        # One snapshot at a time: a forward pass of all lanes is little memory.
+        of_lanes = jax.vmap(study.objective.accuracy)
+        accuracies = jax.jit((lambda stack: lax.map(of_lanes, stack)) if seeds else of_lanes)
+        # One snapshot and start at a time: a forward pass of all lanes is little memory.
         rows = [
             np.asarray(accuracies(jax.tree.map(operator.itemgetter(at), trajectory.snapshots)))
             for at in range(len(trajectory.snapshot_iterations))
@@ -179,7 +188,8 @@ def saved_form(
         iterations=trajectory.iterations,
         metrics=trajectory.metrics,
         snapshot_iterations=trajectory.snapshot_iterations,
-        accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
+        accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
+        seeds=seeds,
     )
 
 

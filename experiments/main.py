@@ -117,7 +117,12 @@ def define_flags() -> None:
         "Numbers of layers in near_zero and deep_linear, 2,3,4,5 and 2,3,4 if not given.",
         serializer=serializer,
     )
-    flags.DEFINE_integer("seeds", None, "Number of starts in deep_linear, 1,000 if not given.")
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "Number of starting points, with seeds from seed on; 1 if not given. In deep_linear the "
+        "number of starts, 1,000 if not given.",
+    )
     flags.DEFINE_integer(
         "iterations",
         None,

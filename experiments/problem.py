@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 import gf_jax
 from experiments import data, store
@@ -18,7 +19,7 @@ class Problem(NamedTuple):
       network: the network.
       dataset: the training set.
       objective: training loss and accuracy as functions of params.
-      initial_params: the starting point.
+      initial_params: the starting point; if there are several, leaves of shape (seeds, ...).
       network_label: what every output calls the network.
       linear: whether the network is linear in its inputs.
     """
@@ -93,5 +94,9 @@ def _initial_params(config: Configuration, network: Network) -> Params:
         return store.read_params(config.initial_params, network.shapes)
     assert config.seed is not None
     assert config.init_scale is not None
-    key = jax.random.key(config.seed)
-    return gf_jax.xavier_uniform(key, network.shapes, scale=config.init_scale)
+    scale = config.init_scale
+    points = [
+        gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=scale)
+        for seed in config.starts_of_seeds or (config.seed,)
+    ]
+    return jax.tree.map(lambda *ps: jnp.stack(ps), *points) if len(points) > 1 else points[0]
