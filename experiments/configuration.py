@@ -31,7 +31,8 @@ class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
 
 
-_OF_THEORY = ("along", "epsilon", "depths", "seeds")
+_OF_THEORY = ("along", "epsilon", "depths")
+_OF_MANY_STARTS = ("seeds", "mesh")
 _OF_NETWORKS = ("network", "activation", "initial_params")
 _OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
 _OF_DESCENT = ("arithmetic", "segments")
@@ -40,20 +41,20 @@ _OF_THE_START = ("init_scale", "seed", "widths")
 
 # Flags that say nothing about an experiment; to give one is a mistake.
 WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
-    "paper": ("along", "epsilon", "depths"),
-    "rounding": (*_OF_THEORY, "arithmetic"),
-    "predict": (*_OF_THEORY, *_OF_DESCENT, "snapshots", "flow"),
-    "large_steps": (*_OF_THEORY, "ratios", "flow"),
-    "curvature": ("epsilon", "depths", "seeds", "ratios", "step_sizes", "flow"),
-    "bounds": ("along", "depths", "seeds", "ratios", "step_sizes", "flow"),
+    "paper": _OF_THEORY,
+    "rounding": (*_OF_THEORY, *_OF_MANY_STARTS, "arithmetic"),
+    "predict": (*_OF_THEORY, *_OF_MANY_STARTS, *_OF_DESCENT, "snapshots", "flow"),
+    "large_steps": (*_OF_THEORY, *_OF_MANY_STARTS, "ratios", "flow"),
+    "curvature": ("epsilon", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
+    "bounds": ("along", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
     "near_zero": (
-        *("along", "epsilon", "seeds", "network", "initial_params", "flow"),
+        *("along", "epsilon", *_OF_MANY_STARTS, "network", "initial_params", "flow"),
         *_OF_STEPS,
         *_OF_DESCENT,
     ),
-    "deep_linear": ("along", "flow", *_OF_NETWORKS, *_OF_DESCENT),
+    "deep_linear": ("along", "flow", "mesh", *_OF_NETWORKS, *_OF_DESCENT),
     "necessity": (
-        *("along", "depths", "seeds", "flow"),
+        *("along", "depths", *_OF_MANY_STARTS, "flow"),
         *_OF_NETWORKS,
         *_OF_STEPS,
         *_OF_DESCENT,
@@ -74,6 +75,7 @@ DEFAULTS: dict[str, object] = {
     "step_size": 0.001,
     "iterations": 10_000,
     "along": "flow",
+    "mesh": "auto",
 }
 FEWER_SNAPSHOTS = 40  # where the curvature is found at each
 
@@ -126,6 +128,7 @@ class Configuration:
     examples: int | None = None
     snapshots: int | None = None
     segments: int | None = None
+    mesh: str | None = None
     initial_params: str | None = None
     output_dir: str | None = None
 
@@ -209,6 +212,8 @@ class Configuration:
             raise UsageError(
                 "--data_dir: holds MNIST files, but --dataset=digits needs none; drop one of them"
             )
+        if self.mesh not in (None, "auto", "none") and not _is_count(self.mesh):
+            raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
 
@@ -320,3 +325,7 @@ class Configuration:
     def _resolve(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0

@@ -1,6 +1,7 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
 import operator
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +17,14 @@ from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
-from experiments import problem, records, store
+from experiments import devices, problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.placement import Memory
 from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
 
@@ -76,11 +78,13 @@ def begin(config: Configuration) -> NetworkWorkplace:
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
+    devices.spread(config, len(study.dataset.labels))
     seeds = len(config.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
     workplace = open_folder(config, study, study.dataset, study.network_label, size)
-    store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
+    if devices.leads():
+        store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
     return workplace
 
 
@@ -100,8 +104,16 @@ def open_folder(
       UsageError: on an output directory that is not accepted.
     """
     name = config.network if config.experiment == "paper" else None
-    directory = store.create(config.output_dir, name or config.experiment)
-    workplace = Workplace(config, study, dataset, directory, Console())
+    directory, mistake = Path(os.devnull), None
+    if devices.leads():
+        try:
+            directory = store.create(config.output_dir, name or config.experiment)
+        except UsageError as error:
+            mistake = error
+    devices.agree(mistake)
+    workplace = Workplace(config, study, dataset, directory, Console(quiet=not devices.leads()))
+    if not devices.leads():
+        return workplace
     if dataset is not None and dataset.warning:
         panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
         Console(stderr=True).print(panel)
@@ -129,18 +141,36 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
     Returns:
       The run so far if it is interrupted; None if nothing of it is complete.
+
+    Raises:
+      UsageError: if it does not fit into memory; the run directory is then removed.
     """
     parts: list[Trajectory] = []
-    starts = len(workplace.config.starts_of_seeds)
+    config, study = workplace.config, workplace.study
+    starts = len(config.starts_of_seeds)
+    chosen = devices.spread(config, len(study.dataset.labels))
     workplace.say(
         f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
         f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
         f"on {problem.device().device_kind}"
     )
+    if chosen.text:
+        workplace.say(chosen.text)
     started, interrupted = time.perf_counter(), False
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    f, start = devices.objective(study, chosen), study.initial_params
+
+    def check_memory(needed: Memory) -> None:
+        try:
+            devices.check_memory(config, needed)
+        except UsageError:
+            if devices.leads():
+                store.discard(workplace.directory)
+            raise
+
+    options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
+    options["check_memory"] = check_memory
     try:
-        for part in segments(f, start, schedule, arithmetic, starts=starts > 0):
+        for part in segments(f, start, schedule, arithmetic, **options):
             parts.append(part)
             if not np.isfinite(part.metrics.loss[-1]).any():
                 break
@@ -161,7 +191,7 @@ def segments(
 ) -> Iterator[Trajectory]:
     """The segments of descent, see ``gf_jax.descent_segments``, with a progress bar."""
     options["arithmetic"] = arithmetic
-    with tqdm(total=schedule.iterations, unit="it", desc=label, dynamic_ncols=True) as bar:
+    with tqdm(total=schedule.iterations, unit="it", desc=label, **_bar()) as bar:
         for part in gf_jax.descent_segments(f, params, schedule, **options):
             bar.update(int(part.iterations[-1]) - bar.n)
             yield part
@@ -204,10 +234,15 @@ def distances(stack: Params, reference: Params) -> np.ndarray:
         return np.asarray(gf_jax.distance(stack, reference, stack_axes=1))
 
 
+def _bar() -> dict[str, Any]:
+    """Of every progress bar: as wide as the terminal, and shown by one process."""
+    return {"dynamic_ncols": True, "disable": not devices.leads()}
+
+
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
     """Calls a solver of a flow with a progress bar."""
     shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, bar_format=shape, dynamic_ncols=True) as bar:
+    with tqdm(total=1.0, desc=label, bar_format=shape, **_bar()) as bar:
         solution = solver(lambda share: bar.update(max(0.0, float(share) - bar.n)))
         bar.update(1.0 - bar.n)
     return solution

@@ -182,6 +182,13 @@ def define_flags() -> None:
         "the largest up to 100 if not given. 1 is a single call.",
     )
     flags.DEFINE_string(
+        "mesh",
+        None,
+        "Devices that a run is spread over: auto, the default, takes all there are; a number; none "
+        "is a single one. Starting points are divided among them if they divide evenly, else "
+        "examples.",
+    )
+    flags.DEFINE_string(
         "initial_params", None, "Start from the weights in this npz file instead of a random start."
     )
     flags.DEFINE_string(
@@ -200,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
         values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
         config = Configuration(**values)
         # Slow to load, so after the flags are known to be right.
+        importlib.import_module("experiments.devices").start_processes(config)
         experiment = importlib.import_module(f"experiments.{config.experiment}")
         return experiment.run(config)
     except UsageError as error:

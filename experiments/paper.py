@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, seeds, store
+from experiments import devices, figures, harness, records, report, seeds, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.comparison import WELL_BELOW
@@ -42,6 +42,9 @@ def run(config: Configuration) -> int:
     if outcome is None:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
+    diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
+    if not devices.leads():  # of several processes one compares, writes and prints
+        return EXIT_DIVERGED if diverged else 0
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(directory, saved)
@@ -60,7 +63,7 @@ def run(config: Configuration) -> int:
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED
-    return EXIT_DIVERGED if not np.isfinite(saved.metrics.loss).all() else 0
+    return EXIT_DIVERGED if diverged else 0
 
 
 def _follow(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import gf_jax
 from experiments import data, store
@@ -18,6 +19,7 @@ class Problem(NamedTuple):
     Attributes:
       network: the network.
       dataset: the training set.
+      inputs: its images as the network takes them, shape (examples, ...).
       objective: training loss and accuracy as functions of params.
       initial_params: the starting point; if there are several, leaves of shape (seeds, ...).
       network_label: what every output calls the network.
@@ -26,6 +28,7 @@ class Problem(NamedTuple):
 
     network: Network
     dataset: data.Dataset
+    inputs: np.ndarray
     objective: Classification
     initial_params: Params
     network_label: str
@@ -57,6 +60,7 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     return Problem(
         network=network,
         dataset=dataset,
+        inputs=inputs,
         objective=gf_jax.classification(network, inputs, dataset.labels),
         initial_params=_initial_params(config, network),
         network_label=label,

@@ -91,6 +91,13 @@ def _make_new(directory: Path) -> Path:
     raise AssertionError("there are infinitely many candidates")
 
 
+def discard(directory: Path) -> None:
+    """Removes the directory of a run that is not made after all."""
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+
+
 def write_configuration(
     directory: Path, config: Configuration, dataset: Dataset | None, network_label: str
 ) -> None:

@@ -41,6 +41,7 @@ from gf_jax.networks import layer_norms as layer_norms
 from gf_jax.networks import lenet5 as lenet5
 from gf_jax.objective import Classification as Classification
 from gf_jax.objective import classification as classification
+from gf_jax.placement import Memory as Memory
 from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
 from gf_jax.schedule import Schedule as Schedule

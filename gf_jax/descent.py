@@ -13,8 +13,11 @@ evaluations, none of them masked. The gradient at the point compared is evaluate
 once, recorded, and used for the next step of every lane.
 
 Starts. All of this may be done from many starting points at once, which are a further
-axis of every stack, before that of the lanes. Starts never meet, so they may lie on
-different devices.
+axis of every stack, before that of the lanes.
+
+Devices. Starts never meet, so they may lie on different devices, and so may the examples
+of the data that f closes over. The compiler splits the work as its arguments are placed:
+by starts without communication, by examples with a sum of each gradient.
 """
 
 import functools
@@ -26,11 +29,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gf_jax.arithmetic import Arithmetic
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.comparison import Metrics, measure
+from gf_jax.placement import Memory, fetch, memory_needed, place
 from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss, check_loss, hoist_constants
 
@@ -83,6 +88,7 @@ def gradient_descent(
     segments: int | None = 1,
     arithmetic: str = "compensated",
     starts: bool = False,
+    sharding: NamedSharding | None = None,
 ) -> Trajectory:
     """Gradient descent with step sizes step_size and step_size/r, all runs at once.
 
@@ -100,6 +106,10 @@ def gradient_descent(
         ``gf_jax.arithmetic``.
       starts: whether every leaf of params has a leading axis that enumerates starting
         points, from each of which all runs are made. f takes a single point.
+      sharding: how params lie on the devices of a mesh: split along the axis of starts,
+        or replicated, where the examples are split. Arrays that f closes over stay as
+        they are if they lie on the mesh, and are replicated if not. None leaves all to
+        the caller's default device.
 
     Returns:
       The trajectory of all lanes, sorted by ratio, the base run first. A lane
@@ -108,12 +118,15 @@ def gradient_descent(
 
     Raises:
       ValueError: on a value outside what ``Schedule`` accepts, on parameters that
-        are not floating point, on leaves that differ in their number of starts, or if
-        f does not return a floating-point scalar.
+        are not floating point, on leaves that differ in their number of starts or do
+        not divide among the devices, or if f does not return a floating-point scalar.
       FloatingPointError: if the compiler cancels the compensation.
     """
     schedule = Schedule(step_size, tuple(ratios), iterations, snapshots, segments)
-    return join(list(descent_segments(f, params, schedule, arithmetic=arithmetic, starts=starts)))
+    segments_of_run = descent_segments(
+        f, params, schedule, arithmetic=arithmetic, starts=starts, sharding=sharding
+    )
+    return join(list(segments_of_run))
 
 
 def descent_segments(
@@ -123,11 +136,24 @@ def descent_segments(
     *,
     arithmetic: str = "compensated",
     starts: bool = False,
+    sharding: NamedSharding | None = None,
+    check_memory: Callable[[Memory], None] | None = None,
 ) -> Iterator[Trajectory]:
     """The segments of ``gradient_descent``, each yielded when it is computed.
 
     The first begins with iteration 0. ``join`` puts any number of consecutive
-    segments together, so that a run that is cut short keeps what it has.
+    segments together, so that a run that is cut short keeps what it has. Every process
+    of several gets all of it.
+
+    Args:
+      f: as in ``gradient_descent``, like all that follows but the last.
+      params: the initial point, or a stack of them.
+      schedule: the steps.
+      arithmetic: name of the arithmetic.
+      starts: whether params are a stack.
+      sharding: of params.
+      check_memory: called with what the run needs, once it is compiled and before
+        anything is computed; it may raise.
 
     Raises:
       ValueError, FloatingPointError: as ``gradient_descent``.
@@ -138,8 +164,25 @@ def descent_segments(
         point = _first_start(params) if starts else params
         check_loss(f, point)
         pure, constants = hoist_constants(f, point)
-        run_segment = jax.jit(_segment(pure, schedule, numbers, starts), donate_argnums=1)
-        state = _blank_state(f, point, numbers, _stack_shape(params, schedule, starts))
+        stack = _stack_shape(params, schedule, starts)
+        blank: Callable[[], _State] = functools.partial(_blank_state, f, point, numbers, stack)
+        segment = _segment(pure, schedule, numbers, starts)
+        run_segment: Callable
+        if sharding is None:
+            run_segment = jax.jit(segment, donate_argnums=1)
+        else:
+            constants, params = place(constants, params, sharding)
+            blank = jax.jit(blank, out_shardings=sharding)
+            rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+            placed = (sharding, sharding, rows, rows)
+            run_segment = jax.jit(segment, donate_argnums=1, out_shardings=placed)
+        if check_memory is not None:
+            slots, _ = _snapshot_slots(schedule, 0)
+            run_segment = run_segment.lower(
+                constants, _shapes(blank, sharding), params, slots, True
+            ).compile()
+            check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
+        state = blank()
     recorded, length = 0, schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = _snapshot_slots(schedule, recorded)
@@ -147,7 +190,7 @@ def descent_segments(
             state, start, metrics, snapshots = run_segment(
                 constants, state, params, slots, recorded == 0
             )
-            start, metrics, snapshots = jax.device_get((start, metrics, snapshots))
+            start, metrics, snapshots = fetch((start, metrics, snapshots))
         part = Trajectory(
             iterations=np.arange(recorded + 1, recorded + length + 1),
             metrics=metrics,
@@ -281,6 +324,14 @@ def _blank_state(f: Loss, point: PyTree, numbers: Arithmetic, stack: tuple[int, 
     blank = jax.tree.map(lambda leaf: jnp.zeros((*stack, *leaf.shape), leaf.dtype), point)
     loss = jnp.zeros(stack, jax.eval_shape(f, point).dtype)
     return _State(blank, numbers.residual(blank), loss, jax.tree.map(jnp.copy, blank))
+
+
+def _shapes(blank: Callable[[], _State], sharding: NamedSharding | None) -> _State:
+    """Shapes of the state, and where it lies, without making it."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(blank),
+    )
 
 
 def _snapshot_capacity(schedule: Schedule) -> int:

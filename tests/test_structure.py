@@ -18,7 +18,8 @@ LIBRARY = {
     "kinks": set(),
     "schedule": set(),
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
-    "descent": {"arithmetic", "comparison", "schedule", "tracing"},
+    "placement": {"schedule"},
+    "descent": {"arithmetic", "comparison", "placement", "schedule", "tracing"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},
