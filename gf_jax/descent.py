@@ -164,25 +164,16 @@ def descent_segments(
         point = _first_start(params) if starts else params
         check_loss(f, point)
         pure, constants = hoist_constants(f, point)
-        stack = _stack_shape(params, schedule, starts)
-        blank: Callable[[], _State] = functools.partial(_blank_state, f, point, numbers, stack)
-        segment = _segment(pure, schedule, numbers, starts)
-        run_segment: Callable
-        if sharding is None:
-            run_segment = jax.jit(segment, donate_argnums=1)
-        else:
+        if sharding is not None:
             constants, params = place(constants, params, sharding)
-            blank = jax.jit(blank, out_shardings=sharding)
-            rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-            placed = (sharding, sharding, rows, rows)
-            run_segment = jax.jit(segment, donate_argnums=1, out_shardings=placed)
+        stack = _stack_shape(params, schedule, starts)
+        shapes = _state_shapes(f, point, numbers, stack, sharding)
+        run_segment: Any = _jit(_segment(pure, schedule, numbers, starts), sharding)
         if check_memory is not None:
             slots, _ = _snapshot_slots(schedule, 0)
-            run_segment = run_segment.lower(
-                constants, _shapes(blank, sharding), params, slots, True
-            ).compile()
+            run_segment = run_segment.lower(constants, shapes, params, slots, True).compile()
             check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
-        state = blank()
+        state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding), shapes)
     recorded, length = 0, schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = _snapshot_slots(schedule, recorded)
@@ -259,6 +250,15 @@ def _segment(
     return run
 
 
+def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
+    """Compiles a segment; all that is stacked comes out placed as it went in."""
+    options: dict[str, Any] = {}
+    if sharding is not None:
+        rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        options["out_shardings"] = (sharding, sharding, rows, rows)
+    return jax.jit(segment, donate_argnums=1, **options)
+
+
 def _start(evaluate: Callable, numbers: Arithmetic, params: PyTree, blank: _State) -> _State:
     """All lanes at an initial point, from one evaluation."""
     loss, gradient = evaluate(params)
@@ -319,18 +319,23 @@ def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int,
     return (jax.tree.leaves(params)[0].shape[0], lanes) if starts else (lanes,)
 
 
-def _blank_state(f: Loss, point: PyTree, numbers: Arithmetic, stack: tuple[int, ...]) -> _State:
-    """Storage for the state, which the first segment fills."""
-    blank = jax.tree.map(lambda leaf: jnp.zeros((*stack, *leaf.shape), leaf.dtype), point)
-    loss = jnp.zeros(stack, jax.eval_shape(f, point).dtype)
-    return _State(blank, numbers.residual(blank), loss, jax.tree.map(jnp.copy, blank))
+def _state_shapes(
+    f: Loss,
+    point: PyTree,
+    numbers: Arithmetic,
+    stack: tuple[int, ...],
+    sharding: NamedSharding | None,
+) -> _State:
+    """Shapes of the state, and where it lies; the first segment fills it."""
 
+    def state() -> _State:
+        params = jax.tree.map(lambda leaf: jnp.zeros((*stack, *leaf.shape), leaf.dtype), point)
+        loss = jnp.zeros(stack, jax.eval_shape(f, point).dtype)
+        return _State(params, numbers.residual(params), loss, params)
 
-def _shapes(blank: Callable[[], _State], sharding: NamedSharding | None) -> _State:
-    """Shapes of the state, and where it lies, without making it."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(blank),
+        jax.eval_shape(state),
     )
 
 
