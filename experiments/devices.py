@@ -7,8 +7,12 @@ and prints.
 """
 
 import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -24,8 +28,10 @@ from gf_jax.tracing import Loss
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How many processes a launcher has started, as it tells each of them.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-WAIT = 7 * 24 * 3600  # seconds: the others wait for process 0, which solves the flows
+WAIT = 24 * 3600  # seconds: at the end the others wait for process 0, which solves the flows
 GIB = 2.0**30
+
+Made = TypeVar("Made")
 
 
 class Spread(NamedTuple):
@@ -58,6 +64,7 @@ def start_processes(config: Configuration) -> None:
             f"--experiment={config.experiment}: runs in a single process, and the environment "
             "tells of several; only paper runs on several hosts"
         )
+    sys.excepthook = _leave
     if not given:
         jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
         return
@@ -71,19 +78,32 @@ def start_processes(config: Configuration) -> None:
         ) from None
 
 
+def _leave(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Ends a process that fails without the farewell for which it would wait for the others."""
+    traceback.print_exception(kind, error, trace)
+    os._exit(1)  # they miss its heartbeats then, and end too
+
+
 def leads() -> bool:
     """Whether this process writes and prints."""
     return jax.process_index() == 0
 
 
-def agree(error: UsageError | None) -> None:
-    """Raises the error; on all processes if any has one, so that none waits for it."""
-    if jax.process_count() > 1:
-        refused = multihost_utils.process_allgather(np.array(error is not None))
-        if error is None and refused.any():
-            error = UsageError("another process of this run reports a mistake")
-    if error is not None:
-        raise error
+def agreed(make: Callable[[], Made]) -> Made:
+    """What is made on every process; a mistake on any ends them all, so that none waits."""
+    if jax.process_count() == 1:
+        return make()
+    made, mistake = None, None
+    try:
+        made = make()
+    except UsageError as error:
+        mistake = error
+    refused = multihost_utils.process_allgather(np.array(mistake is not None))
+    if refused.any():
+        raise mistake or UsageError("another process of this run reports a mistake")
+    return made  # type: ignore[return-value]
 
 
 def spread(config: Configuration, examples: int) -> Spread:
@@ -145,13 +165,10 @@ def check_memory(config: Configuration, needed: Memory) -> None:
         if free is not None and need > free:
             flag = "--snapshots" if needed.host > needed.device else "--examples"
             flags = f"--seeds or {flag}" if config.starts_of_seeds else flag
-            agree(
-                UsageError(
-                    f"memory: the run needs about {need / GIB:.3g} GiB and {free / GIB:.3g} GiB "
-                    f"are free on {where}; take a smaller {flags}"
-                )
+            raise UsageError(
+                f"memory: the run needs about {need / GIB:.3g} GiB and {free / GIB:.3g} GiB "
+                f"are free on {where}; take a smaller {flags}"
             )
-    agree(None)
 
 
 def available_memory() -> int | None:

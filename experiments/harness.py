@@ -72,13 +72,7 @@ def begin(config: Configuration) -> NetworkWorkplace:
       UsageError: on data, weights, an arithmetic or an output directory that are not
         accepted.
     """
-    problem.device()
-    try:
-        get_arithmetic(config.arithmetic or "compensated")
-    except (FloatingPointError, ValueError) as error:
-        raise UsageError(f"--{error}") from None
-    study = problem.build(config)
-    devices.spread(config, len(study.dataset.labels))
+    study = devices.agreed(lambda: _study(config))
     seeds = len(config.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -86,6 +80,18 @@ def begin(config: Configuration) -> NetworkWorkplace:
     if devices.leads():
         store.write_params(workplace.directory / "initial_params.npz", study.initial_params)
     return workplace
+
+
+def _study(config: Configuration) -> problem.Problem:
+    """The problem, once it is known that its runs can be made here."""
+    problem.device()
+    try:
+        get_arithmetic(config.arithmetic or "compensated")
+    except (FloatingPointError, ValueError) as error:
+        raise UsageError(f"--{error}") from None
+    study = problem.build(config)
+    devices.spread(config, len(study.dataset.labels))
+    return study
 
 
 def open_folder(
@@ -104,16 +110,11 @@ def open_folder(
       UsageError: on an output directory that is not accepted.
     """
     name = config.network if config.experiment == "paper" else None
-    directory, mistake = Path(os.devnull), None
-    if devices.leads():
-        try:
-            directory = store.create(config.output_dir, name or config.experiment)
-        except UsageError as error:
-            mistake = error
-    devices.agree(mistake)
-    workplace = Workplace(config, study, dataset, directory, Console(quiet=not devices.leads()))
     if not devices.leads():
-        return workplace
+        devices.agreed(lambda: None)
+        return Workplace(config, study, dataset, Path(os.devnull), Console(quiet=True))
+    directory = devices.agreed(lambda: store.create(config.output_dir, name or config.experiment))
+    workplace = Workplace(config, study, dataset, directory, Console())
     if dataset is not None and dataset.warning:
         panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
         Console(stderr=True).print(panel)
@@ -161,7 +162,7 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
     def check_memory(needed: Memory) -> None:
         try:
-            devices.check_memory(config, needed)
+            devices.agreed(lambda: devices.check_memory(config, needed))
         except UsageError:
             if devices.leads():
                 store.discard(workplace.directory)

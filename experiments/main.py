@@ -2,7 +2,7 @@
 
     python -m experiments.main --ratios=2,5,10,20
 
-Exit status: 0 done; 2 a mistake in flags or files, nothing was run; 3 a run
+Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
 diverged, results are written; 130 interrupted, what was computed is written.
 """
 

@@ -79,44 +79,65 @@ def test_processes_that_cannot_be_started(variables, arguments, message, invoke,
     assert err.count("\n") == 1
 
 
+@pytest.fixture
+def two_processes():
+    """Runs the same command in two processes: their exit statuses, stdouts and stderrs."""
+
+    def call(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+        programs = [
+            start(
+                "experiments.main",
+                *arguments,
+                **variables,
+                JAX_PROCESS_ID=str(number),
+                JAX_PLATFORMS="cpu",
+            )
+            for number in range(2)
+        ]
+        outputs = [program.communicate(timeout=300) for program in programs]
+        return [
+            (program.returncode, *texts) for program, texts in zip(programs, outputs, strict=True)
+        ]
+
+    return call
+
+
 @pytest.mark.long
-def test_two_processes_equal_one(tmp_path, invoke):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+def test_two_processes_equal_one(tmp_path, invoke, two_processes):
     together, alone = tmp_path / "together", tmp_path / "alone"
     arguments = (*WITH_FLOW, "--ratios=2", "--seeds=2")
-    programs = [
-        start(
-            "experiments.main",
-            *(*arguments, f"--output_dir={together}"),
-            JAX_PLATFORMS="cpu",
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(number),
-        )
-        for number in range(2)
-    ]
-    outputs = [program.communicate(timeout=300) for program in programs]
-    for program, (_, err) in zip(programs, outputs, strict=True):
-        assert program.returncode == 0, err
-    assert "2 starting points spread over 2 devices" in outputs[0][0]
-    assert "Verdict" in outputs[0][0]
+    first, second = two_processes(*arguments, f"--output_dir={together}")
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "2 starting points spread over 2 devices" in first[1]
+    assert "Verdict" in first[1]
     # The second process prints nothing; what connects them says so on its own.
-    assert [line for line in outputs[1][0].splitlines() if line and "Gloo" not in line] == []
+    assert [line for line in second[1].splitlines() if line and "Gloo" not in line] == []
 
     assert invoke(*arguments, f"--output_dir={alone}")[0] == 0
     names = [sorted(path.name for path in folder.iterdir()) for folder in (together, alone)]
     assert names[0] == names[1]
     ours, expected = store.read_run(together), store.read_run(alone)
-    for pair in (
-        zip(ours.metrics, expected.metrics, strict=True),
-        [(ours.accuracy, expected.accuracy)],
-        [(ours.reference.predicted_to_base, expected.reference.predicted_to_base)],
+    for a, b in (
+        *zip(ours.metrics, expected.metrics, strict=True),
+        (ours.accuracy, expected.accuracy),
+        (ours.reference.predicted_to_base, expected.reference.predicted_to_base),
     ):
-        for a, b in pair:
-            # Stacks of other sizes may sum in another order: a few ulps in each of 24 steps.
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+        # Stacks of other sizes may sum in another order: a few ulps in each of 24 steps.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.long
+def test_a_mistake_ends_both_processes(tmp_path, two_processes):
+    """Only the first sees that the folder is not empty."""
+    (tmp_path / "file").touch()
+    first, second = two_processes(*SMALL, f"--output_dir={tmp_path}")
+    assert (first[0], second[0]) == (2, 2)
+    assert "never overwritten" in first[2]
+    assert "error: another process of this run reports a mistake" in second[2]
 
 
 def test_memory_is_told_before_anything_is_computed():
