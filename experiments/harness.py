@@ -144,7 +144,8 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
       The run so far if it is interrupted; None if nothing of it is complete.
 
     Raises:
-      UsageError: if it does not fit into memory; the run directory is then removed.
+      UsageError: if it does not fit into memory; a run directory without results is then
+        removed.
     """
     parts: list[Trajectory] = []
     config, study = workplace.config, workplace.study

@@ -55,10 +55,12 @@ def run(config: Configuration) -> int:
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
     store.write_summary(directory, summary | timing)
-    draw = figures.draw_seeds if saved.seeds else figures.draw_run
-    draw(saved, directory)
-    tell = seeds.print_seeds if saved.seeds else report.print_run
-    tell(summary, workplace.console)
+    if saved.seeds:
+        figures.draw_seeds(saved, directory)
+        seeds.print_seeds(summary, workplace.console)
+    else:
+        figures.draw_run(saved, directory)
+        report.print_run(summary, workplace.console)
     harness.end(workplace)
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")

@@ -92,7 +92,9 @@ def _make_new(directory: Path) -> Path:
 
 
 def discard(directory: Path) -> None:
-    """Removes the directory of a run that is not made after all."""
+    """Removes the directory of a run that is not made after all; one with results stays."""
+    if any(directory.glob("metrics*.npz")):
+        return
     for path in directory.iterdir():
         path.unlink()
     directory.rmdir()

@@ -34,6 +34,8 @@ def place(
 ) -> tuple[list[jax.Array], PyTree]:
     """Puts params where they are to lie; constants stay, or are replicated if elsewhere.
 
+    Of several processes each gives the whole of params.
+
     Raises:
       ValueError: if params do not divide among the devices.
     """
@@ -53,7 +55,7 @@ def place(
                 f"sharding: {sharding.spec} does not divide a parameter of shape {leaf.shape} "
                 f"among {len(devices)} devices; accepted is a number of starts that they divide"
             ) from None
-    # From the host, as several processes each have the whole of it.
+    # From the host: what is on a device of one process cannot go to those of another.
     placed = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), params)
     return [present(constant) for constant in constants], placed
 
