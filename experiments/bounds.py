@@ -22,8 +22,8 @@ import gf_jax
 from experiments import figures, harness, records, report, spectra, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
-from gf_jax.descent import Schedule
 from gf_jax.networks import Params
+from gf_jax.schedule import Schedule
 
 KINK_BUDGET = 4  # of a flow with kinks, in gradient evaluations per step of descent
 TRIALS = 3  # runs at most, to find a step size that suffices

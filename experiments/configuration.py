@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from gf_jax.arithmetic import ARITHMETICS
-from gf_jax.descent import Schedule
 from gf_jax.networks import ACTIVATIONS
+from gf_jax.schedule import Schedule
 
 EXPERIMENTS = (
     "paper",
@@ -32,7 +32,8 @@ class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
 
 
-_OF_THEORY = ("along", "epsilon", "depths", "seeds")
+_OF_THEORY = ("along", "epsilon", "depths")
+_OF_MANY_STARTS = ("seeds", "mesh")
 _OF_NETWORKS = ("network", "activation", "initial_params", "coordinates")
 _OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
 _OF_DESCENT = ("arithmetic", "segments")
@@ -42,19 +43,20 @@ _OF_THE_START = ("init_scale", "seed", "widths")
 # Flags that say nothing about an experiment; to give one is a mistake.
 WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
     "paper": _OF_THEORY,
-    "rounding": (*_OF_THEORY, "arithmetic"),
-    "predict": (*_OF_THEORY, *_OF_DESCENT, "snapshots", "flow"),
-    "large_steps": (*_OF_THEORY, "ratios", "flow"),
-    "curvature": ("epsilon", "depths", "seeds", "ratios", "step_sizes", "flow"),
-    "bounds": ("along", "depths", "seeds", "ratios", "step_sizes", "flow"),
+    "rounding": (*_OF_THEORY, *_OF_MANY_STARTS, "arithmetic"),
+    "predict": (*_OF_THEORY, *_OF_MANY_STARTS, *_OF_DESCENT, "snapshots", "flow"),
+    "large_steps": (*_OF_THEORY, *_OF_MANY_STARTS, "ratios", "flow"),
+    "curvature": ("epsilon", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
+    "bounds": ("along", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
     "near_zero": (
-        *("along", "epsilon", "seeds", "network", "initial_params", "flow", "coordinates"),
+        *("along", "epsilon", *_OF_MANY_STARTS, "network", "initial_params", "flow"),
+        "coordinates",
         *_OF_STEPS,
         *_OF_DESCENT,
     ),
-    "deep_linear": ("along", "flow", *_OF_NETWORKS, *_OF_DESCENT),
+    "deep_linear": ("along", "flow", "mesh", *_OF_NETWORKS, *_OF_DESCENT),
     "necessity": (
-        *("along", "depths", "seeds", "flow"),
+        *("along", "depths", *_OF_MANY_STARTS, "flow"),
         *_OF_NETWORKS,
         *_OF_STEPS,
         *_OF_DESCENT,
@@ -75,15 +77,17 @@ DEFAULTS: dict[str, object] = {
     "step_size": 0.001,
     "iterations": 10_000,
     "along": "flow",
-    "seeds": 1_000,
+    "mesh": "auto",
 }
 FEWER_SNAPSHOTS = 40  # where the curvature is found at each
 
 # Of those that have another in some experiments.
 OWN_DEFAULTS: dict[str, dict[str, object]] = {
+    "paper": {"seeds": 1},
     "near_zero": {"depths": (2, 3, 4, 5)},
     "deep_linear": {
         "depths": (2, 3, 4),
+        "seeds": 1_000,
         "step_size": 0.1,
         "ratios": (2, 4),
         "iterations": 400,
@@ -127,6 +131,7 @@ class Configuration:
     examples: int | None = None
     snapshots: int | None = None
     segments: int | None = None
+    mesh: str | None = None
     initial_params: str | None = None
     output_dir: str | None = None
 
@@ -150,6 +155,13 @@ class Configuration:
         return Schedule(
             self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
         )
+
+    @property
+    def starts_of_seeds(self) -> tuple[int, ...]:
+        """Seeds of the starting points of one network, if there are several; else empty."""
+        if self.experiment != "paper" or self.seed is None or self.seeds in (None, 1):
+            return ()
+        return tuple(range(self.seed, self.seed + self.seeds))
 
     @property
     def all_step_sizes(self) -> tuple[float, ...]:
@@ -204,6 +216,8 @@ class Configuration:
             raise UsageError(
                 "--data_dir: holds MNIST files, but --dataset=digits needs none; drop one of them"
             )
+        if self.mesh not in (None, "auto", "none") and not _is_count(self.mesh):
+            raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
 
@@ -291,6 +305,11 @@ class Configuration:
                         f"--{name}: has no effect on weights read by --initial_params; "
                         "drop one of the two flags"
                     )
+            if self.seeds is not None and self.seeds > 1:
+                raise UsageError(
+                    f"--seeds={self.seeds}: the weights read by --initial_params are a single "
+                    "start; drop one of the two flags"
+                )
             return
         for name, value in {"init_scale": 1.0, "seed": 0}.items():
             if self._uses(name) and getattr(self, name) is None:
@@ -298,6 +317,11 @@ class Configuration:
         self._check_positive("init_scale")
         if self.seed is not None and not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed={self.seed}: accepted is an integer from 0 to 2^32 - 1")
+        if self.starts_of_seeds and self.starts_of_seeds[-1] >= 2**32:
+            raise UsageError(
+                f"--seeds={self.seeds}: the last seed, {self.starts_of_seeds[-1]}, is above "
+                "2^32 - 1; take a smaller --seed"
+            )
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -307,3 +331,7 @@ class Configuration:
     def _resolve(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0

@@ -34,8 +34,8 @@ import gf_jax
 from experiments import figures, harness, problem, records, regression, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
-from gf_jax.descent import Schedule
 from gf_jax.networks import Params
+from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
 
 COLUMNS = ("depth", "run", "reached", "after time", "gap", "unbalanced")

@@ -1,6 +1,7 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
 import operator
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax import lax
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -15,13 +17,15 @@ from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
-from experiments import problem, records, store
+from experiments import devices, problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
-from gf_jax.descent import Schedule, Trajectory
+from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.placement import Memory
+from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
 
 Solution = TypeVar("Solution")
@@ -69,18 +73,28 @@ def begin(config: Configuration) -> NetworkWorkplace:
         accepted.
     """
     problem.device()
+    study = devices.agreed(lambda: _study(config))
+    seeds = len(config.starts_of_seeds) or 1
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
+    size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
+    if study.row_space is not None:
+        rank, features = study.row_space.basis.shape
+        size += f", inputs in {rank} of {features} dimensions"
+    workplace = open_folder(config, study, study.dataset, study.network_label, size)
+    if devices.leads():
+        store.write_params(workplace.directory / "initial_params.npz", study.start)
+    return workplace
+
+
+def _study(config: Configuration) -> problem.Problem:
+    """The problem, once it is known that its runs can be made here."""
     try:
         get_arithmetic(config.arithmetic or "compensated")
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
-    size = f"{sum(leaf.size for leaf in jax.tree.leaves(study.start)):,} parameters"
-    if study.row_space is not None:
-        rank, features = study.row_space.basis.shape
-        size += f", inputs in {rank} of {features} dimensions"
-    workplace = open_folder(config, study, study.dataset, study.network_label, size)
-    store.write_params(workplace.directory / "initial_params.npz", study.start)
-    return workplace
+    devices.spread(config, len(study.dataset.labels))
+    return study
 
 
 def open_folder(
@@ -99,7 +113,10 @@ def open_folder(
       UsageError: on an output directory that is not accepted.
     """
     name = config.network if config.experiment == "paper" else None
-    directory = store.create(config.output_dir, name or config.experiment)
+    if not devices.leads():
+        devices.agreed(lambda: None)
+        return Workplace(config, study, dataset, Path(os.devnull), Console(quiet=True))
+    directory = devices.agreed(lambda: store.create(config.output_dir, name or config.experiment))
     workplace = Workplace(config, study, dataset, directory, Console())
     if dataset is not None and dataset.warning:
         panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
@@ -128,17 +145,37 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
     Returns:
       The run so far if it is interrupted; None if nothing of it is complete.
+
+    Raises:
+      UsageError: if it does not fit into memory; a run directory without results is then
+        removed.
     """
     parts: list[Trajectory] = []
+    config, study = workplace.config, workplace.study
+    starts = len(config.starts_of_seeds)
+    chosen = devices.spread(config, len(study.dataset.labels))
     workplace.say(
-        f"{len(schedule.lanes)} runs in {arithmetic} arithmetic, "
-        f"{schedule.gradient_evaluations:,} gradient evaluations "
+        f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
+        f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
         f"on {problem.device().device_kind}"
     )
+    if chosen.text:
+        workplace.say(chosen.text)
     started, interrupted = time.perf_counter(), False
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    f, start = devices.objective(study, chosen), study.initial_params
+
+    def check_memory(needed: Memory) -> None:
+        try:
+            devices.agreed(lambda: devices.check_memory(config, needed))
+        except UsageError:
+            if devices.leads():
+                store.discard(workplace.directory)
+            raise
+
+    options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
+    options["check_memory"] = check_memory
     try:
-        for part in segments(f, start, schedule, arithmetic):
+        for part in segments(f, start, schedule, arithmetic, **options):
             parts.append(part)
             if not np.isfinite(part.metrics.loss[-1]).any():
                 break
@@ -150,11 +187,17 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
 
 def segments(
-    f: Loss, params: Any, schedule: Schedule, arithmetic: str, label: str | None = None
+    f: Loss,
+    params: Any,
+    schedule: Schedule,
+    arithmetic: str,
+    label: str | None = None,
+    **options: Any,
 ) -> Iterator[Trajectory]:
     """The segments of descent, see ``gf_jax.descent_segments``, with a progress bar."""
-    with tqdm(total=schedule.iterations, unit="it", desc=label, dynamic_ncols=True) as bar:
-        for part in gf_jax.descent_segments(f, params, schedule, arithmetic=arithmetic):
+    options["arithmetic"] = arithmetic
+    with tqdm(total=schedule.iterations, unit="it", desc=label, **_bar()) as bar:
+        for part in gf_jax.descent_segments(f, params, schedule, **options):
             bar.update(int(part.iterations[-1]) - bar.n)
             yield part
 
@@ -163,10 +206,11 @@ def saved_form(
     workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, trajectory: Trajectory
 ) -> records.Run:
     """The run as it is stored, with the accuracy of every snapshot."""
-    study = workplace.study
+    study, seeds = workplace.study, workplace.config.starts_of_seeds
     with get_arithmetic(arithmetic).context():
-        accuracies = jax.jit(jax.vmap(study.objective.accuracy))
-        # One snapshot at a time: a forward pass of all lanes is little memory.
+        of_lanes = jax.vmap(study.objective.accuracy)
+        accuracies = jax.jit((lambda stack: lax.map(of_lanes, stack)) if seeds else of_lanes)
+        # One snapshot and start at a time: a forward pass of all lanes is little memory.
         rows = [
             np.asarray(accuracies(jax.tree.map(operator.itemgetter(at), trajectory.snapshots)))
             for at in range(len(trajectory.snapshot_iterations))
@@ -179,7 +223,8 @@ def saved_form(
         iterations=trajectory.iterations,
         metrics=trajectory.metrics,
         snapshot_iterations=trajectory.snapshot_iterations,
-        accuracy=np.array(rows).reshape(-1, len(schedule.lanes)),
+        accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
+        seeds=seeds,
     )
 
 
@@ -194,10 +239,15 @@ def distances(stack: Params, reference: Params) -> np.ndarray:
         return np.asarray(gf_jax.distance(stack, reference, stack_axes=1))
 
 
+def _bar() -> dict[str, Any]:
+    """Of every progress bar: as wide as the terminal, and shown by one process."""
+    return {"dynamic_ncols": True, "disable": not devices.leads()}
+
+
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
     """Calls a solver of a flow with a progress bar."""
     shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, bar_format=shape, dynamic_ncols=True) as bar:
+    with tqdm(total=1.0, desc=label, bar_format=shape, **_bar()) as bar:
         solution = solver(lambda share: bar.update(max(0.0, float(share) - bar.n)))
         bar.update(1.0 - bar.n)
     return solution

@@ -59,7 +59,7 @@ def run(config: Configuration) -> int:
         return EXIT_INTERRUPTED
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(workplace.directory, saved)
-    snapshots = workplace.study.restore(outcome.trajectory.snapshots)
+    snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
     store.write_snapshots(workplace.directory, saved, snapshots)
     if outcome.interrupted:
         workplace.say("interrupted: the flows were not solved")

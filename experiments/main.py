@@ -2,7 +2,7 @@
 
     python -m experiments.main --ratios=2,5,10,20
 
-Exit status: 0 done; 2 a mistake in flags or files, nothing was run; 3 a run
+Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
 diverged, results are written; 130 interrupted, what was computed is written.
 """
 
@@ -118,7 +118,12 @@ def define_flags() -> None:
         "Numbers of layers in near_zero and deep_linear, 2,3,4,5 and 2,3,4 if not given.",
         serializer=serializer,
     )
-    flags.DEFINE_integer("seeds", None, "Number of starts in deep_linear, 1,000 if not given.")
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "Number of starting points, with seeds from seed on; 1 if not given. In deep_linear the "
+        "number of starts, 1,000 if not given.",
+    )
     flags.DEFINE_integer(
         "iterations",
         None,
@@ -185,6 +190,13 @@ def define_flags() -> None:
         "the largest up to 100 if not given. 1 is a single call.",
     )
     flags.DEFINE_string(
+        "mesh",
+        None,
+        "Devices that a run is spread over: auto, the default, takes all there are; a number; none "
+        "is a single one. Starting points are divided among them if they divide evenly, else "
+        "examples.",
+    )
+    flags.DEFINE_string(
         "initial_params", None, "Start from the weights in this npz file instead of a random start."
     )
     flags.DEFINE_string(
@@ -203,6 +215,7 @@ def main(argv: Sequence[str]) -> int:
         values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
         config = Configuration(**values)
         # Slow to load, so after the flags are known to be right.
+        importlib.import_module("experiments.devices").start_processes(config)
         experiment = importlib.import_module(f"experiments.{config.experiment}")
         return experiment.run(config)
     except UsageError as error:

@@ -23,7 +23,7 @@ import gf_jax
 from experiments import figures, harness, problem, records, report, store
 from experiments.configuration import EXIT_INTERRUPTED, Configuration
 from gf_jax.comparison import WELL_BELOW
-from gf_jax.descent import Schedule
+from gf_jax.schedule import Schedule
 
 CURVATURES = {"x": 1.0, "y": -1.0}  # a and -m
 START = {"x": 1.0, "y": 1e-3}

@@ -6,12 +6,20 @@ takes about three minutes on MNIST and half a minute on digits for the default l
 network on two CPU cores. All losses fall on one curve; on MNIST the distance from
 initialisation ends near 2.55, the runs within 0.03 percent of that of the flow and of
 each other, and every gap within two percent of its prediction.
+
+    python -m experiments.main --ratios=2,5,10,20 --seeds=5
+
+does so from five starting points, all in the same compiled call, then solves flow and
+prediction of one after another; see ``seeds`` for what is told of them together.
 """
 
+import operator
+
+import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, store
+from experiments import devices, figures, harness, records, report, seeds, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.comparison import WELL_BELOW
@@ -34,38 +42,90 @@ def run(config: Configuration) -> int:
     if outcome is None:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
+    diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
+    if not devices.leads():  # of several processes one compares, writes and prints
+        return EXIT_DIVERGED if diverged else 0
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
     store.write_metrics(directory, saved)
-    restore = workplace.study.restore
-    store.write_snapshots(directory, saved, restore(outcome.trajectory.snapshots))
-    if config.flow and not interrupted and saved.arrived:
-        try:
-            reference, flow_params = _reference(workplace, saved, outcome.trajectory)
-            saved = saved._replace(reference=reference)
-            store.write_flow(directory, saved, restore(flow_params))
-        except KeyboardInterrupt:
-            interrupted = True
-    summary = report.summarise(saved)
+    snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
+    store.write_snapshots(directory, saved, snapshots)
+    if config.flow and not interrupted:
+        follow = _follow_seeds if saved.seeds else _follow
+        saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
+    summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
     store.write_summary(directory, summary | timing)
-    figures.draw_run(saved, directory)
-    report.print_run(summary, workplace.console)
+    if saved.seeds:
+        figures.draw_seeds(saved, directory)
+        seeds.print_seeds(summary, workplace.console)
+    else:
+        figures.draw_run(saved, directory)
+        report.print_run(summary, workplace.console)
     harness.end(workplace)
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED
-    return EXIT_DIVERGED if report.divergences(summary) else 0
+    return EXIT_DIVERGED if diverged else 0
+
+
+def _follow(
+    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
+) -> tuple[records.Run, bool]:
+    """The run with its flow, which is written; and whether that was interrupted."""
+    if not run.arrived:
+        return run, False
+    try:
+        reference, flow_params = _reference(workplace, run, trajectory)
+    except KeyboardInterrupt:
+        return run, True
+    run = run._replace(reference=reference)
+    store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
+    return run, False
+
+
+def _follow_seeds(
+    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
+) -> tuple[records.Run, bool]:
+    """The same for every starting point, one after another; those that were done are kept."""
+    study, interrupted = workplace.study, False
+    # What is not found is NaN: of starts from which all runs diverge, or after an interrupt.
+    points = jax.tree.map(
+        lambda leaf: np.full((len(leaf), *leaf.shape[1:2], *leaf.shape[3:]), np.nan),
+        trajectory.snapshots,
+    )
+    references: list[records.Reference | None] = [None] * len(run.seeds)
+    for number, (seed, single) in enumerate(zip(run.seeds, run.of_seeds, strict=True)):
+        if not single.arrived:
+            continue
+        start = jax.tree.map(operator.itemgetter(number), study.initial_params)
+        of_seed = jax.tree.map(operator.itemgetter((slice(None), number)), trajectory.snapshots)
+        try:
+            references[number], flow_params = _reference(
+                workplace._replace(study=study._replace(initial_params=start)),
+                single,
+                trajectory._replace(snapshots=of_seed),
+                f"seed {seed}, ",
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+            break
+        for kept, leaf in zip(jax.tree.leaves(points), jax.tree.leaves(flow_params), strict=True):
+            kept[:, number] = leaf
+    run = run._replace(reference=records.join_references(references))
+    if run.reference is not None:
+        store.write_flow(workplace.directory, run, study.restore(points))
+    return run, interrupted
 
 
 def _reference(
-    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
+    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory, label: str = ""
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times = run.snapshot_times
     prediction = harness.solve(
-        "prediction",
+        f"{label}prediction",
         lambda tell: gf_jax.predict(f, start, times, run.step_sizes, progress=tell),
     )
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
@@ -73,7 +133,7 @@ def _reference(
     smallest = prediction.to_flow[-1].min() / WELL_BELOW
     tolerance = smallest if prediction.kinks and 0 < smallest < np.inf else None
     flow = harness.solve(
-        "gradient flow",
+        f"{label}gradient flow",
         lambda tell: gf_jax.gradient_flow(
             f,
             start,

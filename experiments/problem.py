@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
@@ -20,7 +21,7 @@ class Problem(NamedTuple):
       dataset: the training set.
       inputs: the network's, shape (examples, *network.input_shape).
       objective: training loss and accuracy as functions of params.
-      initial_params: the starting point.
+      initial_params: the starting point; if there are several, leaves of shape (seeds, ...).
       network_label: what every output calls the network.
       linear: whether the network is linear in its inputs.
       start: the starting point in the coordinates that users know.
@@ -37,9 +38,20 @@ class Problem(NamedTuple):
     start: Params
     row_space: RowSpace | None
 
-    def restore(self, stack: Params) -> Params:
-        """Stacked parameters in the coordinates that users know."""
-        return stack if self.row_space is None else self.row_space.restore(stack, self.start)
+    def restore(self, stack: Params, *, lanes: bool = False) -> Params:
+        """Stacked parameters in the coordinates that users know.
+
+        Args:
+          stack: leaves of shape (times, ...), (times, lanes, ...) with lanes; where there
+            are several starting points, behind the times is an axis of seeds.
+          lanes: whether there are lanes.
+        """
+        if self.row_space is None:
+            return stack
+        start = self.start
+        if lanes and start["dense_1"]["weight"].ndim > 2:  # several starting points
+            start = jax.tree.map(lambda leaf: leaf[:, None], start)
+        return self.row_space.restore(stack, start)
 
 
 def device() -> jax.Device:
@@ -112,5 +124,9 @@ def _initial_params(config: Configuration, network: Network) -> Params:
         return store.read_params(config.initial_params, network.shapes)
     assert config.seed is not None
     assert config.init_scale is not None
-    key = jax.random.key(config.seed)
-    return gf_jax.xavier_uniform(key, network.shapes, scale=config.init_scale)
+    scale = config.init_scale
+    points = [
+        gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=scale)
+        for seed in config.starts_of_seeds or (config.seed,)
+    ]
+    return jax.tree.map(lambda *ps: jnp.stack(ps), *points) if len(points) > 1 else points[0]

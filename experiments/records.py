@@ -1,5 +1,6 @@
 """The numbers of experiments, of which files, figures and tables are made."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,9 @@ class Reference(NamedTuple):
 class Run(NamedTuple):
     """The numbers of a run that figures and tables are made of.
 
+    A run from several starting points has an axis of seeds in every array, before that of
+    the lanes.
+
     Attributes:
       network_label, data_label: what was trained on what.
       step_size: step size of the base run.
@@ -54,6 +58,7 @@ class Run(NamedTuple):
       snapshot_iterations: base iterations of the snapshots.
       accuracy: training accuracy, shape (snapshots, lanes).
       reference: gradient flow beside it, None if it was left out.
+      seeds: of the starting points, if there are several.
     """
 
     network_label: str
@@ -65,6 +70,20 @@ class Run(NamedTuple):
     snapshot_iterations: np.ndarray
     accuracy: np.ndarray
     reference: Reference | None = None
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def of_seeds(self) -> "list[Run]":
+        """The run from each of several starting points."""
+        return [
+            self._replace(
+                metrics=Metrics(*(values[:, number] for values in self.metrics)),
+                accuracy=self.accuracy[:, number],
+                reference=self.reference and _of_seed(self.reference, number),
+                seeds=(),
+            )
+            for number in range(len(self.seeds))
+        ]
 
     @property
     def times(self) -> np.ndarray:
@@ -90,6 +109,31 @@ class Run(NamedTuple):
         """First base iteration at which the loss of a lane is not finite."""
         broken = ~np.isfinite(self.metrics.loss[:, lane])
         return int(self.iterations[broken.argmax()]) if broken.any() else None
+
+
+def join_references(references: Sequence[Reference | None]) -> Reference | None:
+    """References of several starting points as one; NaN and no work where there is none.
+
+    Shapes are (snapshots, seeds, ...), and of the work (seeds,). None if there is none at all.
+    """
+    known = next((each for each in references if each is not None), None)
+    if known is None:
+        return None
+    unknown = Reference(*(_unknown(np.asarray(value)) for value in known))
+    whole = [unknown if each is None else each for each in references]
+    return Reference(
+        *(np.stack(values, axis=min(1, np.ndim(values[0]))) for values in zip(*whole, strict=True))
+    )
+
+
+def _unknown(like: np.ndarray) -> np.ndarray:
+    return np.full_like(like, np.nan if like.dtype.kind == "f" else 0)
+
+
+def _of_seed(reference: Reference, number: int) -> Reference | None:
+    arrays = [np.asarray(value) for value in reference]
+    single = Reference(*(each[number] if each.ndim == 1 else each[:, number] for each in arrays))
+    return single if single.flow_evaluations else None
 
 
 class Prediction(NamedTuple):

@@ -113,7 +113,7 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
     """Prints the summary as a table."""
     rows = [
         (
-            _name(lane["ratio"]),
+            run_name(lane["ratio"]),
             text(lane["final_loss"], ".6f"),
             text(lane["final_accuracy"], ".1%"),
             text(lane["final_distance_from_init"], ".5f"),
@@ -146,7 +146,7 @@ def print_rounding(summary: dict[str, Any], console: Console) -> None:
             f"gaps to the run with step size {summary['step_size']:g} after "
             f"{row['iteration']:,} base iterations, time {row['time']:g}"
         )
-        columns = ("arithmetic", *map(_name, summary["ratios"][1:]))
+        columns = ("arithmetic", *map(run_name, summary["ratios"][1:]))
         show_table(console, title, columns, rows, left=1)
     for name, run in summary["runs"].items():
         for line in divergences(run):
@@ -210,7 +210,7 @@ def _print_flow(summary: dict[str, Any], console: Console) -> None:
         bound = "" if known else "< "
         seen = beside["distance_to_flow" if known else "smallest_measurable"]
         row = (
-            _name(lane["ratio"]),
+            run_name(lane["ratio"]),
             bound + text(seen, ".3e"),
             text(beside["predicted_to_flow"], ".3e"),
             text(beside["gap"], ".3e"),
@@ -271,7 +271,6 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             "not be followed."
         ]
     share = base["distance_to_flow"] / travelled
-    word = "stays near" if share < NEAR else "stays in sight of" if share < IN_SIGHT else "leaves"
     difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
     if base["measured"]:
         distance = (
@@ -283,9 +282,9 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"less than {base['smallest_measurable']:.1g}, which is as well as the flow is known"
         )
     lines.append(
-        f"Verdict: descent with step size {run.step_size:g} {word} its gradient flow. At time "
-        f"{flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of the flow "
-        f"{flow['loss']:.6g}: they differ by a share of {difference:.1g}."
+        f"Verdict: descent with step size {run.step_size:g} {nearness(share)} its gradient flow. "
+        f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
+        f"the flow {flow['loss']:.6g}: they differ by a share of {difference:.1g}."
     )
     if flow["largest_prediction_error"] is not None:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
@@ -299,7 +298,13 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _name(ratio: int) -> str:
+def nearness(share: float) -> str:
+    """What descent does, at a distance from its flow that is this share of the way travelled."""
+    return "stays near" if share < NEAR else "stays in sight of" if share < IN_SIGHT else "leaves"
+
+
+def run_name(ratio: int) -> str:
+    """What figures and tables call a run."""
     return "η₀" if ratio == 1 else f"η₀/{ratio}"
 
 

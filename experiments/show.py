@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import figures, report, store
+from experiments import figures, report, seeds, store
 from experiments.configuration import EXIT_USAGE, UsageError
 
 
@@ -29,9 +29,12 @@ def main(arguments: list[str]) -> int:
 def _show(directory: Path) -> None:
     console = Console()
     run = store.read_run(directory)
-    report.print_run(report.summarise(run), console)
+    if run.seeds:
+        seeds.print_seeds(seeds.summarise(run), console)
+    else:
+        report.print_run(report.summarise(run), console)
     try:
-        paths = figures.draw_run(run, directory)
+        paths = (figures.draw_seeds if run.seeds else figures.draw_run)(run, directory)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
     console.print("drawn: " + escape(", ".join(map(str, paths))), soft_wrap=True, highlight=False)

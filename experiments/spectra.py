@@ -12,8 +12,8 @@ from experiments.harness import NetworkWorkplace
 from experiments.problem import Problem
 from gf_jax.arithmetic import flow_arithmetic
 from gf_jax.bounds import LowerBound
-from gf_jax.descent import Schedule
 from gf_jax.networks import Params
+from gf_jax.schedule import Schedule
 
 SMOOTHNESS = 0.5  # of the cross-entropy: the norm of its Hessian by the logits is below
 

@@ -5,6 +5,7 @@
     metrics.npz          per base iteration and lane: losses and distances
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction
+                         (of several starting points, all of these with an axis of seeds)
     depth_<n>.npz        of deep_linear: what became of every start of n layers
     saddle.npz           of necessity: gaps, and largest step sizes
     summary.json         the numbers of the final table
@@ -90,6 +91,15 @@ def _make_new(directory: Path) -> Path:
     raise AssertionError("there are infinitely many candidates")
 
 
+def discard(directory: Path) -> None:
+    """Removes the directory of a run that is not made after all; one with results stays."""
+    if any(directory.glob("metrics*.npz")):
+        return
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+
+
 def write_configuration(
     directory: Path, config: Configuration, dataset: Dataset | None, network_label: str
 ) -> None:
@@ -124,12 +134,13 @@ def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
         step_size=run.step_sizes,
         iteration=run.iterations,
         time=run.times,
+        **_seeds(run),
         **run.metrics._asdict(),
     )
 
 
 def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
-    """Writes accuracy and parameters, leaves of shape (snapshots, lanes, ...)."""
+    """Writes accuracy and parameters, leaves of shape (snapshots, [seeds,] lanes, ...)."""
     arrays = {f"params.{name}": array for name, array in _named(snapshots).items()}
     np.savez(
         directory / "snapshots.npz",
@@ -137,12 +148,13 @@ def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
         ratio=np.array(run.ratios),
         iteration=run.snapshot_iterations,
         accuracy=run.accuracy,
+        **_seeds(run),
         **arrays,
     )
 
 
 def write_flow(directory: Path, run: Run, params: Params) -> None:
-    """Writes the reference and the flow's parameters, leaves of shape (snapshots, ...)."""
+    """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
     assert run.reference is not None
     arrays = {f"params.{name}": array for name, array in _named(params).items()}
     np.savez(
@@ -150,8 +162,14 @@ def write_flow(directory: Path, run: Run, params: Params) -> None:
         format=np.array(FORMAT),
         time=run.snapshot_times,
         **run.reference._asdict(),
+        **_seeds(run),
         **arrays,
     )
+
+
+def _seeds(run: Run) -> dict[str, Any]:
+    """Seeds of the starting points, which arrays have an axis for if there are several."""
+    return {"seed": np.array(run.seeds)} if run.seeds else {}
 
 
 def write_record(directory: Path, name: str, record: Any) -> None:
@@ -200,6 +218,7 @@ def read_run(directory: Path) -> Run:
             snapshot_iterations=kept["iteration"],
             accuracy=kept["accuracy"],
             reference=reference,
+            seeds=tuple(saved["seed"].tolist()) if "seed" in saved else (),
         )
     except KeyError as error:
         reason = f"{error} is missing"

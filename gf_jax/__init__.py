@@ -20,7 +20,6 @@ from gf_jax.deep_linear import end_to_end as end_to_end
 from gf_jax.deep_linear import end_to_end_flow as end_to_end_flow
 from gf_jax.deep_linear import end_to_end_loss as end_to_end_loss
 from gf_jax.deep_linear import unbalancedness as unbalancedness
-from gf_jax.descent import Schedule as Schedule
 from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
 from gf_jax.descent import gradient_descent as gradient_descent
@@ -44,7 +43,9 @@ from gf_jax.objective import Classification as Classification
 from gf_jax.objective import RowSpace as RowSpace
 from gf_jax.objective import classification as classification
 from gf_jax.objective import row_space as row_space
+from gf_jax.placement import Memory as Memory
 from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
+from gf_jax.schedule import Schedule as Schedule
 
 __version__ = "0.1.0"

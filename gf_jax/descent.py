@@ -11,12 +11,16 @@ without the ones that have arrived, in nested scans over ever smaller vmapped
 stacks. So a base iteration costs exactly the sum of all ratios in gradient
 evaluations, none of them masked. The gradient at the point compared is evaluated
 once, recorded, and used for the next step of every lane.
+
+Starts. All of this may be done from many starting points at once, which are a further
+axis of every stack, before that of the lanes.
+
+Devices. Starts never meet, so they may lie on different devices, and so may the examples
+of the data that f closes over. The compiler splits the work as its arguments are placed:
+by starts without communication, by examples with a sum of each gradient.
 """
 
-import dataclasses
-import itertools
-import math
-import numbers
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,16 +29,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gf_jax.arithmetic import Arithmetic
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.comparison import Metrics, measure
+from gf_jax.placement import Memory, fetch, memory_needed, place
+from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss, check_loss, hoist_constants
 
 PyTree = Any
-
-MOST_SEGMENTS = 100  # of the default: a progress bar needs no finer steps
 
 
 class Trajectory(NamedTuple):
@@ -42,9 +47,11 @@ class Trajectory(NamedTuple):
 
     Attributes:
       iterations: base iterations recorded, 0 being the initial point.
-      metrics: losses, distances and gradient norms, each (iterations, lanes).
+      metrics: losses, distances and gradient norms, each (iterations, lanes); from many
+        starts (iterations, starts, lanes).
       snapshot_iterations: base iterations of the snapshots.
-      snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...).
+      snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...); from many
+        starts (snapshots, starts, lanes, ...).
     """
 
     iterations: Int[np.ndarray, " iterations"]
@@ -53,117 +60,15 @@ class Trajectory(NamedTuple):
     snapshots: PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Which steps are taken, and what is kept of them.
-
-    Attributes:
-      step_size: step size of the base run; time = iteration * step_size.
-      ratios: positive integers; each adds a run with step size step_size/ratio.
-        Ratio 1 names the base run, which is always there.
-      iterations: iterations of the base run.
-      snapshots: number of evenly spaced base iterations at which the parameters
-        are kept, the last of them the final one: iteration floor(j K / P) for
-        j = 1 ... P. None is 100, or every iteration if there are fewer. A tuple
-        names the iterations themselves, ascending from 1 on.
-      segments: number of equal parts into which the run is cut, each one call of
-        the same compiled function; a divisor of ``iterations``. None is the
-        largest divisor up to 100.
-
-    Raises:
-      ValueError: on any other value, with one line that names the field.
-    """
-
-    step_size: float
-    ratios: tuple[int, ...]
-    iterations: int
-    snapshots: int | tuple[int, ...] | None = None
-    segments: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(
-            isinstance(self.step_size, numbers.Real)
-            and math.isfinite(self.step_size)
-            and self.step_size > 0,
-            f"step_size: got {self.step_size!r}; accepted is a positive finite number",
-        )
-        for ratio in self.ratios:
-            _require(
-                _is_integer(ratio) and ratio >= 1,
-                f"ratios: got {ratio}; accepted are positive integers",
-            )
-            _require(
-                self.ratios.count(ratio) == 1,
-                f"ratios: {ratio} is given more than once; give every ratio once",
-            )
-        _require(
-            _is_integer(self.iterations) and self.iterations >= 1,
-            f"iterations: got {self.iterations}; accepted is a positive integer",
-        )
-        if self.snapshots is None:
-            object.__setattr__(self, "snapshots", min(100, self.iterations))
-        if isinstance(self.snapshots, tuple):
-            bounded = (0, *self.snapshots, self.iterations + 1)
-            _require(
-                len(bounded) > 2
-                and all(map(_is_integer, self.snapshots))
-                and all(a < b for a, b in itertools.pairwise(bounded)),
-                f"snapshots: got {self.snapshots}; accepted are ascending iterations from 1 to "
-                f"{self.iterations}",
-            )
-        else:
-            assert self.snapshots is not None
-            _require(
-                _is_integer(self.snapshots) and 1 <= self.snapshots <= self.iterations,
-                f"snapshots: got {self.snapshots}; "
-                f"accepted is 1 to the number of iterations, {self.iterations}",
-            )
-        divisors = _divisors(self.iterations)
-        if self.segments is None:
-            segments = max(n for n in divisors if n <= MOST_SEGMENTS)
-            object.__setattr__(self, "segments", segments)
-        _require(
-            self.segments in divisors,
-            f"segments: got {self.segments}; accepted are divisors of the number of iterations, "
-            f"{self.iterations}, such as {_nearest(divisors, self.segments)}",
-        )
-
-    @property
-    def lanes(self) -> tuple[int, ...]:
-        """Ratios of the lanes, ascending; the base run is lane 0."""
-        return tuple(sorted({1, *self.ratios}))
-
-    @property
-    def step_sizes(self) -> tuple[float, ...]:
-        """Step sizes of the lanes."""
-        return tuple(self.step_size / ratio for ratio in self.lanes)
-
-    @property
-    def gradient_evaluations(self) -> int:
-        """Gradients evaluated by the whole run: all steps, and one at the start."""
-        return self.iterations * sum(self.lanes) + 1
-
-    @property
-    def segment_length(self) -> int:
-        """Base iterations per segment."""
-        assert self.segments is not None
-        return self.iterations // self.segments
-
-    @property
-    def snapshot_iterations(self) -> Int[np.ndarray, " snapshots"]:
-        """Base iterations at which snapshots are taken."""
-        assert self.snapshots is not None
-        if isinstance(self.snapshots, tuple):
-            return np.array(self.snapshots)
-        return np.arange(1, self.snapshots + 1) * self.iterations // self.snapshots
-
-
 class _State(NamedTuple):
-    """Carried from one base iteration to the next; every leaf has a lane axis."""
+    """Carried from one base iteration to the next; every leaf has a lane axis.
+
+    From many starts the axis of starts precedes it.
+    """
 
     params: PyTree
     residual: PyTree
-    loss: Float[Array, " lanes"]
+    loss: Float[Array, "*starts lanes"]
     gradient: PyTree
 
     def measure(self, initial_params: PyTree) -> Metrics:
@@ -182,6 +87,8 @@ def gradient_descent(
     snapshots: int | tuple[int, ...] | None = None,
     segments: int | None = 1,
     arithmetic: str = "compensated",
+    starts: bool = False,
+    sharding: NamedSharding | None = None,
 ) -> Trajectory:
     """Gradient descent with step sizes step_size and step_size/r, all runs at once.
 
@@ -197,27 +104,56 @@ def gradient_descent(
       arithmetic: "compensated" (the weights' own precision, at least float32, free
         of the rounding of updates), "float32", "float64" or "tf32", see
         ``gf_jax.arithmetic``.
+      starts: whether every leaf of params has a leading axis that enumerates starting
+        points, from each of which all runs are made. f takes a single point.
+      sharding: how params lie on the devices of a mesh: split along the axis of starts,
+        or replicated, where the examples are split. Arrays that f closes over stay as
+        they are if they lie on the mesh, and are replicated if not. None leaves all to
+        the caller's default device.
 
     Returns:
       The trajectory of all lanes, sorted by ratio, the base run first. A lane
-      that diverges has non-finite entries from there on and disturbs no other.
+      that diverges has non-finite entries from there on and disturbs no other, nor
+      does a start.
 
     Raises:
       ValueError: on a value outside what ``Schedule`` accepts, on parameters that
-        are not floating point, or if f does not return a floating-point scalar.
+        are not floating point, on leaves that differ in their number of starts or do
+        not divide among the devices, or if f does not return a floating-point scalar.
       FloatingPointError: if the compiler cancels the compensation.
     """
     schedule = Schedule(step_size, tuple(ratios), iterations, snapshots, segments)
-    return join(list(descent_segments(f, params, schedule, arithmetic=arithmetic)))
+    segments_of_run = descent_segments(
+        f, params, schedule, arithmetic=arithmetic, starts=starts, sharding=sharding
+    )
+    return join(list(segments_of_run))
 
 
 def descent_segments(
-    f: Loss, params: PyTree, schedule: Schedule, *, arithmetic: str = "compensated"
+    f: Loss,
+    params: PyTree,
+    schedule: Schedule,
+    *,
+    arithmetic: str = "compensated",
+    starts: bool = False,
+    sharding: NamedSharding | None = None,
+    check_memory: Callable[[Memory], None] | None = None,
 ) -> Iterator[Trajectory]:
     """The segments of ``gradient_descent``, each yielded when it is computed.
 
     The first begins with iteration 0. ``join`` puts any number of consecutive
-    segments together, so that a run that is cut short keeps what it has.
+    segments together, so that a run that is cut short keeps what it has. Every process
+    of several gets all of it.
+
+    Args:
+      f: as in ``gradient_descent``, like all that follows but the last.
+      params: the initial point, or a stack of them.
+      schedule: the steps.
+      arithmetic: name of the arithmetic.
+      starts: whether params are a stack.
+      sharding: of params.
+      check_memory: called with what the run needs, once it is compiled and before
+        anything is computed; it may raise.
 
     Raises:
       ValueError, FloatingPointError: as ``gradient_descent``.
@@ -225,10 +161,19 @@ def descent_segments(
     numbers = get_arithmetic(arithmetic)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = jax.tree.map(numbers.cast, params)
-        check_loss(f, params)
-        pure, constants = hoist_constants(f, params)
-        run_segment = jax.jit(_segment(pure, schedule, numbers), donate_argnums=1)
-        state = _blank_state(f, params, numbers, len(schedule.lanes))
+        point = _first_start(params) if starts else params
+        check_loss(f, point)
+        pure, constants = hoist_constants(f, point)
+        if sharding is not None:
+            constants, params = place(constants, params, sharding)
+        stack = _stack_shape(params, schedule, starts)
+        shapes = _state_shapes(f, point, numbers, stack, sharding)
+        run_segment: Any = _jit(_segment(pure, schedule, numbers, starts), sharding)
+        if check_memory is not None:
+            slots, _ = _snapshot_slots(schedule, 0)
+            run_segment = run_segment.lower(constants, shapes, params, slots, True).compile()
+            check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
+        state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding), shapes)
     recorded, length = 0, schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = _snapshot_slots(schedule, recorded)
@@ -236,7 +181,7 @@ def descent_segments(
             state, start, metrics, snapshots = run_segment(
                 constants, state, params, slots, recorded == 0
             )
-            start, metrics, snapshots = jax.device_get((start, metrics, snapshots))
+            start, metrics, snapshots = fetch((start, metrics, snapshots))
         part = Trajectory(
             iterations=np.arange(recorded + 1, recorded + length + 1),
             metrics=metrics,
@@ -261,10 +206,15 @@ def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
 
 
 def _segment(
-    f: Callable[[list[Array], PyTree], Array], schedule: Schedule, numbers: Arithmetic
+    f: Callable[[list[Array], PyTree], Array],
+    schedule: Schedule,
+    numbers: Arithmetic,
+    starts: bool,
 ) -> Callable:
     """Builds the function of one segment; the number of slots is its length."""
     capacity = _snapshot_capacity(schedule)
+    # What follows is written for one start; the schedule is the same for all.
+    each_start: Callable[[Callable], Callable] = jax.vmap if starts else lambda function: function
 
     def run(
         constants: list[Array],
@@ -274,33 +224,43 @@ def _segment(
         is_first: bool,
     ) -> tuple[_State, Metrics, Metrics, PyTree]:
         evaluate = jax.value_and_grad(lambda params: f(constants, params))
-        state = lax.cond(
-            is_first, lambda s: _start(evaluate, numbers, initial_params, s), lambda s: s, state
-        )
+        start_all = each_start(functools.partial(_start, evaluate, numbers))
+        advance = each_start(functools.partial(_advance, jax.vmap(evaluate), schedule, numbers))
+        measure_all = each_start(_State.measure)
+        state = lax.cond(is_first, lambda s: start_all(initial_params, s), lambda s: s, state)
 
         def base_iteration(
             carry: tuple[_State, PyTree], slot: Array
         ) -> tuple[tuple[_State, PyTree], Metrics]:
             state, kept = carry
-            state = _advance(jax.vmap(evaluate), schedule, numbers, state)
+            state = advance(state)
             # The last row takes what is not asked for: always writing keeps this in place.
             kept = jax.tree.map(
                 lambda store, leaf: lax.dynamic_update_index_in_dim(store, leaf, slot, 0),
                 kept,
                 state.params,
             )
-            return (state, kept), state.measure(initial_params)
+            return (state, kept), measure_all(state, initial_params)
 
         kept = jax.tree.map(lambda p: jnp.zeros((capacity + 1, *p.shape), p.dtype), state.params)
-        start = state.measure(initial_params)
+        start = measure_all(state, initial_params)
         (state, kept), rows = lax.scan(base_iteration, (state, kept), slots)
         return state, start, rows, jax.tree.map(lambda leaf: leaf[:-1], kept)
 
     return run
 
 
+def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
+    """Compiles a segment; all that is stacked comes out placed as it went in."""
+    options: dict[str, Any] = {}
+    if sharding is not None:
+        rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        options["out_shardings"] = (sharding, sharding, rows, rows)
+    return jax.jit(segment, donate_argnums=1, **options)
+
+
 def _start(evaluate: Callable, numbers: Arithmetic, params: PyTree, blank: _State) -> _State:
-    """All lanes at the initial point, from one evaluation."""
+    """All lanes at an initial point, from one evaluation."""
     loss, gradient = evaluate(params)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
@@ -342,11 +302,41 @@ def _updates(gradient: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
     return jax.tree.map(update, gradient)
 
 
-def _blank_state(f: Loss, params: PyTree, numbers: Arithmetic, lanes: int) -> _State:
-    """Storage for the state, which the first segment fills."""
-    blank = jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), params)
-    loss = jnp.zeros(lanes, jax.eval_shape(f, params).dtype)
-    return _State(blank, numbers.residual(blank), loss, jax.tree.map(jnp.copy, blank))
+def _first_start(params: PyTree) -> PyTree:
+    """Shapes and dtypes of a single start of a stack of them."""
+    counts = [leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)]
+    if len(set(counts)) > 1 or not all(counts):
+        raise ValueError(
+            f"params: leading axes of lengths {counts}; accepted with starts=True is one length "
+            "for all leaves, the number of starts"
+        )
+    return jax.eval_shape(lambda stack: jax.tree.map(operator.itemgetter(0), stack), params)
+
+
+def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int, ...]:
+    """Length of every axis that precedes those of the parameters."""
+    lanes = len(schedule.lanes)
+    return (jax.tree.leaves(params)[0].shape[0], lanes) if starts else (lanes,)
+
+
+def _state_shapes(
+    f: Loss,
+    point: PyTree,
+    numbers: Arithmetic,
+    stack: tuple[int, ...],
+    sharding: NamedSharding | None,
+) -> _State:
+    """Shapes of the state, and where it lies; the first segment fills it."""
+
+    def state() -> _State:
+        params = jax.tree.map(lambda leaf: jnp.zeros((*stack, *leaf.shape), leaf.dtype), point)
+        loss = jnp.zeros(stack, jax.eval_shape(f, point).dtype)
+        return _State(params, numbers.residual(params), loss, params)
+
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(state),
+    )
 
 
 def _snapshot_capacity(schedule: Schedule) -> int:
@@ -364,23 +354,3 @@ def _snapshot_slots(
     slots = np.full(length, _snapshot_capacity(schedule), np.int32)
     slots[kept - recorded - 1] = np.arange(len(kept))
     return slots, kept
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _divisors(number: int) -> list[int]:
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
-
-
-def _nearest(divisors: list[int], wanted: object) -> str:
-    target = wanted if isinstance(wanted, int) else 1
-    nearest = sorted(divisors, key=lambda n: abs(n - target))[:2]
-    return " or ".join(str(n) for n in sorted(nearest))
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

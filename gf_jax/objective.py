@@ -96,8 +96,9 @@ class RowSpace(NamedTuple):
 
         Args:
           stack: parameters for these inputs, leaves (..., *shape).
-          start: the initial point for the inputs as they were. What of its first layer
-            lies outside the row space never changes.
+          start: the initial point for the inputs as they were, or a stack of points that
+            broadcasts to that of the stack. What of its first layer lies outside the row
+            space never changes.
         """
         weight = np.asarray(stack["dense_1"]["weight"])
         first = np.asarray(start["dense_1"]["weight"], np.float64)

@@ -16,8 +16,10 @@ LIBRARY = {
     "arithmetic": set(),
     "tracing": set(),
     "kinks": set(),
+    "schedule": set(),
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
-    "descent": {"arithmetic", "comparison", "tracing"},
+    "placement": {"schedule"},
+    "descent": {"arithmetic", "comparison", "placement", "schedule", "tracing"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},

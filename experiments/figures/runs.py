@@ -253,7 +253,7 @@ def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bo
         if np.isfinite(values).any():
             axes.set_yscale("log")
     for lane, ratio in list(enumerate(run.ratios))[first:]:
-        name = r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
+        name = style.run_name(ratio)
         diverged = run.diverged_at(lane)
         axes.plot(
             run.times,

@@ -37,6 +37,11 @@ def colour(lane: int) -> str:
     return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
 
 
+def run_name(ratio: int) -> str:
+    """What a figure calls a lane."""
+    return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
+
+
 def describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
     """Titles a panel whose horizontal axis is time."""
     axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)

@@ -1,0 +1,181 @@
+"""The devices and processes that a run is spread over, and whether it fits into their memory.
+
+On several hosts the same command runs on each of them. They find each other where the
+environment says so: ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``,
+or what Slurm's ``srun``, Open MPI's ``mpirun`` and TPU clusters set. Process 0 alone writes
+and prints.
+"""
+
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import gf_jax
+from experiments.configuration import Configuration, UsageError
+from experiments.problem import Problem
+from gf_jax.placement import Memory
+from gf_jax.tracing import Loss
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# How many processes a launcher has started, as it tells each of them.
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+WAIT = 24 * 3600  # seconds: at the end the others wait for process 0, which solves the flows
+GIB = 2.0**30
+
+Made = TypeVar("Made")
+
+
+class Spread(NamedTuple):
+    """How a run lies on the devices.
+
+    Attributes:
+      sharding: of params, None on a single device.
+      data: of inputs and labels, None if they are on every device.
+      text: what was chosen, empty if there was no choice.
+    """
+
+    sharding: NamedSharding | None = None
+    data: NamedSharding | None = None
+    text: str = ""
+
+
+def start_processes(config: Configuration) -> None:
+    """Connects the processes of a run on several hosts, if the environment tells of any.
+
+    Raises:
+      UsageError: if it does not tell enough, or the experiment is not run on several.
+    """
+    given = [name for name in EXPLICIT if name in os.environ]
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    launched = max(len(hosts), *(int(os.environ.get(name) or 1) for name in COUNTS))
+    if not given and launched == 1:
+        return
+    if config.experiment != "paper":
+        raise UsageError(
+            f"--experiment={config.experiment}: runs in a single process, and the environment "
+            "tells of several; only paper runs on several hosts"
+        )
+    sys.excepthook = _leave
+    if not given:
+        jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
+        return
+    try:
+        address, count, number = (os.environ[name] for name in EXPLICIT)
+        jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=WAIT)
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            f"environment: {', '.join(EXPLICIT)} belong together, an address and two numbers; "
+            f"got {', '.join(given)} ({error})"
+        ) from None
+
+
+def _leave(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Ends a process that fails without the farewell for which it would wait for the others."""
+    traceback.print_exception(kind, error, trace)
+    os._exit(1)  # they miss its heartbeats then, and end too
+
+
+def leads() -> bool:
+    """Whether this process writes and prints."""
+    return jax.process_index() == 0
+
+
+def agreed(make: Callable[[], Made]) -> Made:
+    """What is made on every process; a mistake on any ends them all, so that none waits."""
+    if jax.process_count() == 1:
+        return make()
+    made, mistake = None, None
+    try:
+        made = make()
+    except UsageError as error:
+        mistake = error
+    refused = multihost_utils.process_allgather(np.array(mistake is not None))
+    if refused.any():
+        raise mistake or UsageError("another process of this run reports a mistake")
+    return made  # type: ignore[return-value]
+
+
+def spread(config: Configuration, examples: int) -> Spread:
+    """Chooses the axis that is split over the devices: starts if they divide, else examples.
+
+    Raises:
+      UsageError: if as many devices as are asked for are not there, or divide neither.
+    """
+    devices, starts = jax.devices(), len(config.starts_of_seeds)
+    wanted = config.mesh or "none"
+    count = len(devices) if wanted == "auto" else 1 if wanted == "none" else int(wanted)
+    if count > len(devices):
+        raise UsageError(f"--mesh={wanted}: there are {len(devices)} devices")
+    if jax.process_count() > 1 and 1 < count < len(devices):
+        raise UsageError(f"--mesh={wanted}: several processes take all of {len(devices)} devices")
+    if count == 1:
+        return Spread()
+    mesh = Mesh(np.array(devices[:count]), ("devices",))
+    split = NamedSharding(mesh, PartitionSpec("devices"))
+    if starts and starts % count == 0:
+        return Spread(split, text=f"{starts} starting points spread over {count} devices")
+    if examples % count == 0:
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return Spread(everywhere, split, f"{examples:,} examples spread over {count} devices")
+    neither = (
+        f"{count} devices divide neither {starts or 1} starting points nor {examples} examples"
+    )
+    if wanted != "auto":
+        raise UsageError(f"--mesh={wanted}: {neither}; change --seeds, --examples or --mesh")
+    return Spread(text=f"{neither}: one device computes")
+
+
+def objective(study: Problem, chosen: Spread) -> Loss:
+    """The training loss, of data that lie where they were chosen to."""
+    if chosen.data is None:
+        return study.objective.loss
+    inputs, labels = (
+        jax.device_put(np.asarray(array), chosen.data)
+        for array in (study.inputs, study.dataset.labels)
+    )
+    return gf_jax.classification(study.network, inputs, labels).loss
+
+
+def check_memory(config: Configuration, needed: Memory) -> None:
+    """Refuses a run that does not fit, before anything is computed.
+
+    Raises:
+      UsageError: with what it needs, what there is, and which flag to change.
+    """
+    stats, machine = jax.local_devices()[0].memory_stats(), available_memory()
+    amounts = []
+    if stats and "bytes_limit" in stats:
+        name = jax.local_devices()[0].device_kind
+        amounts.append((needed.device, stats["bytes_limit"] - stats["bytes_in_use"], name))
+        amounts.append((needed.host, machine, "this machine"))
+    else:  # devices that are the machine itself
+        amounts.append((needed.device * needed.devices + needed.host, machine, "this machine"))
+    for need, free, where in amounts:
+        if free is not None and need > free:
+            flag = "--snapshots" if needed.host > needed.device else "--examples"
+            flags = f"--seeds or {flag}" if config.starts_of_seeds else flag
+            raise UsageError(
+                f"memory: the run needs about {need / GIB:.3g} GiB and {free / GIB:.3g} GiB "
+                f"are free on {where}; take a smaller {flags}"
+            )
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that programs may still take, None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        values = dict(line.split(":") for line in lines)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
