@@ -27,18 +27,21 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments.configuration import Configuration, UsageError
+from experiments.configuration import UsageError
 from experiments.data import Dataset
 from experiments.records import Reference, Run
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
@@ -91,7 +94,7 @@ def _make_new(directory: Path) -> Path:
 
 
 def write_configuration(
-    directory: Path, config: Configuration, dataset: Dataset | None, network_label: str
+    directory: Path, config: "DataclassInstance", dataset: Dataset | None, network_label: str
 ) -> None:
     """Writes what is needed to repeat the run."""
     device = jax.devices()[0]

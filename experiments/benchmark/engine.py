@@ -13,7 +13,7 @@ from jax import lax
 from jax.extend import core
 
 import gf_jax
-from experiments.benchmark.workload import STEP_SIZE, Implementation, Workload
+from experiments.benchmark.workload import STEP_SIZE, Implementation, Workload, wait
 from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import Params
 
@@ -70,8 +70,8 @@ def engine(workload: Workload, calls: int) -> Implementation:
         snapshots=(workload.iterations,),
         segments=calls,
     )
-    f, ends = workload.study.objective.loss, []
-    segments = gf_jax.descent_segments(f, workload.start, schedule)
+    segments = gf_jax.descent_segments(workload.study.objective.loss, workload.start, schedule)
+    ends: list[Params] = []
 
     def run(_: int) -> list[Params]:
         snapshots = next(segments).snapshots
@@ -102,14 +102,12 @@ def measure_products(workload: Workload) -> Products:
 
 def products_of_gradient(workload: Workload, lanes: int) -> collections.Counter[Product]:
     """The products in one gradient of the stacked lanes, and how often each is taken."""
-    stack = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype), workload.start
-    )
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf] * lanes), workload.start)
     gradients = jax.vmap(jax.value_and_grad(workload.study.objective.loss))
     return collections.Counter(_products(jax.make_jaxpr(gradients)(stack).jaxpr))
 
 
-def _products(jaxpr: core.Jaxpr) -> Iterator[Product]:
+def _products(jaxpr: Any) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             left, right = (operand.aval.shape for operand in eqn.invars)
@@ -131,7 +129,7 @@ def _seconds(product: Product) -> float:
 
     def seconds(calls: int) -> float:
         started = time.perf_counter()
-        jax.block_until_ready([multiply(left, right) for _ in range(calls)])
+        wait([multiply(left, right) for _ in range(calls)])
         return (time.perf_counter() - started) / calls
 
     with ARITHMETICS["compensated"].context():

@@ -1,6 +1,8 @@
 """Implementations measured in turn: time, what compiling takes, memory, and where runs end."""
 
 import contextlib
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +40,7 @@ class Entrant(NamedTuple):
 
     Attributes:
       implementation: the implementation, compiled.
+      iterations: base iterations of its whole work.
       units: units of work in one measurement.
       compile_seconds: tracing, lowering and compiling.
       memory: most memory in use at once.
@@ -45,6 +48,7 @@ class Entrant(NamedTuple):
     """
 
     implementation: Implementation
+    iterations: int
     units: int
     compile_seconds: float
     memory: Memory
@@ -65,32 +69,36 @@ def enter(workload: Workload, make: Make) -> Entrant:
 
     What JAX compiles is timed by JAX itself. Of PyTorch, compiling is what the first unit
     of work takes longer than a later one.
+
+    Raises:
+      UnavailableError: if this implementation cannot be had here.
     """
     with fresh_executables() as executables, compiling() as spent:
+        started = time.perf_counter()
         implementation = make(workload)
-        first = _seconds(implementation.run, 1)
+        implementation.run(1)
+        first = time.perf_counter() - started
     whole = implementation.whole
     with resident_growth() as growth:
         started = time.perf_counter()
         ends = implementation.run(whole)
         each = (time.perf_counter() - started) / whole
-    compiled = implementation.name not in ("eager JAX", "PyTorch eager", "torch.compile")
     return Entrant(
         implementation=implementation,
+        iterations=workload.iterations,
         units=min(max(round(TARGET_SECONDS / each), 1), whole),
         compile_seconds=covered(spent) if spent else max(first - each, 0.0),
-        memory=_planned(executables) if compiled else Memory(growth[0], "resident"),
+        memory=_planned(executables) if implementation.planned else Memory(growth[0], "resident"),
         losses=textbook.final_losses(workload, ends),
     )
 
 
 def rounds(
-    workload: Workload, entrants: Sequence[Entrant], count: int, tell: Callable[[], None]
+    entrants: Sequence[Entrant], count: int, tell: Callable[[], None]
 ) -> Float[np.ndarray, "rounds entrants"]:
     """Seconds per base iteration of all runs, measured in turn.
 
     Args:
-      workload: the runs; of sweeps, one with the same base iterations.
       entrants: what to measure.
       count: how often.
       tell: called after every measurement.
@@ -98,9 +106,8 @@ def rounds(
     times = np.empty((count, len(entrants)))
     for row in times:
         for column, entrant in enumerate(entrants):
-            share = entrant.units / entrant.implementation.whole
-            seconds = _seconds(entrant.implementation.run, entrant.units)
-            row[column] = seconds / share / workload.iterations
+            done = entrant.iterations * entrant.units / entrant.implementation.whole
+            row[column] = _seconds(entrant.implementation.run, entrant.units) / done
             tell()
     return times
 
@@ -110,9 +117,9 @@ def compiling() -> Iterator[list[tuple[float, float]]]:
     """Collects when JAX traces, lowers and compiles, as beginnings and ends in seconds."""
     spans: list[tuple[float, float]] = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            spans.append((time.perf_counter() - seconds, time.perf_counter()))
+            spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -133,7 +140,8 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
 @contextlib.contextmanager
 def fresh_executables() -> Iterator[list[Any]]:
     """Collects the programs that are compiled meanwhile."""
-    client, fresh = backend.get_backend(), []
+    client = backend.get_backend()
+    fresh: list[Any] = []
     before = client.live_executables()
     yield fresh
     fresh.extend(program for program in client.live_executables() if program not in before)
@@ -143,13 +151,12 @@ def fresh_executables() -> Iterator[list[Any]]:
 def resident_growth() -> Iterator[list[int | None]]:
     """Finds by how many bytes the process grows; None where Linux does not tell, or not in it."""
     growth: list[int | None] = []
-    try:
+    known = sys.platform == "linux" and jax.default_backend() == "cpu"
+    if known:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is to be given back, or it hides growth
         Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
         before = _status("VmRSS")
-    except OSError:
-        before = None
     yield growth
-    known = before is not None and jax.default_backend() == "cpu"
     growth.append(max(_status("VmHWM") - before, 0) if known else None)
 
 

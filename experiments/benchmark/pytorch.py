@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional
 
-from experiments.benchmark.workload import Implementation, Workload, step_ratios
+from experiments.benchmark.workload import Implementation, UnavailableError, Workload, step_ratios
 from gf_jax.networks import Params
 
 Weights = dict[str, torch.Tensor]
@@ -55,10 +55,20 @@ def eager(workload: Workload) -> Implementation:
 
 
 def compiled(workload: Workload) -> Implementation:
-    """The loss compiled by ``torch.compile``."""
+    """The loss compiled by ``torch.compile``.
+
+    Raises:
+      UnavailableError: if it fails, as it does without a compiler of C++ on the machine.
+    """
     torch.compiler.reset()
     loss = torch.compile(_loss_of(workload.network), dynamic=False)
-    return _step_by_step("torch.compile", workload, loss)
+    implementation = _step_by_step("torch.compile", workload, loss)
+    try:
+        implementation.run(1)
+    except Exception as error:  # of many kinds, none of which is this program's
+        reason = " ".join(str(error).split())[:200]
+        raise UnavailableError(f"torch.compile: {type(error).__name__}, {reason}") from error
+    return implementation
 
 
 def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementation:
@@ -91,7 +101,7 @@ def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementati
             torch.cuda.synchronize()
         return [_params(weights) for weights in ends]
 
-    return Implementation(name, workload.steps, run)
+    return Implementation(name, workload.steps, run, planned=False)
 
 
 def _params(weights: Weights) -> Params:

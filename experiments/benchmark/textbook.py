@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from experiments.benchmark.workload import Implementation, Workload, step_ratios
+from experiments.benchmark.workload import Implementation, Workload, step_ratios, wait
 from gf_jax.networks import Params
 
 Loss = Callable[[Params, Array, Array], Array]
@@ -63,12 +63,13 @@ def final_losses(workload: Workload, lanes: Sequence[Params]) -> Float[np.ndarra
 
 def eager(workload: Workload) -> Implementation:
     """One step after the other, every operation dispatched on its own."""
-    return _step_by_step("eager JAX", workload, _step(workload.network))
+    return _step_by_step("eager JAX", workload, _step(workload.network), planned=False)
 
 
 def jitted_step(workload: Workload) -> Implementation:
     """The step compiled, called once per step of every run."""
-    return _step_by_step("jitted step", workload, jax.jit(_step(workload.network)))
+    step = jax.jit(_step(workload.network))
+    return _step_by_step("jitted step", workload, step, planned=True)
 
 
 def scan_per_run(workload: Workload) -> Implementation:
@@ -89,7 +90,7 @@ def scan_per_run(workload: Workload) -> Implementation:
             descend(start, size, inputs, labels, steps=ratio * workload.iterations)
             for ratio, size in zip(workload.ratios, workload.step_sizes, strict=True)
         ]
-        return jax.block_until_ready(ends)
+        return wait(ends)
 
     return Implementation("scan per run", 1, run)
 
@@ -113,7 +114,7 @@ def padded_vmap(workload: Workload) -> Implementation:
         return jax.vmap(lane)(ratios, sizes)
 
     def run(units: int) -> list[Params]:
-        ends = jax.block_until_ready(descend(start, inputs, labels, units))
+        ends = wait(descend(start, inputs, labels, units))
         return [jax.tree.map(lambda leaf, at=at: leaf[at], ends) for at in range(len(sizes))]
 
     return Implementation("padded vmap", workload.iterations * longest, run)
@@ -129,7 +130,9 @@ def _step(network: str) -> Callable[[Params, Array, Array, Array], Params]:
     return step
 
 
-def _step_by_step(name: str, workload: Workload, step: Callable) -> Implementation:
+def _step_by_step(
+    name: str, workload: Workload, step: Callable, *, planned: bool
+) -> Implementation:
     """A unit of work is one step of one run."""
     start, inputs, labels = _arrays(workload)
     sizes = [jnp.float32(size) for size in workload.step_sizes]
@@ -138,9 +141,9 @@ def _step_by_step(name: str, workload: Workload, step: Callable) -> Implementati
         ends = [start] * len(sizes)
         for lane in step_ratios(workload, units):
             ends[lane] = step(ends[lane], sizes[lane], inputs, labels)
-        return jax.block_until_ready(ends)
+        return wait(ends)
 
-    return Implementation(name, workload.steps, run)
+    return Implementation(name, workload.steps, run, planned)
 
 
 def _arrays(workload: Workload) -> tuple[Params, Float[Array, "..."], Int[Array, " examples"]]:
@@ -154,9 +157,9 @@ def _logits(form: Form, params: Params, inputs: Array) -> Float[Array, "examples
             hidden = form.activation(_convolution(params[layer], hidden, form.stride, padding))
             hidden = _max_pool(hidden) if form.pool else hidden
     hidden = hidden.reshape(len(inputs), -1)
-    *inner, last = [params[layer] for layer in ("dense_1", "dense_2", "dense_3")]
-    for layer in inner:
-        hidden = form.activation(_dense(layer, hidden))
+    *inner, last = [params[name] for name in ("dense_1", "dense_2", "dense_3")]
+    for dense in inner:
+        hidden = form.activation(_dense(dense, hidden))
     return _dense(last, hidden)
 
 

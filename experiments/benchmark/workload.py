@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -56,11 +57,24 @@ class Implementation(NamedTuple):
       whole: units of work in ``workload.iterations`` base iterations of all runs.
       run: does that many units from the start, waits until they are done and returns the
         parameters of every run as they then are.
+      planned: whether JAX compiles it as a whole, so that the compiler's plan tells its memory.
     """
 
     name: str
     whole: int
     run: Callable[[int], Sequence[Any]]
+    planned: bool = True
+
+
+class UnavailableError(Exception):
+    """An implementation cannot be had on this machine; the text says which, and why."""
+
+
+def wait(tree: Any) -> Any:
+    """The same arrays, once they are computed."""
+    for leaf in jax.tree.leaves(tree):
+        leaf.block_until_ready()
+    return tree
 
 
 def of(network: str, study: Problem, ratios: tuple[int, ...]) -> Workload:
