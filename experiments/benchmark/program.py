@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -87,18 +88,24 @@ def run(settings: Settings) -> int:
     directory = store.create(settings.output_dir, "benchmark")
     console, dataset = Console(), next(iter(workloads.values())).study.dataset
     harness.warn(dataset)
-    console.print(f"{device.device_kind}; ratios {', '.join(map(str, _ratios(settings)))}")
+    console.print(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
     if without:
         console.print(f"without PyTorch: {without}", soft_wrap=True, highlight=False)
     store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
     summary = harness.solve("benchmark", lambda tell: _measure(settings, workloads, torch, tell))
-    summary |= {"device": device.device_kind, "torch": torch.description() if torch else None}
+    summary |= {"device": _name(device), "torch": torch.description() if torch else None}
     store.write_summary(directory, summary)
     figures.draw_benchmark(summary, directory)
     table.show(summary, console)
     console.print(f"everything lies in {directory}", soft_wrap=True, highlight=False)
     agree = all(row["agrees"] for n in summary["networks"] for row in n["implementations"])
     return 0 if agree else EXIT_DISAGREEMENT
+
+
+def _name(device: jax.Device) -> str:
+    """What outputs call the device."""
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{device.device_kind}{cores}"
 
 
 def _pytorch(wanted: bool | None) -> tuple[ModuleType | None, str]:

@@ -6,20 +6,22 @@ from rich.console import Console
 
 from experiments import report
 
-COLUMNS = ("network", "implementation", "time", "quartiles", "gradients/s", "compile", "memory")
+COLUMNS = ("", "time", "quartiles", "gradients/s", "compile", "memory")
 LEGEND = """\
-time: milliseconds per base iteration of all runs, the median, and quartiles.
-gradients/s: evaluations that the runs need, masked ones not counted, per second.
-compile: seconds for tracing, lowering and compiling. memory: MB, of the largest
-compiled program as the compiler plans it; r: by which the process grew instead."""
+time: milliseconds per base iteration of all runs, median and quartiles.
+gradients/s: evaluations that the runs need (so none masked) per second.
+compile: seconds for tracing, lowering and compiling.
+memory: MB, of the largest compiled program as the compiler plans it; r: by
+which the process grew instead."""
 
 OTHERS = ("PyTorch eager", "padded vmap", "eager JAX")
-RATIO_COLUMNS = ("network", *OTHERS, "products alone", "GFLOP", "GFLOP/s", "share")
+RATIO_COLUMNS = ("", "PyTorch", "padded", "eager", "products", "GFLOP", "rate", "share")
 RATIO_LEGEND = """\
-PyTorch eager, padded vmap, eager JAX: their time over that of gf_jax.
-products alone: milliseconds for the matrix products of a base iteration, each
-measured alone in float32, the runs stacked as gf_jax has them; GFLOP: of them;
-GFLOP/s: at which they run alone; share: their time over that of gf_jax."""
+PyTorch (eager), padded (vmap), eager (JAX): their time over that of gf_jax.
+products: milliseconds for the matrix products of a base iteration, each called
+alone in float32, the runs stacked as gf_jax has them; GFLOP: of all of them;
+rate: GFLOP/s of them alone; share: their time over that of gf_jax, above 100 %
+where products are so small that calling them counts."""
 
 GROWTH = {
     "steps": "steps per base iteration, as ratios are added",
@@ -34,12 +36,11 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f"{summary['data']}, {summary['device']}\n"
         f"ratios {', '.join(map(str, summary['ratios']))}, {summary['rounds']} rounds"
     )
-    rows = [
-        ("" if number else network["network"], *_cells(row))
-        for network in summary["networks"]
-        for number, row in enumerate(network["implementations"])
-    ]
-    report.show_table(console, title, COLUMNS, rows, legend=LEGEND, left=2)
+    rows: list[tuple[str, ...]] = []
+    for network in summary["networks"]:
+        rows.append((network["network"],))
+        rows += [_cells(row) for row in network["implementations"]]
+    report.show_table(console, title, COLUMNS, rows, legend=LEGEND, left=1)
     rows = [_ratios(network) for network in summary["networks"]]
     report.show_table(
         console, "how many times faster gf_jax is", RATIO_COLUMNS, rows, legend=RATIO_LEGEND, left=1
@@ -52,7 +53,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     seconds, memory = row["seconds"], row["memory_bytes"]
     resident = " r" if row["memory_source"] == "resident" else ""
     return (
-        row["name"],
+        f"  {row['name']}",
         _significant(1e3 * seconds["median"]),
         f"{_significant(1e3 * seconds['lower'])} to {_significant(1e3 * seconds['upper'])}",
         f"{row['gradients_per_second']:,.0f}",
@@ -66,7 +67,10 @@ def _ratios(network: dict[str, Any]) -> tuple[str, ...]:
     products = network["products"]
     return (
         network["network"],
-        *(f"{medians[name] / medians['gf_jax']:.2f}" if name in medians else "" for name in OTHERS),
+        *(
+            _significant(medians[name] / medians["gf_jax"]) if name in medians else ""
+            for name in OTHERS
+        ),
         _significant(1e3 * products["seconds"]),
         f"{products['flops'] / 1e9:.3g}",
         f"{products['flops'] / products['seconds'] / 1e9:.0f}",

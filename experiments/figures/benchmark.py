@@ -31,13 +31,15 @@ def draw_benchmark(summary: dict[str, Any], directory: Path) -> list[Path]:
     panels = upper.subplots(1, len(networks), squeeze=False, sharey=True)[0]
     for axes, network in zip(panels, networks, strict=True):
         _bars(axes, network)
-    for axes, sweep in zip(lower.subplots(1, len(growth), sharey=True), growth, strict=True):
+    curves = lower.subplots(1, len(growth), sharey=True)
+    for axes, sweep in zip(curves, growth, strict=True):
         _growth(axes, sweep)
+    curves[0].set_ylabel("ms per base iteration, logarithmic")
     ratios = ", ".join(map(str, summary["ratios"]))
     title = (
         f"Cost of a base iteration with ratios {ratios}: {summary['data']}, on {summary['device']}"
     )
-    return style.save(figure, None, title, directory)
+    return style.save(figure, panels[0], title, directory)
 
 
 def _bars(axes: Axes, network: dict[str, Any]) -> None:
@@ -45,25 +47,38 @@ def _bars(axes: Axes, network: dict[str, Any]) -> None:
     rows = network["implementations"]
     names = [row["name"] for row in rows]
     medians, errors = _milliseconds([row["seconds"] for row in rows])
-    colours = [style.COLOURS[2] if name == "gf_jax" else style.COLOURS[1] for name in names]
-    axes.barh(names, medians, xerr=errors, color=colours, height=0.7, ecolor="0.2", capsize=2)
-    for row, value in enumerate(medians):
+    for row, (name, value) in enumerate(zip(names, medians, strict=True)):
+        colour = style.COLOURS[2 if name == "gf_jax" else 1]
+        axes.errorbar(
+            value,
+            row,
+            xerr=errors[:, row : row + 1],
+            fmt="o",
+            color=colour,
+            capsize=3,
+            markersize=8,
+        )
         axes.annotate(
             f"{value:#.3g}" if value < 100 else f"{value:,.0f}",
-            (value + errors[1][row], row),
-            xytext=(4, 0),
+            (value + errors[1, row], row),
+            xytext=(8, 0),
             textcoords="offset points",
             va="center",
+            color=colour,
         )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     products = 1e3 * network["products"]["seconds"]
     axes.axvline(
         products, color="0.4", linestyle=":", label="gf_jax's matrix products, measured alone"
     )
     axes.set_xscale("log")
-    axes.set_xlim(min(products, medians.min()) / 2, medians.max() * 5)
-    axes.invert_yaxis()
-    axes.set(title=network["label"].replace(" network", "\nnetwork"), xlabel="ms, logarithmic")
-    axes.grid(visible=True, axis="x", alpha=0.25)
+    axes.set_xlim(min(products, medians.min()) / 1.6, medians.max() * 6)
+    axes.set(
+        title=network["label"].replace(" network", "\nnetwork"),
+        xlabel="ms per base iteration, logarithmic",
+    )
+    axes.grid(visible=True, alpha=0.25)
 
 
 def _growth(axes: Axes, sweep: dict[str, Any]) -> None:
@@ -82,7 +97,7 @@ def _growth(axes: Axes, sweep: dict[str, Any]) -> None:
         )
         axes.legend(frameon=False)
     axes.set(xscale="log", yscale="log", xlabel=f"{HORIZONTAL[sweep['with']]}, logarithmic")
-    axes.set(ylabel="ms, logarithmic", title=f"gf_jax, ReLU network, by {sweep['with']}")
+    axes.set_title(f"gf_jax, fully connected ReLU network, by {sweep['with']}")
     axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.25)
