@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from experiments.benchmark import engine, measuring, program, textbook
 
 JAX_FORMS = ["eager JAX", "jitted step", "scan per run", "padded vmap", "gf_jax"]
 TINY = ("--dataset=digits", "--examples=40", "--ratios=2", "--rounds=1")
-# A compiler of C++ takes half a minute for PyTorch's; elsewhere all is done without it.
 TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -90,6 +90,13 @@ def test_products_of_a_gradient():
 def test_spans_within_spans_count_once():
     assert measuring.covered([(0, 4), (1, 2), (3, 5), (7, 8)]) == 6
     assert measuring.covered([]) == 0
+
+
+def test_pytorch_that_is_wanted_and_missing(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "experiments.benchmark.pytorch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert call(*TINY, "--torch") == 2
+    assert "install it by pip install -e '.[benchmark]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

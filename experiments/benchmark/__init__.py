@@ -21,7 +21,7 @@ with the same losses:
     torch.compile   the same with its loss compiled
 
 Implementations are measured in turn, in rounds, so that whatever else the machine does
-meets all of them. A measurement takes about ``harness.TARGET_SECONDS``: where a base
+meets all of them. A measurement takes about ``measuring.TARGET_SECONDS``: where a base
 iteration is shorter, it takes several; where it is longer, as many steps as fit (at least
 one; of the padded vmap, masked steps of all runs), and their time is scaled to a base
 iteration. Scan per run and engine always take whole base iterations.
