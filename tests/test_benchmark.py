@@ -60,7 +60,21 @@ def test_all_implementations_make_the_same_runs(small, tmp_path, capsys):
     assert (tmp_path / "figure.pdf").exists()
 
 
-@pytest.mark.parametrize("network", textbook.FORMS)
+def test_other_runs_are_found_out():
+    rows = [
+        {"name": "gf_jax", "losses": [1.0, 2.0]},
+        {"name": "rounded", "losses": [1.0, 2.0 + 1e-6]},
+        {"name": "padded vmap", "losses": [1.0, 2.001]},
+    ]
+    assert program.compare(rows)["name"] == "gf_jax"
+    assert [row["agrees"] for row in rows] == [True, True, False]
+    assert rows[2]["loss_difference"] == pytest.approx(5e-4)
+
+
+NETWORKS = [*textbook.FORMS][:-1] + [pytest.param("lenet5", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_the_forms_agree_on_every_network(network):
     ratios = (2,) if network in ("linear", "relu") else ()  # one run compiles sooner
     settings = program.Settings((network,), examples=20, ratios=ratios, dataset="digits")

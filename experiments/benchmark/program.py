@@ -213,11 +213,7 @@ def _network(
         advance(ready)
     times = measuring.rounds(entrants, rounds, lambda: advance(once))
     rows = [_row(runs, entrant, times[:, at]) for at, entrant in enumerate(entrants)]
-    (ours,) = (row for row in rows if row["name"] == "gf_jax")
-    for row in rows:
-        differences = np.abs(np.array(row["losses"]) / np.array(ours["losses"]) - 1)
-        row["loss_difference"] = float(differences.max())
-        row["agrees"] = row["loss_difference"] < AGREEMENT
+    ours = compare(rows)
     products = engine.measure_products(runs)
     return {
         "network": runs.network,
@@ -244,6 +240,16 @@ def _row(runs: Workload, entrant: Entrant, times: Float[np.ndarray, " rounds"]) 
         "iterations_measured": entrant.units / whole * entrant.iterations,
         "losses": entrant.losses.tolist(),
     }
+
+
+def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds to every row how far its losses are from the engine's, whose row it returns."""
+    (ours,) = (row for row in rows if row["name"] == "gf_jax")
+    for row in rows:
+        differences = np.abs(np.array(row["losses"]) / np.array(ours["losses"]) - 1)
+        row["loss_difference"] = float(differences.max())
+        row["agrees"] = row["loss_difference"] < AGREEMENT
+    return ours
 
 
 def _sweep_points(runs: Workload) -> Iterator[tuple[str, int, Workload]]:
