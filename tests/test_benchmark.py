@@ -71,7 +71,7 @@ def test_other_runs_are_found_out():
     assert rows[2]["loss_difference"] == pytest.approx(5e-4)
 
 
-NETWORKS = [*textbook.FORMS][:-1] + [pytest.param("lenet5", marks=pytest.mark.long)]
+NETWORKS = ["linear", "relu", "conv_adapted", pytest.param("lenet5", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
