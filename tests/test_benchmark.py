@@ -65,10 +65,21 @@ def test_other_runs_are_found_out():
         {"name": "gf_jax", "losses": [1.0, 2.0]},
         {"name": "rounded", "losses": [1.0, 2.0 + 1e-6]},
         {"name": "padded vmap", "losses": [1.0, 2.001]},
+        {"name": "slow", "losses": [1.0, math.nan]},
     ]
     assert program.compare(rows)["name"] == "gf_jax"
-    assert [row["agrees"] for row in rows] == [True, True, False]
+    assert [row["agrees"] for row in rows] == [True, True, False, True]
     assert rows[2]["loss_difference"] == pytest.approx(5e-4)
+    assert rows[3]["losses"] == [1.0, None]
+
+
+def test_runs_that_have_steps_left_are_not_compared():
+    settings = program.Settings(("relu",), examples=20, ratios=(2, 3), dataset="digits")
+    runs = program.build_workloads(settings)["relu"]._replace(iterations=2)
+    whole = textbook.final_losses(runs, engine.engine(runs, calls=1).run(1))
+    for make, units in ((textbook.jitted_step, 6 + 4), (textbook.padded_vmap, 3 + 2)):
+        losses = textbook.final_losses(runs, make(runs).run(units))
+        np.testing.assert_allclose(losses, [*whole[:2], np.nan], rtol=1e-6)
 
 
 NETWORKS = ["linear", "relu", "conv_adapted", pytest.param("lenet5", marks=pytest.mark.long)]

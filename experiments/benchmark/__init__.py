@@ -24,5 +24,7 @@ Implementations are measured in turn, in rounds, so that whatever else the machi
 meets all of them. A measurement takes about ``measuring.TARGET_SECONDS``: where a base
 iteration is shorter, it takes several; where it is longer, as many steps as fit (at least
 one; of the padded vmap, masked steps of all runs), and their time is scaled to a base
-iteration. Scan per run and engine always take whole base iterations.
+iteration. Scan per run and engine always take whole base iterations. Where a whole base
+iteration takes longer than ``measuring.CHECK_SECONDS``, losses are compared for those runs
+only that arrive within that time, those with the largest steps.
 """

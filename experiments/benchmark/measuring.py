@@ -17,6 +17,7 @@ from experiments.benchmark import textbook
 from experiments.benchmark.workload import Implementation, Workload
 
 TARGET_SECONDS = 0.5  # of one measurement: long beside the clock, short beside a run
+CHECK_SECONDS = 20.0  # that seeing where runs end may take
 MOST_ITERATIONS = 100  # in one measurement
 
 Make = Callable[[Workload], Implementation]
@@ -44,7 +45,8 @@ class Entrant(NamedTuple):
       units: units of work in one measurement.
       compile_seconds: tracing, lowering and compiling.
       memory: most memory in use at once.
-      losses: of every run after the workload's base iterations.
+      losses: of every run after the workload's base iterations; NaN where getting there
+        takes too long.
     """
 
     implementation: Implementation
@@ -59,35 +61,39 @@ def calibrated(workload: Workload) -> Workload:
     """The workload with as many base iterations as the compiled step takes in a measurement."""
     run = textbook.jitted_step(workload).run
     run(1)
-    seconds = _seconds(run, 5) / 5 * workload.steps
+    seconds = _timed(run, 5)[1] / 5 * workload.steps
     wanted = round(TARGET_SECONDS / seconds)
     return workload._replace(iterations=min(max(wanted, 1), MOST_ITERATIONS))
 
 
 def enter(workload: Workload, make: Make) -> Entrant:
-    """Makes an implementation ready: compiles it, and takes the base iterations once.
+    """Makes an implementation ready: compiles it, and sees where its runs end.
 
-    What JAX compiles is timed by JAX itself. Of PyTorch, compiling is what the first unit
-    of work takes longer than a later one.
+    What JAX compiles is timed by JAX itself. Of PyTorch, compiling is all that getting ready
+    takes, one step included.
 
     Raises:
       UnavailableError: if this implementation cannot be had here.
     """
-    with fresh_executables() as executables, compiling() as spent:
+    with fresh_executables() as executables, compiling() as spans:
         started = time.perf_counter()
         implementation = make(workload)
-        implementation.run(1)
-        first = time.perf_counter() - started
-    whole = implementation.whole
-    with resident_growth() as growth:
-        started = time.perf_counter()
-        ends = implementation.run(whole)
-        each = (time.perf_counter() - started) / whole
+        ready = time.perf_counter() - started
+        ends, each = _timed(implementation.run, 1)
+    compiled = covered(spans)
+    each -= min(each, covered([span for span in spans if span[0] > started + ready]))
+    units = whole = implementation.whole
+    growth: list[int | None] = [None]
+    if whole > 1:
+        units = min(max(int(CHECK_SECONDS / each), 1), whole)
+        with resident_growth() as growth:
+            ends, seconds = _timed(implementation.run, units)
+        each = seconds / units
     return Entrant(
         implementation=implementation,
         iterations=workload.iterations,
         units=min(max(round(TARGET_SECONDS / each), 1), whole),
-        compile_seconds=covered(spent) if spent else max(first - each, 0.0),
+        compile_seconds=compiled or ready,
         memory=_planned(executables) if implementation.planned else Memory(growth[0], "resident"),
         losses=textbook.final_losses(workload, ends),
     )
@@ -107,7 +113,7 @@ def rounds(
     for row in times:
         for column, entrant in enumerate(entrants):
             done = entrant.iterations * entrant.units / entrant.implementation.whole
-            row[column] = _seconds(entrant.implementation.run, entrant.units) / done
+            row[column] = _timed(entrant.implementation.run, entrant.units)[1] / done
             tell()
     return times
 
@@ -177,7 +183,8 @@ def _planned(executables: Sequence[Any]) -> Memory:
     return Memory(max(sizes, default=None), "compiled")
 
 
-def _seconds(run: Callable[[int], Any], units: int) -> float:
+def _timed(run: Callable[[int], Any], units: int) -> tuple[Any, float]:
+    """What a piece of work gives, and the seconds it takes."""
     started = time.perf_counter()
-    run(units)
-    return time.perf_counter() - started
+    result = run(units)
+    return result, time.perf_counter() - started

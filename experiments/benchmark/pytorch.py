@@ -14,7 +14,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch.nn import functional
 
-from experiments.benchmark.workload import Implementation, UnavailableError, Workload, step_ratios
+from experiments.benchmark.workload import (
+    Ends,
+    Implementation,
+    UnavailableError,
+    Workload,
+    arrived,
+    steps_in_order,
+)
 from gf_jax.networks import Params
 
 Weights = dict[str, torch.Tensor]
@@ -62,17 +69,15 @@ def compiled(workload: Workload) -> Implementation:
     """
     torch.compiler.reset()
     loss = torch.compile(_loss_of(workload.network), dynamic=False)
-    implementation = _step_by_step("torch.compile", workload, loss)
     try:
-        implementation.run(1)
+        return _step_by_step("torch.compile", workload, loss)
     except Exception as error:  # of many kinds, none of which is this program's
         reason = " ".join(str(error).split())[:200]
         raise UnavailableError(f"torch.compile: {type(error).__name__}, {reason}") from error
-    return implementation
 
 
 def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementation:
-    """A unit of work is one step of one run."""
+    """A unit of work is one step of one run; the first is taken here, to be ready."""
     device = torch.device("cpu" if jax.default_backend() == "cpu" else "cuda")
     # As everywhere in this comparison; PyTorch itself would take TF32 for convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -90,17 +95,18 @@ def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementati
             for weight, gradient in zip(weights.values(), gradients, strict=True):
                 weight -= step_size * gradient
 
-    def run(units: int) -> list[Params]:
+    def run(units: int) -> Ends:
         ends = [
             {name: weight.clone().requires_grad_() for name, weight in start.items()}
             for _ in workload.ratios
         ]
-        for lane in step_ratios(workload, units):
+        for lane in steps_in_order(workload, units):
             step(ends[lane], workload.step_sizes[lane])
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return [_params(weights) for weights in ends]
+        return arrived(workload, [_params(weights) for weights in ends], units)
 
+    run(1)
     return Implementation(name, workload.steps, run, planned=False)
 
 

@@ -5,7 +5,7 @@ JAX's own. Parameters are those of ``gf_jax.networks``.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from experiments.benchmark.workload import Implementation, Workload, step_ratios, wait
+from experiments.benchmark.workload import (
+    Ends,
+    Implementation,
+    Workload,
+    arrived,
+    steps_in_order,
+    wait,
+)
 from gf_jax.networks import Params
 
 Loss = Callable[[Params, Array, Array], Array]
@@ -54,11 +61,11 @@ def loss_of(network: str) -> Loss:
     return loss
 
 
-def final_losses(workload: Workload, lanes: Sequence[Params]) -> Float[np.ndarray, " lanes"]:
-    """Losses at the points where the runs of an implementation end."""
+def final_losses(workload: Workload, ends: Ends) -> Float[np.ndarray, " runs"]:
+    """Losses where the runs end; NaN for those that have not arrived."""
     loss = jax.jit(loss_of(workload.network))
     inputs, labels = jnp.asarray(workload.inputs), jnp.asarray(workload.labels)
-    return np.array([loss(params, inputs, labels) for params in lanes])
+    return np.array([np.nan if end is None else float(loss(end, inputs, labels)) for end in ends])
 
 
 def eager(workload: Workload) -> Implementation:
@@ -85,7 +92,7 @@ def scan_per_run(workload: Workload) -> Implementation:
 
         return lax.scan(body, params, length=steps)[0]
 
-    def run(_: int) -> list[Params]:
+    def run(_: int) -> Ends:
         ends = [
             descend(start, size, inputs, labels, steps=ratio * workload.iterations)
             for ratio, size in zip(workload.ratios, workload.step_sizes, strict=True)
@@ -113,9 +120,13 @@ def padded_vmap(workload: Workload) -> Implementation:
 
         return jax.vmap(lane)(ratios, sizes)
 
-    def run(units: int) -> list[Params]:
+    def run(units: int) -> Ends:
         ends = wait(descend(start, inputs, labels, units))
-        return [jax.tree.map(lambda leaf, at=at: leaf[at], ends) for at in range(len(sizes))]
+        last = units - (workload.iterations - 1) * longest  # masked steps in the last iteration
+        return [
+            jax.tree.map(lambda leaf, at=at: leaf[at], ends) if last >= ratio else None
+            for at, ratio in enumerate(workload.ratios)
+        ]
 
     return Implementation("padded vmap", workload.iterations * longest, run)
 
@@ -133,16 +144,17 @@ def _step(network: str) -> Callable[[Params, Array, Array, Array], Params]:
 def _step_by_step(
     name: str, workload: Workload, step: Callable, *, planned: bool
 ) -> Implementation:
-    """A unit of work is one step of one run."""
+    """A unit of work is one step of one run; the first is taken here, to be ready."""
     start, inputs, labels = _arrays(workload)
     sizes = [jnp.float32(size) for size in workload.step_sizes]
 
-    def run(units: int) -> list[Params]:
+    def run(units: int) -> Ends:
         ends = [start] * len(sizes)
-        for lane in step_ratios(workload, units):
+        for lane in steps_in_order(workload, units):
             ends[lane] = step(ends[lane], sizes[lane], inputs, labels)
-        return wait(ends)
+        return arrived(workload, wait(ends), units)
 
+    run(1)
     return Implementation(name, workload.steps, run, planned)
 
 

@@ -14,6 +14,9 @@ from gf_jax.networks import Params
 STEP_SIZE = 0.001  # of the base run
 
 
+Ends = Sequence[Params | None]
+
+
 class Workload(NamedTuple):
     """The runs on one network.
 
@@ -56,13 +59,13 @@ class Implementation(NamedTuple):
       name: what the table calls it.
       whole: units of work in ``workload.iterations`` base iterations of all runs.
       run: does that many units from the start, waits until they are done and returns the
-        parameters of every run as they then are.
+        parameters of every run, None for a run that has steps left to take.
       planned: whether JAX compiles it as a whole, so that the compiler's plan tells its memory.
     """
 
     name: str
     whole: int
-    run: Callable[[int], Sequence[Any]]
+    run: Callable[[int], Ends]
     planned: bool = True
 
 
@@ -83,7 +86,14 @@ def of(network: str, study: Problem, ratios: tuple[int, ...]) -> Workload:
     return Workload(network, study, inputs, study.dataset.labels, ratios)
 
 
-def step_ratios(workload: Workload, steps: int) -> Iterator[int]:
+def steps_in_order(workload: Workload, steps: int) -> Iterator[int]:
     """The run that takes each of a number of steps: base iteration after base iteration."""
     order = [lane for lane, ratio in enumerate(workload.ratios) for _ in range(ratio)]
     return itertools.islice(itertools.cycle(order), steps)
+
+
+def arrived(workload: Workload, ends: Sequence[Params], steps: int) -> Ends:
+    """The runs that have no step left after the first steps in that order."""
+    last = steps - (workload.iterations - 1) * sum(workload.ratios)
+    needed = itertools.accumulate(workload.ratios)
+    return [end if last >= n else None for end, n in zip(ends, needed, strict=True)]
