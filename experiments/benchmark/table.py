@@ -55,8 +55,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"  {row['name']}",
         _significant(1e3 * seconds["median"]),
-        f"{_significant(1e3 * seconds['lower'])} to {_significant(1e3 * seconds['upper'])}",
-        f"{row['gradients_per_second']:,.0f}",
+        f"{_significant(1e3 * seconds['lower'])}–{_significant(1e3 * seconds['upper'])}",
+        _significant(row["gradients_per_second"]),
         f"{row['compile_seconds']:.1f}",
         "" if memory is None else f"{memory / 1e6:,.1f}{resident}",
     )
