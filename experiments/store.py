@@ -7,7 +7,7 @@
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction
     depth_<n>.npz        of deep_linear: what became of every start of n layers
     saddle.npz           of necessity: gaps, and largest step sizes
-    summary.json         the numbers of the final table
+    summary.json         the numbers of the final table; of the benchmark, all of them
     figure.png, .pdf     the figure
 
 Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
