@@ -118,13 +118,19 @@ def open_folder(
         return Workplace(config, study, dataset, Path(os.devnull), Console(quiet=True))
     directory = devices.agreed(lambda: store.create(config.output_dir, name or config.experiment))
     workplace = Workplace(config, study, dataset, directory, Console())
-    if dataset is not None and dataset.warning:
-        panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
-        Console(stderr=True).print(panel)
+    if dataset is not None:
+        warn(dataset)
     on = "" if dataset is None else f", on {dataset.label}"
     workplace.say(f"{label}, {size}{on}")
     store.write_configuration(directory, config, dataset, label)
     return workplace
+
+
+def warn(dataset: Dataset) -> None:
+    """Shows what the user must be told about the choice of data, if there is anything."""
+    if dataset.warning:
+        panel = Panel(Text(dataset.warning), title="NOT MNIST", border_style="bold yellow")
+        Console(stderr=True).print(panel)
 
 
 def end(workplace: Workplace) -> None:

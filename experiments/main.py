@@ -9,7 +9,7 @@ diverged, results are written; 130 interrupted, what was computed is written.
 import dataclasses
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -29,13 +29,14 @@ from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
 
 
-class _Numbers(flags.ArgumentParser):
+class Numbers(flags.ArgumentParser):
     """Comma-separated numbers of one kind."""
 
     def __init__(self, kind: type, name: str, example: str) -> None:
         self._kind, self._name, self._example = kind, name, example
 
     def parse(self, argument: object) -> tuple[Any, ...]:
+        """The numbers in a text; a default, which is a tuple, as it is."""
         if not isinstance(argument, str):
             return tuple(argument)  # type: ignore[arg-type]
         parts = argument.split(",") if argument.strip() else []
@@ -45,13 +46,14 @@ class _Numbers(flags.ArgumentParser):
             raise ValueError(f"accepted are {self.flag_type()}, such as {self._example}") from None
 
     def flag_type(self) -> str:
+        """What is accepted, in words."""
         return f"{self._name} separated by commas"
 
 
 def define_flags() -> None:
     """Defines one flag per field of Configuration."""
-    integers = _Numbers(int, "integers", "2,5,10")
-    numbers = _Numbers(float, "numbers", "0.1,0.05,0.01")
+    integers = Numbers(int, "integers", "2,5,10")
+    numbers = Numbers(float, "numbers", "0.1,0.05,0.01")
     serializer = flags.CsvListSerializer(",")
     flags.DEFINE_enum(
         "experiment",
@@ -208,16 +210,27 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the experiment that the flags describe."""
+
+    def experiment() -> int:
+        config = Configuration(**values_of(Configuration))
+        # Slow to load, so after the flags are known to be right.
+        importlib.import_module("experiments.devices").start_processes(config)
+        return importlib.import_module(f"experiments.{config.experiment}").run(config)
+
+    return exit_status(argv, experiment)
+
+
+def values_of(configuration: type, values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """The values of the flags that are fields of a configuration."""
+    return {field.name: values[field.name].value for field in dataclasses.fields(configuration)}
+
+
+def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
+    """Runs a program; a mistake of the user's, or an interrupt, is one line and a status."""
     try:
         if len(argv) > 1:
             raise UsageError(f"{argv[1]}: not a flag; accepted are flags such as --ratios=2,5,10")
-        fields = dataclasses.fields(Configuration)
-        values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in fields}
-        config = Configuration(**values)
-        # Slow to load, so after the flags are known to be right.
-        importlib.import_module("experiments.devices").start_processes(config)
-        experiment = importlib.import_module(f"experiments.{config.experiment}")
-        return experiment.run(config)
+        return program()
     except UsageError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -231,10 +244,10 @@ def fail(message: str) -> int:
     return EXIT_USAGE
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses flags; a mistake ends the program with one line."""
     try:
-        arguments = flags.FLAGS(argv)
+        arguments = values(argv)
     except flags.Error as error:
         sys.exit(fail(" ".join(str(error).split())))
     if not flags.FLAGS["verbosity"].present:

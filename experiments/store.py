@@ -8,7 +8,7 @@
                          (of several starting points, all of these with an axis of seeds)
     depth_<n>.npz        of deep_linear: what became of every start of n layers
     saddle.npz           of necessity: gaps, and largest step sizes
-    summary.json         the numbers of the final table
+    summary.json         the numbers of the final table; of the benchmark, all of them
     figure.png, .pdf     the figure
 
 Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
@@ -28,18 +28,21 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments.configuration import Configuration, UsageError
+from experiments.configuration import UsageError
 from experiments.data import Dataset
 from experiments.records import Reference, Run
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
@@ -101,7 +104,7 @@ def discard(directory: Path) -> None:
 
 
 def write_configuration(
-    directory: Path, config: Configuration, dataset: Dataset | None, network_label: str
+    directory: Path, config: "DataclassInstance", dataset: Dataset | None, network_label: str
 ) -> None:
     """Writes what is needed to repeat the run."""
     device = jax.devices()[0]

@@ -17,6 +17,7 @@ def rows(out):
     return [line for line in out.splitlines() if " median " in line or "Verdict" in line]
 
 
+@pytest.mark.long
 def test_every_seed_is_that_of_a_run_of_its_own(invoke, tmp_path, capsys):
     folder, alone = tmp_path / "seeds", tmp_path / "alone"
     arguments = (*WITH_FLOW, RATIOS, "--seeds=3", "--seed=4")
@@ -74,6 +75,7 @@ def test_a_diverging_seed_says_so(invoke, tmp_path):
     assert np.isfinite(loss[-1]).tolist() == [[not each, True] for each in diverged]
 
 
+@pytest.mark.long
 def test_an_interrupt_keeps_the_flows_that_are_done(invoke, tmp_path, monkeypatch):
     solve, solved = gf_jax.gradient_flow, []
 

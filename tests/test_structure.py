@@ -33,10 +33,11 @@ LIBRARY = {
 OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"curvature"},
-    "absl": {"main"},
-    "matplotlib": {"figures"},  # a folder
+    "absl": {"main", "benchmark"},
+    "matplotlib": {"figures"},  # a folder, as is benchmark
     "tensorflow_datasets": {"data"},
     "sklearn": {"data"},
+    "torch": {"benchmark"},
     "tqdm": {"harness"},
 }
 

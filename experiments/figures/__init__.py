@@ -1,5 +1,6 @@
 """Figures of saved results, each drawn as ``figure.png`` and ``figure.pdf`` in a folder."""
 
+from experiments.figures.benchmark import draw_benchmark as draw_benchmark
 from experiments.figures.deep_linear import draw_starts as draw_starts
 from experiments.figures.runs import draw_prediction as draw_prediction
 from experiments.figures.runs import draw_rounding as draw_rounding

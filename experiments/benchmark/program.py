@@ -1,0 +1,308 @@
+"""The benchmark: what is measured, and what becomes of it."""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from experiments import figures, harness, problem, report, store
+from experiments.benchmark import engine, measuring, table, textbook, workload
+from experiments.benchmark.measuring import Entrant, Make
+from experiments.benchmark.workload import UnavailableError, Workload
+from experiments.configuration import Configuration, UsageError
+from experiments.data import Dataset
+from gf_jax.arithmetic import ARITHMETICS
+
+# Roughly the seconds that a network takes to get ready, and to be measured once, per
+# implementation and on two cores: for the estimate of the time left.
+COSTS = {"linear": (3, 0.5), "relu": (3, 0.5), "conv_adapted": (6, 0.8), "lenet5": (20, 1.8)}
+SWEEP = "relu"  # all its layers are products, which the linear network's are not
+WIDTHS = (25, 50, 100, 200)  # of both hidden layers
+SHARES = (8, 4, 2, 1)  # of the examples
+AGREEMENT = 1e-4  # of losses, relative: rounding is far below, a mistake far above
+EXIT_DISAGREEMENT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the benchmark is to do; attributes are described where the flags are defined.
+
+    Raises:
+      UsageError: on values or combinations that are not accepted.
+    """
+
+    networks: tuple[str, ...] = tuple(textbook.FORMS)
+    rounds: int = 5
+    examples: int = 1_000
+    ratios: tuple[int, ...] = (1, 2, 5, 10, 20)
+    dataset: str = "auto"
+    data_dir: str | None = None
+    output_dir: str | None = None
+    torch: bool | None = None
+
+    def __post_init__(self) -> None:
+        listed = ",".join(self.networks)
+        if not self.networks or not set(self.networks) <= set(textbook.FORMS):
+            accepted = ", ".join(textbook.FORMS)
+            raise UsageError(f"--networks={listed}: accepted are some of {accepted}")
+        if len(set(self.networks)) < len(self.networks):
+            raise UsageError(f"--networks={listed}: give every network once")
+        if self.rounds < 1:
+            raise UsageError(f"--rounds={self.rounds}: accepted is a positive integer")
+        self.configuration(SWEEP)
+
+    def configuration(self, network: str) -> Configuration:
+        """That of the main program for the same runs, whose rules hold here too."""
+        dense = network in ("linear", "relu")
+        return Configuration(
+            network="fully_connected" if dense else network,
+            activation=network if dense else None,
+            ratios=self.ratios,
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            examples=self.examples,
+        )
+
+
+def run(settings: Settings) -> int:
+    """Measures, and writes the run directory.
+
+    Returns:
+      The exit status: 0, or 1 if the implementations do not make the same runs.
+
+    Raises:
+      UsageError: on data, an output directory or PyTorch that are not there.
+    """
+    device = problem.device()
+    torch, without = _pytorch(settings.torch)
+    workloads = build_workloads(settings)
+    directory = store.create(settings.output_dir, "benchmark")
+    console, dataset = Console(), next(iter(workloads.values())).study.dataset
+    harness.warn(dataset)
+    console.print(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
+    if without:
+        console.print(f"without PyTorch: {without}", soft_wrap=True, highlight=False)
+    store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
+    summary = harness.solve("benchmark", lambda tell: _measure(settings, workloads, torch, tell))
+    summary |= {"device": _name(device), "torch": torch.description() if torch else None}
+    store.write_summary(directory, summary)
+    figures.draw_benchmark(summary, directory)
+    table.show(summary, console)
+    console.print(f"everything lies in {directory}", soft_wrap=True, highlight=False)
+    agree = all(row["agrees"] for n in summary["networks"] for row in n["implementations"])
+    return 0 if agree else EXIT_DISAGREEMENT
+
+
+def _name(device: jax.Device) -> str:
+    """What outputs call the device."""
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{device.device_kind}{cores}"
+
+
+def _pytorch(wanted: bool | None) -> tuple[ModuleType | None, str]:
+    """The module of PyTorch's forms; or None, and why.
+
+    Raises:
+      UsageError: if it is wanted and not there.
+    """
+    if wanted is False:
+        return None, ""
+    try:
+        module = importlib.import_module("experiments.benchmark.pytorch")
+        reason = module.missing_device()
+    except ImportError as error:
+        reason = f"{error}; install it by pip install -e '.[benchmark]'"
+    if reason and wanted:
+        raise UsageError(f"--torch: {reason}")
+    return (None, reason) if reason else (module, "")
+
+
+def build_workloads(settings: Settings) -> dict[str, Workload]:
+    """The runs on every network, and on that of the sweeps."""
+    datasets: dict[bool, Dataset] = {}
+    workloads = {}
+    for network in dict.fromkeys((*settings.networks, SWEEP)):
+        config = settings.configuration(network)
+        convolutional = config.network != "fully_connected"
+        if convolutional not in datasets:
+            datasets[convolutional] = problem.load_data(config)
+        study = problem.build(config, datasets[convolutional])
+        workloads[network] = workload.of(network, study, _ratios(settings))
+    return workloads
+
+
+def _ratios(settings: Settings) -> tuple[int, ...]:
+    return settings.configuration(SWEEP).schedule.lanes
+
+
+def _measure(
+    settings: Settings,
+    workloads: dict[str, Workload],
+    torch: ModuleType | None,
+    tell: Callable[[float], Any],
+) -> dict[str, Any]:
+    """Everything that is measured; tells the share that is done."""
+    makers = _makers(settings.rounds, torch)
+    sweeps = list(_sweep_points(workloads[SWEEP]))
+    work = [
+        len(makers) * (ready + settings.rounds * once)
+        for ready, once in (COSTS[network] for network in settings.networks)
+    ]
+    ready, once = COSTS[SWEEP]
+    total = sum(work) + len(sweeps) * (ready + settings.rounds * once)
+    done = 0.0
+
+    def advance(cost: float) -> None:
+        nonlocal done
+        done += cost
+        tell(min(done / total, 1.0))  # rounding of the sum
+
+    # The engine asks for full float32 products itself; the other forms are asked here.
+    with ARITHMETICS["float32"].context():
+        measured = [
+            _network(workloads[network], makers, settings.rounds, advance)
+            for network in settings.networks
+        ]
+        growth = _growth(sweeps, settings.rounds, advance)
+    return {
+        "data": workloads[settings.networks[0]].study.dataset.label,
+        "ratios": list(_ratios(settings)),
+        "rounds": settings.rounds,
+        "networks": measured,
+        "growth": growth,
+    }
+
+
+def _makers(rounds: int, torch: ModuleType | None) -> list[Make]:
+    return [
+        textbook.eager,
+        textbook.jitted_step,
+        textbook.scan_per_run,
+        textbook.padded_vmap,
+        _engine(rounds),
+        *([torch.eager, torch.compiled] if torch else []),
+    ]
+
+
+def _engine(rounds: int) -> Make:
+    """This engine, called twice to make it ready and once in every round."""
+    return functools.partial(engine.engine, calls=rounds + 2)
+
+
+def _network(
+    runs: Workload, makers: list[Make], rounds: int, advance: Callable[[float], None]
+) -> dict[str, Any]:
+    """All implementations on one network."""
+    ready, once = COSTS[runs.network]
+    runs = measuring.calibrated(runs)
+    entrants, failures = [], []
+    for make in makers:
+        try:
+            entrants.append(measuring.enter(runs, make))
+        except UnavailableError as error:
+            failures.append(str(error))
+        advance(ready)
+    times = measuring.rounds(entrants, rounds, lambda: advance(once))
+    rows = [_row(runs, entrant, times[:, at]) for at, entrant in enumerate(entrants)]
+    ours = compare(rows)
+    products = engine.measure_products(runs)
+    return {
+        "network": runs.network,
+        "label": runs.study.network_label,
+        "data": runs.study.dataset.label,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(runs.start)),
+        "iterations": runs.iterations,
+        "implementations": rows,
+        "failures": failures,
+        "products": products._asdict() | {"share": products.seconds / ours["seconds"]["median"]},
+    }
+
+
+def _row(runs: Workload, entrant: Entrant, times: Float[np.ndarray, " rounds"]) -> dict[str, Any]:
+    """The numbers of one implementation."""
+    whole = entrant.implementation.whole
+    return {
+        "name": entrant.implementation.name,
+        "seconds": _quartiles(times),
+        "gradients_per_second": sum(runs.ratios) / float(np.median(times)),
+        "compile_seconds": entrant.compile_seconds,
+        "memory_bytes": entrant.memory.bytes,
+        "memory_source": entrant.memory.source,
+        "iterations_measured": entrant.units / whole * entrant.iterations,
+        "losses": entrant.losses.tolist(),
+    }
+
+
+def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds to every row how far its losses are from the engine's, whose row it returns."""
+    (ours,) = (row for row in rows if row["name"] == "gf_jax")
+    expected = np.array(ours["losses"])
+    for row in rows:
+        differences = np.abs(np.array(row["losses"]) / expected - 1)
+        row["loss_difference"] = float(np.nanmax(differences))
+        row["agrees"] = row["loss_difference"] < AGREEMENT
+        row["losses"] = [report.finite(loss) for loss in row["losses"]]
+    return ours
+
+
+def _sweep_points(runs: Workload) -> Iterator[tuple[str, int, Workload]]:
+    """What grows, how large it is, and the runs."""
+    for count in range(1, len(runs.ratios) + 1):
+        ratios = runs.ratios[:count]
+        yield "steps", sum(ratios), runs._replace(ratios=ratios)
+    dataset, examples = runs.study.dataset, len(runs.labels)
+    for number in sorted({max(examples // share, 1) for share in SHARES}):
+        fewer = dataset._replace(images=dataset.images[:number], labels=dataset.labels[:number])
+        yield "examples", number, _changed(runs, fewer)
+    for width in WIDTHS:
+        yield "width", width, _changed(runs, dataset, widths=(width, width))
+
+
+def _changed(runs: Workload, dataset: Dataset, **changes: Any) -> Workload:
+    """The same runs on other data or a network of other widths."""
+    config = Configuration(
+        network="fully_connected", activation=runs.network, ratios=runs.ratios, **changes
+    )
+    return workload.of(runs.network, problem.build(config, dataset), runs.ratios)
+
+
+def _growth(
+    sweeps: list[tuple[str, int, Workload]], rounds: int, advance: Callable[[float], None]
+) -> list[dict[str, Any]]:
+    """How the engine's cost grows with one thing at a time, and the power that fits."""
+    ready, once = COSTS[SWEEP]
+    entrants = []
+    for _, _, runs in sweeps:
+        entrants.append(measuring.enter(measuring.calibrated(runs), _engine(rounds)))
+        advance(ready)
+    times = measuring.rounds(entrants, rounds, lambda: advance(once))
+    growth = []
+    columns = zip(sweeps, times.T, strict=True)
+    for name, points in itertools.groupby(columns, key=lambda pair: pair[0][0]):
+        kept = [(size, _quartiles(column)) for (_, size, _), column in points]
+        medians = [quartiles["median"] for _, quartiles in kept]
+        sizes = [size for size, _ in kept]
+        slope = np.polyfit(np.log(sizes), np.log(medians), 1)[0] if len(sizes) > 1 else np.nan
+        growth.append(
+            {
+                "with": name,
+                "sizes": sizes,
+                "seconds": [quartiles for _, quartiles in kept],
+                "exponent": float(slope) if np.isfinite(slope) else None,
+            }
+        )
+    return growth
+
+
+def _quartiles(times: Float[np.ndarray, " rounds"]) -> dict[str, float]:
+    lower, median, upper = np.percentile(times, (25, 50, 75))
+    return {"median": float(median), "lower": float(lower), "upper": float(upper)}
