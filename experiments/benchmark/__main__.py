@@ -76,6 +76,6 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 
 if __name__ == "__main__":
     # What compiling takes is measured, so nothing compiled earlier may be used.
-    jax.config.update("jax_enable_compilation_cache", False)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_enable_compilation_cache", False)
     define_flags()
     app.run(main, flags_parser=command_line.parse_flags)
