@@ -72,6 +72,7 @@ def begin(config: Configuration) -> NetworkWorkplace:
       UsageError: on data, weights, an arithmetic or an output directory that are not
         accepted.
     """
+    problem.device()
     study = devices.agreed(lambda: _study(config))
     seeds = len(config.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
@@ -84,7 +85,6 @@ def begin(config: Configuration) -> NetworkWorkplace:
 
 def _study(config: Configuration) -> problem.Problem:
     """The problem, once it is known that its runs can be made here."""
-    problem.device()
     try:
         get_arithmetic(config.arithmetic or "compensated")
     except (FloatingPointError, ValueError) as error:
