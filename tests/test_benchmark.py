@@ -107,7 +107,7 @@ def test_products_of_a_gradient():
     runs = program.build_workloads(settings)["relu"]
     products = engine.products_of_gradient(runs, lanes=4)
     # Forward, by the weights, and by the inputs of all layers but the first.
-    sizes = [(64, 50), (50, 50), (50, 10)]
+    sizes = [(runs.study.inputs.shape[1], 50), (50, 50), (50, 10)]
     multiplied = 2 * sum(a * b for a, b in sizes) + sum(a * b for a, b in sizes[1:])
     assert sum(n * p.flops for p, n in products.items()) == 2 * 4 * 30 * multiplied
 

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -70,14 +71,16 @@ def engine(workload: Workload, calls: int) -> Implementation:
         snapshots=(workload.iterations,),
         segments=calls,
     )
-    segments = gf_jax.descent_segments(workload.study.objective.loss, workload.start, schedule)
+    study = workload.study
+    segments = gf_jax.descent_segments(study.objective.loss, study.initial_params, schedule)
     ends: list[Params] = []
 
     def run(_: int) -> list[Params]:
         snapshots = next(segments).snapshots
         if not ends:
+            last = study.restore(jax.tree.map(lambda leaf: leaf[0], snapshots))
             ends.extend(
-                jax.tree.map(lambda leaf, lane=lane: leaf[0, lane], snapshots)
+                jax.tree.map(operator.itemgetter(lane), last)
                 for lane in range(len(workload.ratios))
             )
         return ends
@@ -102,7 +105,7 @@ def measure_products(workload: Workload) -> Products:
 
 def products_of_gradient(workload: Workload, lanes: int) -> collections.Counter[Product]:
     """The products in one gradient of the stacked lanes, and how often each is taken."""
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf] * lanes), workload.start)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf] * lanes), workload.study.initial_params)
     gradients = jax.vmap(jax.value_and_grad(workload.study.objective.loss))
     return collections.Counter(_products(jax.make_jaxpr(gradients)(stack).jaxpr))
 

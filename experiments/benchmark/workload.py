@@ -23,7 +23,8 @@ class Workload(NamedTuple):
     Attributes:
       network: its name, one of ``textbook.FORMS``.
       study: network, objective and start, as the engine takes them.
-      inputs: images (examples, *input shape of the network).
+      inputs: images, as vectors for the fully connected networks. The engine has its own,
+        see ``gf_jax.row_space``.
       labels: class of every example.
       ratios: one run each, ascending, the base run first.
       iterations: base iterations of one whole piece of work.
@@ -38,8 +39,8 @@ class Workload(NamedTuple):
 
     @property
     def start(self) -> Params:
-        """The point from which all runs start."""
-        return self.study.initial_params
+        """The point from which all runs start, for the inputs as they are."""
+        return self.study.start
 
     @property
     def step_sizes(self) -> tuple[float, ...]:
@@ -82,7 +83,9 @@ def wait(tree: Any) -> Any:
 
 def of(network: str, study: Problem, ratios: tuple[int, ...]) -> Workload:
     """The workload of a problem."""
-    inputs = study.dataset.images.reshape(-1, *study.network.input_shape)
+    images = study.dataset.images
+    dense = len(study.network.input_shape) == 1
+    inputs = images.reshape(len(images), -1) if dense else study.inputs
     return Workload(network, study, inputs, study.dataset.labels, ratios)
 
 
