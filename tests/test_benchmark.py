@@ -82,7 +82,11 @@ def test_runs_that_have_steps_left_are_not_compared():
         np.testing.assert_allclose(losses, [*whole[:2], np.nan], rtol=1e-6)
 
 
-NETWORKS = ["linear", "relu", "conv_adapted", pytest.param("lenet5", marks=pytest.mark.long)]
+NETWORKS = [
+    "linear",
+    "relu",
+    *(pytest.param(n, marks=pytest.mark.long) for n in ("conv_adapted", "lenet5")),
+]
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -31,6 +31,7 @@ def start(*arguments, **environment):
     )
 
 
+@pytest.mark.long
 def test_eight_devices_equal_one():
     program = start("tests.eight_devices", **EIGHT)
     _, err = program.communicate(timeout=300)

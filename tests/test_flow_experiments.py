@@ -112,6 +112,7 @@ def test_predict_needs_no_common_times(invoke, tmp_path):
     assert not (tmp_path / "kinks").exists()
 
 
+@pytest.mark.long
 def test_large_steps(invoke, tmp_path):
     folder = tmp_path / "large"
     arguments = (*WITH_FLOW[:-1], "--experiment=large_steps", "--step_size=0.01", "--iterations=96")

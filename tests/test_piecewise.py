@@ -78,6 +78,7 @@ def test_saltation_of_a_deviation():
     np.testing.assert_allclose(deviation.coherent[:, 0], [before, after], rtol=2e-3)
 
 
+@pytest.mark.long
 def test_the_error_of_the_flow_is_of_second_order(small_problem):
     f, start = small_problem
     times = np.array([0.5, 1.0])

@@ -57,6 +57,7 @@ def test_every_seed_is_that_of_a_run_of_its_own(invoke, tmp_path, capsys):
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_diverging_seed_says_so(invoke, tmp_path):
     """At this step size the base run diverges from two of four starts."""
     folder = tmp_path / "wild"

@@ -34,7 +34,7 @@ def test_snapshots_are_dense_at_first():
     assert spectra.times_of(schedule)[[0, 1, -1]].tolist() == pytest.approx([0, 0.1, 100])
 
 
-@pytest.mark.parametrize("along", ["flow", "descent"])
+@pytest.mark.parametrize("along", ["descent", pytest.param("flow", marks=pytest.mark.long)])
 def test_curvature(along, invoke, tmp_path):
     folder = tmp_path / "run"
     arguments = (*TINY, "--experiment=curvature", f"--along={along}")
@@ -109,6 +109,7 @@ def test_bounds_of_a_run_that_diverges(invoke, tmp_path):
     assert "diverged; try a smaller one" in out
 
 
+@pytest.mark.long
 def test_interrupted_bounds_keep_the_gap(invoke, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
