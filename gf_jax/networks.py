@@ -136,7 +136,7 @@ def conv_adapted() -> Network:
     """
 
     def prepare(inputs: Array) -> Windowed:
-        return _windows(_images(inputs), block=7, stride=2)
+        return _windows(_images(inputs), block=4, stride=2)
 
     def forward(params: Params, windows: Windowed) -> Array:
         hidden = _convolve(params["conv_1"], windows, stride=2)
