@@ -23,6 +23,7 @@ Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1 and section 4.
 
 import functools
 import operator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -31,10 +32,11 @@ import numpy as np
 from jaxtyping import Array
 
 import gf_jax
-from experiments import figures, harness, problem, records, regression, report, store
+from experiments import figures, harness, memory, problem, records, regression, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
 from gf_jax.networks import Params
+from gf_jax.placement import flow_memory
 from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
 
@@ -62,7 +64,8 @@ def run(config: Configuration) -> int:
       that are complete by then are written.
 
     Raises:
-      UsageError: on data or an output directory that are not accepted.
+      UsageError: on data or an output directory that are not accepted, and if the flow of all
+        starts cannot fit into memory.
     """
     problem.device()
     dataset = problem.load_data(config)
@@ -70,6 +73,7 @@ def run(config: Configuration) -> int:
     assert config.depths is not None
     assert config.widths is not None
     inputs = study.targets.shape[1]
+    memory.check(config, flow_memory(_weights(config, study), len(_times(config.schedule))))
     label = f"deep linear networks {inputs}-{config.widths[0]}-...-1"
     size = f"{config.seeds:,} starts each of depth {', '.join(map(str, config.depths))}"
     workplace = harness.open_folder(config, study, dataset, label, size)
@@ -102,6 +106,20 @@ def make_study(config: Configuration, data: regression.Regression) -> Study:
     return Study(both, np.stack([each.cross_covariance for each in both]))
 
 
+def _weights(config: Configuration, study: Study) -> int:
+    """Number of weights of all starts of the largest depth, on all data sets."""
+    assert config.depths is not None
+    assert config.widths is not None
+    assert config.seeds is not None
+    sizes = (study.targets.shape[1], *config.widths * (max(config.depths) - 1), 1)
+    return len(study.targets) * (config.seeds + 1) * sum(a * b for a, b in pairwise(sizes))
+
+
+def _times(schedule: Schedule) -> np.ndarray:
+    """Those of the start and of the snapshots."""
+    return np.concatenate([[0.0], schedule.snapshot_iterations * schedule.step_size])
+
+
 def starting_points(config: Configuration, targets: np.ndarray, depth: int) -> Params:
     """Random balanced starts, and as the last the one opposite to the target.
 
@@ -132,7 +150,7 @@ def measure(workplace: Workplace[Study], depth: int) -> records.Starts:
     assert config.epsilon is not None
     schedule = config.schedule
     start = starting_points(config, targets, depth)
-    times = np.concatenate([[0.0], schedule.snapshot_iterations * schedule.step_size])
+    times = _times(schedule)
     flow = harness.solve(
         f"depth {depth}, flow",
         lambda tell: gf_jax.gradient_flow(_loss(targets), start, times, progress=tell),

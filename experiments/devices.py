@@ -1,4 +1,4 @@
-"""The devices and processes that a run is spread over, and whether it fits into their memory.
+"""The devices and processes that a run is spread over.
 
 On several hosts the same command runs on each of them. They find each other where the
 environment says so: ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``,
@@ -11,7 +11,6 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -22,14 +21,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.problem import Problem
-from gf_jax.placement import Memory
 from gf_jax.tracing import Loss
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How many processes a launcher has started, as it tells each of them.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 WAIT = 24 * 3600  # seconds: at the end the others wait for process 0, which solves the flows
-GIB = 2.0**30
 
 Made = TypeVar("Made")
 
@@ -145,37 +142,3 @@ def objective(study: Problem, chosen: Spread) -> Loss:
         for array in (study.inputs, study.dataset.labels)
     )
     return gf_jax.classification(study.network, inputs, labels).loss
-
-
-def check_memory(config: Configuration, needed: Memory) -> None:
-    """Refuses a run that does not fit, before anything is computed.
-
-    Raises:
-      UsageError: with what it needs, what there is, and which flag to change.
-    """
-    stats, machine = jax.local_devices()[0].memory_stats(), available_memory()
-    amounts = []
-    if stats and "bytes_limit" in stats:
-        name = jax.local_devices()[0].device_kind
-        amounts.append((needed.device, stats["bytes_limit"] - stats["bytes_in_use"], name))
-        amounts.append((needed.host, machine, "this machine"))
-    else:  # devices that are the machine itself
-        amounts.append((needed.device * needed.devices + needed.host, machine, "this machine"))
-    for need, free, where in amounts:
-        if free is not None and need > free:
-            flag = "--snapshots" if needed.host > needed.device else "--examples"
-            flags = f"--seeds or {flag}" if config.starts_of_seeds else flag
-            raise UsageError(
-                f"memory: the run needs about {need / GIB:.3g} GiB and {free / GIB:.3g} GiB "
-                f"are free on {where}; take a smaller {flags}"
-            )
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that programs may still take, None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        values = dict(line.split(":") for line in lines)
-        return int(values["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None

@@ -17,7 +17,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
-from experiments import devices, problem, records, store
+from experiments import devices, memory, problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
 from gf_jax.arithmetic import arithmetic as get_arithmetic
@@ -70,7 +70,7 @@ def begin(config: Configuration) -> NetworkWorkplace:
 
     Raises:
       UsageError: on data, weights, an arithmetic or an output directory that are not
-        accepted.
+        accepted, and if flow or prediction cannot fit into memory.
     """
     problem.device()
     study = devices.agreed(lambda: _study(config))
@@ -94,6 +94,7 @@ def _study(config: Configuration) -> problem.Problem:
         raise UsageError(f"--{error}") from None
     study = problem.build(config)
     devices.spread(config, len(study.dataset.labels))
+    memory.check_flow(config, study)
     return study
 
 
@@ -172,7 +173,7 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
     def check_memory(needed: Memory) -> None:
         try:
-            devices.agreed(lambda: devices.check_memory(config, needed))
+            devices.agreed(lambda: memory.check(config, needed))
         except UsageError:
             if devices.leads():
                 store.discard(workplace.directory)

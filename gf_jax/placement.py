@@ -14,14 +14,14 @@ PyTree = Any
 
 
 class Memory(NamedTuple):
-    """What a run of descent needs, in bytes.
+    """What is needed, in bytes.
 
     Attributes:
-      device: on every device that it uses: data, state, snapshots and metrics of a
-        segment, and all that the compiled program holds meanwhile.
+      device: on every device that is used; of descent data, state, snapshots and metrics of
+        a segment, and all that the compiled program holds meanwhile.
       devices: how many of them this process has.
-      host: for the whole trajectory as NumPy arrays, twice, since its segments are joined
-        at the end.
+      host: on the host; of descent for the whole trajectory as NumPy arrays, twice, since
+        its segments are joined at the end.
     """
 
     device: int
@@ -101,3 +101,17 @@ def memory_needed(
     metrics = 4 * 4 * schedule.iterations  # four numbers an iteration, of four bytes or so
     devices = 1 if sharding is None else len(sharding.addressable_devices)
     return Memory(device, devices, 2 * runs * (weights * snapshots + metrics))
+
+
+def flow_memory(weights: int, times: int, lanes: int = 1) -> Memory:
+    """What solving a flow takes at least: its parameters at all times, in float64.
+
+    Those of two solves are on the host, as they tell the error, and of one on the device.
+
+    Args:
+      weights: number of parameters.
+      times: number of sampling times.
+      lanes: number of flows, deviations or runs that are followed together.
+    """
+    stack = 8 * weights * times * lanes
+    return Memory(device=stack, devices=1, host=2 * stack)

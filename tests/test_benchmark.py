@@ -29,6 +29,7 @@ def small(monkeypatch):
     """One point where a sweep may have one, and few base iterations in each measurement."""
     monkeypatch.setattr(program, "WIDTHS", (4,))
     monkeypatch.setattr(program, "SHARES", (1,))
+    monkeypatch.setattr(program, "STARTS", (2,))
     monkeypatch.setattr(measuring, "MOST_ITERATIONS", 3)
 
 
@@ -51,13 +52,86 @@ def test_all_implementations_make_the_same_runs(small, tmp_path, capsys):
         assert row["compile_seconds"] > 0
     assert len({loss for row in rows for loss in row["losses"]}) >= 2  # runs differ by step size
     assert network["products"]["share"] > 0
-    assert [sweep["sizes"] for sweep in summary["growth"]] == [[1, 3], [40], [4]]
+    assert [sweep["sizes"] for sweep in summary["growth"]] == [[1, 3], [40], [4], [2]]
     assert math.isfinite(summary["growth"][0]["exponent"])
     assert summary["growth"][1]["exponent"] is None  # one point has no slope
     saved = json.loads((tmp_path / "configuration.json").read_text())
     assert saved["configuration"]["rounds"] == 1
     assert saved["device"]["platform"]
     assert (tmp_path / "figure.pdf").exists()
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Networks that take no time; measuring some raises what is given by their names."""
+    errors = {}
+
+    def network(runs, *_):
+        if runs.network in errors:
+            raise errors[runs.network]
+        seconds = {"median": 0.1, "lower": 0.1, "upper": 0.2}
+        row = {"name": "gf_jax", "seconds": seconds, "gradients_per_second": 30.0}
+        row |= {"compile_seconds": 1.0, "memory_bytes": None, "memory_source": "compiled"}
+        row |= {"loss_difference": 0.0, "agrees": True}
+        return {
+            "network": runs.network,
+            "label": runs.study.network_label,
+            "implementations": [row],
+            "failures": [],
+            "products": {"flops": 1e6, "seconds": 0.05, "share": 0.5},
+        }
+
+    monkeypatch.setattr(program, "_network", network)
+    monkeypatch.setattr(program, "_growth", lambda *_: [])
+    return errors
+
+
+TWO = (*TINY, "--networks=linear,relu", "--notorch")
+
+
+def test_an_interrupt_keeps_the_networks_that_are_done(unmeasured, tmp_path, capsys):
+    unmeasured["relu"] = KeyboardInterrupt()
+    assert call(*TWO, f"--output_dir={tmp_path}") == 130
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("interrupted: this is less than was asked for, 1 of 2 networks")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [network["network"] for network in summary["networks"]] == ["linear"]
+    assert summary["interrupted"]
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_an_interrupt_before_any_network(unmeasured, tmp_path, capsys):
+    unmeasured["linear"] = KeyboardInterrupt()
+    assert call(*TWO, f"--output_dir={tmp_path}") == 130
+    assert "0 of 2 networks are complete" in capsys.readouterr().out
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_too_little_memory_for_a_network_keeps_the_others(unmeasured, tmp_path, capsys):
+    unmeasured["linear"] = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+    assert call(*TWO, f"--output_dir={tmp_path}") == 2
+    assert "memory: too little for linear, 1 of 2 networks" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [network["network"] for network in summary["networks"]] == ["relu"]
+
+
+def test_other_errors_are_not_taken_for_too_little_memory(unmeasured, tmp_path):
+    unmeasured["linear"] = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        call(*TWO, f"--output_dir={tmp_path}")
+
+
+def test_the_first_of_several_starts_is_that_of_a_single_one():
+    settings = program.Settings(("relu",), examples=20, ratios=(2,), dataset="digits")
+    single = program.build_workloads(settings)["relu"]
+    several = program._changed(single, single.study.dataset, seeds=2)
+    assert several.starts == 2
+    expected, losses = (
+        textbook.final_losses(runs, engine.engine(runs, calls=1).run(1))
+        for runs in (single, several)
+    )
+    # Stacks of other sizes may sum in another order.
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_other_runs_are_found_out():

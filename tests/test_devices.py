@@ -1,4 +1,4 @@
-"""Runs spread over several devices and processes, and runs that do not fit into memory."""
+"""Runs spread over several devices and processes."""
 
 import os
 import socket
@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-import gf_jax
-from experiments import devices, store
+from experiments import store
 from tests.conftest import SMALL, WITH_FLOW
-from tests.test_descent import START, quadratic
 
 ROOT = Path(__file__).parents[1]
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
@@ -139,44 +136,3 @@ def test_a_mistake_ends_both_processes(tmp_path, two_processes):
     assert (first[0], second[0]) == (2, 2)
     assert "never overwritten" in first[2]
     assert "error: another process of this run reports a mistake" in second[2]
-
-
-def test_memory_is_told_before_anything_is_computed():
-    def refuse(needed):
-        raise MemoryError(needed)
-
-    schedule = gf_jax.Schedule(0.1, (2,), 12, snapshots=4, segments=1)
-    calls = []
-
-    def f(params):
-        jax.debug.callback(lambda x: calls.append(x), params["x"][0])
-        return quadratic(params)
-
-    with pytest.raises(MemoryError) as refused:
-        list(gf_jax.descent_segments(f, START, schedule, check_memory=refuse))
-    jax.effects_barrier()
-    assert not calls
-    (needed,) = refused.value.args
-    weights = 2 * 3 * 4  # two lanes, three weights, four bytes
-    # At least the state in and out, which is one, and the snapshots; a few hundred bytes.
-    assert (1 + 4) * weights < needed.device < 10_000
-    assert needed.devices == 1
-    assert needed.host == 2 * (4 * weights + 2 * 12 * 4 * 4)
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_a_run_that_does_not_fit_is_refused(seeds, invoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "available_memory", lambda: 2**14)
-    folder = tmp_path / "large"
-    status, _, err = invoke(*SMALL, f"--seeds={seeds}", f"--output_dir={folder}")
-    assert status == 2
-    line = err.splitlines()[-1]
-    assert "error: memory: the run needs about 0.00" in line
-    assert "1.53e-05 GiB are free on this machine" in line
-    assert ("--seeds or --" in line) == (seeds > 1)
-    assert not folder.exists()
-
-
-def test_available_memory():
-    free = devices.available_memory()
-    assert free is None or 2**20 < free < 2**50

@@ -1,7 +1,7 @@
 """Command line of the benchmark: flags, settings, measurement.
 
 Exit status: 0 done; 1 implementations disagree; 2 a mistake in flags or files, nothing was
-run; 130 interrupted.
+run, or too little memory for some network; 130 interrupted. What is complete is written.
 """
 
 from collections.abc import Sequence

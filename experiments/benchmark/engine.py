@@ -58,7 +58,7 @@ def engine(workload: Workload, calls: int) -> Implementation:
     """This engine in compensated arithmetic; a unit of work is one compiled call.
 
     Its calls continue one run rather than start anew, at the same cost; the parameters
-    returned are those after the first.
+    returned are those after the first, of the first starting point.
 
     Args:
       workload: the runs.
@@ -72,15 +72,18 @@ def engine(workload: Workload, calls: int) -> Implementation:
         segments=calls,
     )
     study = workload.study
-    segments = gf_jax.descent_segments(study.objective.loss, study.initial_params, schedule)
+    segments = gf_jax.descent_segments(
+        study.objective.loss, study.initial_params, schedule, starts=workload.starts > 0
+    )
+    first = (0, 0) if workload.starts else (0,)  # snapshot, and start
     ends: list[Params] = []
 
     def run(_: int) -> list[Params]:
         snapshots = next(segments).snapshots
         if not ends:
-            last = study.restore(jax.tree.map(lambda leaf: leaf[0], snapshots))
+            stack = study.restore(snapshots, lanes=True)
             ends.extend(
-                jax.tree.map(operator.itemgetter(lane), last)
+                jax.tree.map(operator.itemgetter((*first, lane)), stack)
                 for lane in range(len(workload.ratios))
             )
         return ends

@@ -61,7 +61,7 @@ def calibrated(workload: Workload) -> Workload:
     """The workload with as many base iterations as the compiled step takes in a measurement."""
     run = textbook.jitted_step(workload).run
     run(1)
-    seconds = _timed(run, 5)[1] / 5 * workload.steps
+    seconds = _timed(run, 5)[1] / 5 * workload.steps * max(workload.starts, 1)
     wanted = round(TARGET_SECONDS / seconds)
     return workload._replace(iterations=min(max(wanted, 1), MOST_ITERATIONS))
 

@@ -1,5 +1,6 @@
 """The benchmark: what is measured, and what becomes of it."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -18,7 +19,12 @@ from experiments import figures, harness, problem, report, store
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
-from experiments.configuration import Configuration, UsageError
+from experiments.configuration import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    Configuration,
+    UsageError,
+)
 from experiments.data import Dataset
 from gf_jax.arithmetic import ARITHMETICS
 
@@ -28,8 +34,11 @@ COSTS = {"linear": (3, 0.5), "relu": (3, 0.5), "conv_adapted": (6, 0.8), "lenet5
 SWEEP = "relu"  # all its layers are products, which the linear network's are not
 WIDTHS = (25, 50, 100, 200)  # of both hidden layers
 SHARES = (8, 4, 2, 1)  # of the examples
+STARTS = (1, 2, 4, 8)  # starting points
 AGREEMENT = 1e-4  # of losses, relative: rounding is far below, a mistake far above
 EXIT_DISAGREEMENT = 1
+# How JAX, PyTorch and the system say that there is not enough memory.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Settings:
       UsageError: on values or combinations that are not accepted.
     """
 
-    networks: tuple[str, ...] = tuple(textbook.FORMS)
+    networks: tuple[str, ...] = tuple(workload.FORMS)
     rounds: int = 5
     examples: int = 1_000
     ratios: tuple[int, ...] = (1, 2, 5, 10, 20)
@@ -51,8 +60,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         listed = ",".join(self.networks)
-        if not self.networks or not set(self.networks) <= set(textbook.FORMS):
-            accepted = ", ".join(textbook.FORMS)
+        if not self.networks or not set(self.networks) <= set(workload.FORMS):
+            accepted = ", ".join(workload.FORMS)
             raise UsageError(f"--networks={listed}: accepted are some of {accepted}")
         if len(set(self.networks)) < len(self.networks):
             raise UsageError(f"--networks={listed}: give every network once")
@@ -76,8 +85,12 @@ class Settings:
 def run(settings: Settings) -> int:
     """Measures, and writes the run directory.
 
+    Networks that were complete when it was interrupted are kept, and those that fit into
+    memory.
+
     Returns:
-      The exit status: 0, or 1 if the implementations do not make the same runs.
+      The exit status: 0; 1 if the implementations do not make the same runs, 2 if memory does
+      not suffice for all networks, 130 if it was interrupted.
 
     Raises:
       UsageError: on data, an output directory or PyTorch that are not there.
@@ -87,17 +100,49 @@ def run(settings: Settings) -> int:
     workloads = build_workloads(settings)
     directory = store.create(settings.output_dir, "benchmark")
     console, dataset = Console(), next(iter(workloads.values())).study.dataset
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     harness.warn(dataset)
-    console.print(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
+    say(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
     if without:
-        console.print(f"without PyTorch: {without}", soft_wrap=True, highlight=False)
+        say(f"without PyTorch: {without}")
     store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
-    summary = harness.solve("benchmark", lambda tell: _measure(settings, workloads, torch, tell))
-    summary |= {"device": _name(device), "torch": torch.description() if torch else None}
+    summary = {
+        "data": dataset.label,
+        "ratios": list(_ratios(settings)),
+        "rounds": settings.rounds,
+        "device": _name(device),
+        "torch": torch.description() if torch else None,
+        "networks": [],
+        "growth": [],
+        "out_of_memory": [],
+        "interrupted": False,
+    }
+    try:
+        harness.solve("benchmark", lambda tell: _measure(settings, workloads, torch, summary, tell))
+    except KeyboardInterrupt:
+        summary["interrupted"] = True
     store.write_summary(directory, summary)
-    figures.draw_benchmark(summary, directory)
-    table.show(summary, console)
-    console.print(f"everything lies in {directory}", soft_wrap=True, highlight=False)
+    if summary["networks"]:
+        figures.draw_benchmark(summary, directory)
+        table.show(summary, console)
+    say(f"everything lies in {directory}")
+    return _end(settings, summary, say)
+
+
+def _end(settings: Settings, summary: dict[str, Any], say: Callable[[str], None]) -> int:
+    """Says what is missing, and returns the exit status."""
+    done = [network["network"] for network in summary["networks"]]
+    kept = f"{len(done)} of {len(settings.networks)} networks are complete"
+    if summary["interrupted"]:
+        say(f"interrupted: this is less than was asked for, {kept}")
+        return EXIT_INTERRUPTED
+    if summary["out_of_memory"]:
+        missing = ", ".join(summary["out_of_memory"])
+        say(f"memory: too little for {missing}, {kept}; take a smaller --examples")
+        return EXIT_USAGE
     agree = all(row["agrees"] for n in summary["networks"] for row in n["implementations"])
     return 0 if agree else EXIT_DISAGREEMENT
 
@@ -148,9 +193,10 @@ def _measure(
     settings: Settings,
     workloads: dict[str, Workload],
     torch: ModuleType | None,
+    summary: dict[str, Any],
     tell: Callable[[float], Any],
-) -> dict[str, Any]:
-    """Everything that is measured; tells the share that is done."""
+) -> None:
+    """Adds everything that is measured to the summary; tells the share that is done."""
     makers = _makers(settings.rounds, torch)
     sweeps = list(_sweep_points(workloads[SWEEP]))
     work = [
@@ -168,18 +214,23 @@ def _measure(
 
     # The engine asks for full float32 products itself; the other forms are asked here.
     with ARITHMETICS["float32"].context():
-        measured = [
-            _network(workloads[network], makers, settings.rounds, advance)
-            for network in settings.networks
-        ]
-        growth = _growth(sweeps, settings.rounds, advance)
-    return {
-        "data": workloads[settings.networks[0]].study.dataset.label,
-        "ratios": list(_ratios(settings)),
-        "rounds": settings.rounds,
-        "networks": measured,
-        "growth": growth,
-    }
+        for network in settings.networks:
+            with _room_for(network, summary["out_of_memory"]):
+                measured = _network(workloads[network], makers, settings.rounds, advance)
+                summary["networks"].append(measured)
+        with _room_for("the growth", summary["out_of_memory"]):
+            summary["growth"] = _growth(sweeps, settings.rounds, advance)
+
+
+@contextlib.contextmanager
+def _room_for(name: str, missing: list[str]) -> Iterator[None]:
+    """Gives up what does not fit into memory, and adds its name to those that are missing."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(w in str(error) for w in OUT_OF_MEMORY):
+            raise
+        missing.append(name)
 
 
 def _makers(rounds: int, torch: ModuleType | None) -> list[Make]:
@@ -265,14 +316,17 @@ def _sweep_points(runs: Workload) -> Iterator[tuple[str, int, Workload]]:
         yield "examples", number, _changed(runs, fewer)
     for width in WIDTHS:
         yield "width", width, _changed(runs, dataset, widths=(width, width))
+    for starts in STARTS:
+        yield "starts", starts, _changed(runs, dataset, seeds=starts)
 
 
 def _changed(runs: Workload, dataset: Dataset, **changes: Any) -> Workload:
-    """The same runs on other data or a network of other widths."""
+    """The same runs on other data, a network of other widths, or from several starts."""
     config = Configuration(
         network="fully_connected", activation=runs.network, ratios=runs.ratios, **changes
     )
-    return workload.of(runs.network, problem.build(config, dataset), runs.ratios)
+    study, starts = problem.build(config, dataset), len(config.starts_of_seeds)
+    return workload.of(runs.network, study, runs.ratios, starts)
 
 
 def _growth(

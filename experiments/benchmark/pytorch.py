@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,32 +14,16 @@ import torch
 from torch.nn import functional
 
 from experiments.benchmark.workload import (
-    Ends,
+    FORMS,
+    Form,
     Implementation,
     UnavailableError,
     Workload,
-    arrived,
-    steps_in_order,
+    step_by_step,
 )
 from gf_jax.networks import Params
 
 Weights = dict[str, torch.Tensor]
-
-
-class Form(NamedTuple):
-    """What tells the four networks apart; see ``textbook.Form``."""
-
-    activation: Callable[[torch.Tensor], torch.Tensor] = functional.relu
-    stride: int = 1
-    pool: bool = False
-
-
-FORMS = {
-    "linear": Form(activation=lambda hidden: hidden),
-    "relu": Form(),
-    "conv_adapted": Form(stride=2),
-    "lenet5": Form(pool=True),
-}
 
 
 def description() -> dict[str, str | int]:
@@ -77,7 +60,6 @@ def compiled(workload: Workload) -> Implementation:
 
 
 def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementation:
-    """A unit of work is one step of one run; the first is taken here, to be ready."""
     device = torch.device("cpu" if jax.default_backend() == "cpu" else "cuda")
     # As everywhere in this comparison; PyTorch itself would take TF32 for convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -89,25 +71,22 @@ def _step_by_step(name: str, workload: Workload, loss: Callable) -> Implementati
         for kind, array in kinds.items()
     }
 
-    def step(weights: Weights, step_size: float) -> None:
+    def begin() -> Weights:
+        return {name: weight.clone().requires_grad_() for name, weight in start.items()}
+
+    def step(weights: Weights, lane: int) -> Weights:
         gradients = torch.autograd.grad(loss(weights, inputs, labels), list(weights.values()))
         with torch.no_grad():
             for weight, gradient in zip(weights.values(), gradients, strict=True):
-                weight -= step_size * gradient
+                weight -= workload.step_sizes[lane] * gradient
+        return weights
 
-    def run(units: int) -> Ends:
-        ends = [
-            {name: weight.clone().requires_grad_() for name, weight in start.items()}
-            for _ in workload.ratios
-        ]
-        for lane in steps_in_order(workload, units):
-            step(ends[lane], workload.step_sizes[lane])
+    def finish(runs: list[Weights]) -> list[Params]:
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return arrived(workload, [_params(weights) for weights in ends], units)
+        return [_params(weights) for weights in runs]
 
-    run(1)
-    return Implementation(name, workload.steps, run, planned=False)
+    return step_by_step(name, workload, begin, step, finish, planned=False)
 
 
 def _params(weights: Weights) -> Params:
@@ -129,16 +108,17 @@ def _loss_of(network: str) -> Callable[[Weights, torch.Tensor, torch.Tensor], to
 
 
 def _logits(form: Form, weights: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    activation = functional.relu if form.rectified else lambda hidden: hidden
     hidden = inputs
     for layer, padding in (("conv_1", 2), ("conv_2", 0)):
         if f"{layer}.weight" in weights:
             weight, bias = weights[f"{layer}.weight"], weights.get(f"{layer}.bias")
             hidden = functional.conv2d(hidden, weight, bias, form.stride, padding)
-            hidden = form.activation(hidden)
+            hidden = activation(hidden)
             hidden = functional.max_pool2d(hidden, 2) if form.pool else hidden
     hidden = hidden.flatten(1)
     for layer in ("dense_1", "dense_2", "dense_3"):
         weight, bias = weights[f"{layer}.weight"], weights.get(f"{layer}.bias")
         hidden = functional.linear(hidden, weight, bias)
-        hidden = hidden if layer == "dense_3" else form.activation(hidden)
+        hidden = hidden if layer == "dense_3" else activation(hidden)
     return hidden

@@ -27,6 +27,7 @@ GROWTH = {
     "steps": "steps per base iteration, as ratios are added",
     "examples": "examples",
     "width": "width of both hidden layers",
+    "starts": "starting points, from each of which all runs are made",
 }
 
 
@@ -79,6 +80,8 @@ def _ratios(network: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _growth(summary: dict[str, Any]) -> list[str]:
+    if not summary["growth"]:
+        return []
     lines = ["", "gf_jax on the fully connected ReLU network, milliseconds per base iteration:"]
     for sweep in summary["growth"]:
         points = ", ".join(

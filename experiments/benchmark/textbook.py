@@ -6,7 +6,6 @@ JAX's own. Parameters are those of ``gf_jax.networks``.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +15,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from experiments.benchmark.workload import (
+    FORMS,
     Ends,
+    Form,
     Implementation,
     Workload,
-    arrived,
-    steps_in_order,
+    step_by_step,
     wait,
 )
 from gf_jax.networks import Params
 
 Loss = Callable[[Params, Array, Array], Array]
-
-
-class Form(NamedTuple):
-    """What tells the four networks apart.
-
-    Attributes:
-      activation: after every layer but the last.
-      stride: of the convolutions.
-      pool: whether 2x2 max-pooling follows each of them.
-    """
-
-    activation: Callable[[Array], Array] = jax.nn.relu
-    stride: int = 1
-    pool: bool = False
-
-
-FORMS = {
-    "linear": Form(activation=lambda hidden: hidden),
-    "relu": Form(),
-    "conv_adapted": Form(stride=2),
-    "lenet5": Form(pool=True),
-}
 
 
 def loss_of(network: str) -> Loss:
@@ -144,18 +122,16 @@ def _step(network: str) -> Callable[[Params, Array, Array, Array], Params]:
 def _step_by_step(
     name: str, workload: Workload, step: Callable, *, planned: bool
 ) -> Implementation:
-    """A unit of work is one step of one run; the first is taken here, to be ready."""
     start, inputs, labels = _arrays(workload)
     sizes = [jnp.float32(size) for size in workload.step_sizes]
-
-    def run(units: int) -> Ends:
-        ends = [start] * len(sizes)
-        for lane in steps_in_order(workload, units):
-            ends[lane] = step(ends[lane], sizes[lane], inputs, labels)
-        return arrived(workload, wait(ends), units)
-
-    run(1)
-    return Implementation(name, workload.steps, run, planned)
+    return step_by_step(
+        name,
+        workload,
+        lambda: start,
+        lambda params, lane: step(params, sizes[lane], inputs, labels),
+        wait,
+        planned=planned,
+    )
 
 
 def _arrays(workload: Workload) -> tuple[Params, Float[Array, "..."], Int[Array, " examples"]]:
@@ -163,15 +139,16 @@ def _arrays(workload: Workload) -> tuple[Params, Float[Array, "..."], Int[Array,
 
 
 def _logits(form: Form, params: Params, inputs: Array) -> Float[Array, "examples classes"]:
+    activation = jax.nn.relu if form.rectified else lambda hidden: hidden
     hidden = inputs
     for layer, padding in (("conv_1", 2), ("conv_2", 0)):
         if layer in params:
-            hidden = form.activation(_convolution(params[layer], hidden, form.stride, padding))
+            hidden = activation(_convolution(params[layer], hidden, form.stride, padding))
             hidden = _max_pool(hidden) if form.pool else hidden
     hidden = hidden.reshape(len(inputs), -1)
     *inner, last = [params[name] for name in ("dense_1", "dense_2", "dense_3")]
     for dense in inner:
-        hidden = form.activation(_dense(dense, hidden))
+        hidden = activation(_dense(dense, hidden))
     return _dense(last, hidden)
 
 

@@ -1,8 +1,9 @@
 """What all implementations have in common: the runs to make, and how they are asked for them."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,21 +14,45 @@ from gf_jax.networks import Params
 
 STEP_SIZE = 0.001  # of the base run
 
-
 Ends = Sequence[Params | None]
+Run = TypeVar("Run")
+
+
+class Form(NamedTuple):
+    """What tells the four networks apart.
+
+    Attributes:
+      rectified: whether every layer but the last is followed by ReLU.
+      stride: of the convolutions.
+      pool: whether 2x2 max-pooling follows each of them.
+    """
+
+    rectified: bool = True
+    stride: int = 1
+    pool: bool = False
+
+
+FORMS = {
+    "linear": Form(rectified=False),
+    "relu": Form(),
+    "conv_adapted": Form(stride=2),
+    "lenet5": Form(pool=True),
+}
 
 
 class Workload(NamedTuple):
     """The runs on one network.
 
     Attributes:
-      network: its name, one of ``textbook.FORMS``.
+      network: its name, one of ``FORMS``.
       study: network, objective and start, as the engine takes them.
       inputs: images, as vectors for the fully connected networks. The engine has its own,
         see ``gf_jax.row_space``.
       labels: class of every example.
       ratios: one run each, ascending, the base run first.
       iterations: base iterations of one whole piece of work.
+      starts: number of starting points that are stacked in the study, from each of which
+        the engine makes all runs; 0 if it has a single one that is not stacked.
     """
 
     network: str
@@ -36,11 +61,13 @@ class Workload(NamedTuple):
     labels: Int[np.ndarray, " examples"]
     ratios: tuple[int, ...]
     iterations: int = 1
+    starts: int = 0
 
     @property
     def start(self) -> Params:
-        """The point from which all runs start, for the inputs as they are."""
-        return self.study.start
+        """The point from which all runs start, the first of several, for the inputs as they are."""
+        start = self.study.start
+        return jax.tree.map(operator.itemgetter(0), start) if self.starts else start
 
     @property
     def step_sizes(self) -> tuple[float, ...]:
@@ -81,22 +108,44 @@ def wait(tree: Any) -> Any:
     return tree
 
 
-def of(network: str, study: Problem, ratios: tuple[int, ...]) -> Workload:
+def of(network: str, study: Problem, ratios: tuple[int, ...], starts: int = 0) -> Workload:
     """The workload of a problem."""
     images = study.dataset.images
     dense = len(study.network.input_shape) == 1
     inputs = images.reshape(len(images), -1) if dense else study.inputs
-    return Workload(network, study, inputs, study.dataset.labels, ratios)
+    return Workload(network, study, inputs, study.dataset.labels, ratios, starts=starts)
 
 
-def steps_in_order(workload: Workload, steps: int) -> Iterator[int]:
-    """The run that takes each of a number of steps: base iteration after base iteration."""
+def step_by_step(
+    name: str,
+    workload: Workload,
+    begin: Callable[[], Run],
+    step: Callable[[Run, int], Run],
+    finish: Callable[[list[Run]], Sequence[Params]],
+    *,
+    planned: bool,
+) -> Implementation:
+    """One step after the other, base iteration after base iteration.
+
+    A unit of work is one step of one run; the first is taken here, to be ready.
+
+    Args:
+      name: of the implementation.
+      workload: the runs.
+      begin: makes a run at the start.
+      step: takes a run a step further, with the step size of that number.
+      finish: waits for all runs and returns their parameters.
+      planned: as in ``Implementation``.
+    """
     order = [lane for lane, ratio in enumerate(workload.ratios) for _ in range(ratio)]
-    return itertools.islice(itertools.cycle(order), steps)
+    needed = list(itertools.accumulate(workload.ratios))
 
+    def run(units: int) -> Ends:
+        runs = [begin() for _ in workload.ratios]
+        for lane in itertools.islice(itertools.cycle(order), units):
+            runs[lane] = step(runs[lane], lane)
+        last = units - (workload.iterations - 1) * len(order)  # steps in the last iteration
+        return [end if last >= n else None for end, n in zip(finish(runs), needed, strict=True)]
 
-def arrived(workload: Workload, ends: Sequence[Params], steps: int) -> Ends:
-    """The runs that have no step left after the first steps in that order."""
-    last = steps - (workload.iterations - 1) * sum(workload.ratios)
-    needed = itertools.accumulate(workload.ratios)
-    return [end if last >= n else None for end, n in zip(ends, needed, strict=True)]
+    run(1)
+    return Implementation(name, workload.steps, run, planned)

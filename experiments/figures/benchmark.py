@@ -13,6 +13,7 @@ HORIZONTAL = {
     "steps": "steps per base iteration",
     "examples": "examples",
     "width": "width of both hidden layers",
+    "starts": "starting points",
 }
 
 
@@ -26,15 +27,17 @@ def draw_benchmark(summary: dict[str, Any], directory: Path) -> list[Path]:
       The paths written.
     """
     networks, growth = summary["networks"], summary["growth"]
-    figure = Figure(figsize=(16.5, 9), layout="constrained")
-    upper, lower = list(figure.subfigures(2, 1, squeeze=False, height_ratios=(1.15, 1)).flat)
+    rows = 2 if growth else 1
+    figure = Figure(figsize=(16.5, 4.7 * rows), layout="constrained")
+    upper, *lower = figure.subfigures(rows, 1, squeeze=False).flat
     panels = upper.subplots(1, len(networks), squeeze=False, sharey=True)[0]
     for axes, network in zip(panels, networks, strict=True):
         _bars(axes, network)
-    curves = lower.subplots(1, len(growth), sharey=True)
-    for axes, sweep in zip(curves, growth, strict=True):
-        _growth(axes, sweep)
-    curves[0].set_ylabel("ms per base iteration, logarithmic")
+    if growth:
+        curves = lower[0].subplots(1, len(growth), squeeze=False, sharey=True)[0]
+        for axes, sweep in zip(curves, growth, strict=True):
+            _growth(axes, sweep)
+        curves[0].set_ylabel("ms per base iteration, logarithmic")
     ratios = ", ".join(map(str, summary["ratios"]))
     title = (
         f"Cost of a base iteration with ratios {ratios}: {summary['data']}, on {summary['device']}"
