@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
@@ -28,8 +29,28 @@ EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
 
 
+# Of numbers that float32 holds, less what a product of two needs.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
 class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
+
+
+def expand(flag: str, path: str) -> Path:
+    """The path that a flag names, with the home folder for ``~``.
+
+    Raises:
+      UsageError: if it is empty, or there is no such home folder.
+    """
+    if not path:
+        raise UsageError(f"--{flag}=: names nothing; accepted is a path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"--{flag}={path}: there is no such home folder; accepted is a path, as ./{path}"
+        ) from None
 
 
 _OF_THEORY = ("along", "epsilon", "depths")
@@ -79,6 +100,8 @@ DEFAULTS: dict[str, object] = {
     "along": "flow",
     "mesh": "auto",
 }
+MOST_SEEDS = 100_000
+MOST_LAYERS = 100  # each is compiled
 FEWER_SNAPSHOTS = 40  # where the curvature is found at each
 
 # Of those that have another in some experiments.
@@ -223,12 +246,16 @@ class Configuration:
 
     def _check_theory(self) -> None:
         self._check_positive("epsilon")
-        if self.seeds is not None and self.seeds < 1:
-            raise UsageError(f"--seeds={self.seeds}: accepted is a positive integer")
+        if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
+            raise UsageError(
+                f"--seeds={self.seeds}: accepted is a positive integer up to {MOST_SEEDS}"
+            )
         if self.depths is not None:
             listed = ",".join(map(str, self.depths))
-            if not self.depths or any(depth < 2 for depth in self.depths):
-                raise UsageError(f"--depths={listed}: accepted are integers from 2")
+            if not self.depths or not all(2 <= depth <= MOST_LAYERS for depth in self.depths):
+                raise UsageError(
+                    f"--depths={listed}: accepted are integers from 2 to {MOST_LAYERS}"
+                )
             if len(set(self.depths)) < len(self.depths):
                 raise UsageError(f"--depths={listed}: give every depth once")
 
@@ -241,6 +268,13 @@ class Configuration:
             schedule = self.schedule
         except ValueError as error:
             raise UsageError(f"--{error}") from None
+        smallest, largest = min(self.all_step_sizes), max(self.all_step_sizes)
+        if not SMALLEST <= smallest <= largest <= LARGEST:
+            flag = "step_size" if self.step_sizes is None else "step_sizes"
+            raise UsageError(
+                f"--{flag}: step sizes of the runs are {smallest:g} to {largest:g}; accepted are "
+                f"{SMALLEST:g} to {LARGEST:g}"
+            )
         if self.experiment not in ("predict", "large_steps"):
             self._resolve(snapshots=schedule.snapshots, segments=schedule.segments)
 
@@ -291,6 +325,8 @@ class Configuration:
         listed = ",".join(map(str, self.widths or ()))
         if any(width < 1 for width in self.widths or ()):
             raise UsageError(f"--widths={listed}: accepted are positive integers")
+        if len(self.widths or ()) >= MOST_LAYERS:
+            raise UsageError(f"--widths={listed}: accepted are fewer than {MOST_LAYERS} widths")
         if self.experiment in ONE_WIDTH and len(self.widths or ()) != 1:
             raise UsageError(
                 f"--widths={listed}: accepted is one width with --experiment={self.experiment}, "
@@ -327,6 +363,8 @@ class Configuration:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"--{name}={value}: accepted is a positive finite number")
+        if value is not None and not SMALLEST <= value <= LARGEST:
+            raise UsageError(f"--{name}={value}: accepted is {SMALLEST:g} to {LARGEST:g}")
 
     def _resolve(self, **fields: object) -> None:
         for name, value in fields.items():

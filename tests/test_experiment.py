@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, show, store
+from experiments import data, files, show, store
 from experiments.configuration import EXIT_DIVERGED
 from tests.conftest import SMALL
 
@@ -294,7 +294,7 @@ def test_showing_what_is_not_a_run(damage, finished, capsys):
         path.write_bytes(path.read_bytes()[:300])
     elif damage == "newer":
         with np.load(path) as saved:
-            arrays = dict(saved) | {"format": np.array(store.FORMAT + 1)}
+            arrays = dict(saved) | {"format": np.array(files.FORMAT + 1)}
         np.savez(path, **arrays)
     elif damage == "no object":
         (folder / "configuration.json").write_text("[1, 2]")
