@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
-from gf_jax.schedule import Schedule
+from gf_jax.schedule import MOST_STEPS, Schedule
 
 EXPERIMENTS = (
     "paper",
@@ -211,7 +211,8 @@ class Configuration:
                     f"{', '.join(others)}; drop one of the two flags"
                 )
         for name in _OF_DESCENT:
-            if self.along == "flow" and getattr(self, name) is not None:
+            along_flow = self._uses("along") and self.along != "descent"
+            if along_flow and getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name}: has no effect on --along=flow, but on descent; "
                     "drop one of the two flags"
@@ -243,13 +244,13 @@ class Configuration:
             raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
-
-    def _check_theory(self) -> None:
-        self._check_positive("epsilon")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
             raise UsageError(
                 f"--seeds={self.seeds}: accepted is a positive integer up to {MOST_SEEDS}"
             )
+
+    def _check_theory(self) -> None:
+        self._check_positive("epsilon")
         if self.depths is not None:
             listed = ",".join(map(str, self.depths))
             if not self.depths or not all(2 <= depth <= MOST_LAYERS for depth in self.depths):
@@ -290,6 +291,8 @@ class Configuration:
             # A smooth flow knows no iterations that would have to meet.
             self._imply(step_size=largest, ratios=())
             return
+        if not all(largest / step_size < MOST_STEPS for step_size in step_sizes):
+            raise UsageError(f"--step_sizes={listed}: accepted are ratios up to {MOST_STEPS}")
         ratios = [round(largest / step_size) for step_size in step_sizes]
         for ratio, step_size in zip(ratios, step_sizes, strict=True):
             if not math.isclose(ratio * step_size, largest, rel_tol=1e-9):

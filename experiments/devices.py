@@ -138,7 +138,9 @@ def spread(config: Configuration, examples: int) -> Spread:
     wanted = config.mesh or "none"
     count = len(devices) if wanted == "auto" else 1 if wanted == "none" else int(wanted)
     if count > len(devices):
-        raise UsageError(f"--mesh={wanted}: there are {len(devices)} devices")
+        raise UsageError(
+            f"--mesh={wanted}: accepted is a number of devices that are there, up to {len(devices)}"
+        )
     if jax.process_count() > 1 and 1 < count < len(devices):
         raise UsageError(f"--mesh={wanted}: several processes take all of {len(devices)} devices")
     if count == 1:

@@ -67,7 +67,10 @@ def device() -> jax.Device:
         return jax.devices()[0]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"JAX finds no device to compute on: {reason}") from None
+        raise UsageError(
+            f"environment: JAX finds no device to compute on ({reason}); give another by "
+            "JAX_PLATFORMS, such as cpu, or unset it"
+        ) from None
 
 
 def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem:

@@ -35,6 +35,13 @@ WITH_FLOW = (
 SMALL = (*WITH_FLOW, "--noflow")
 
 
+def weights(**changes):
+    """Weights that SMALL takes, with some of them changed, or left out where None."""
+    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
+    arrays = {f"{layer}.weight": np.ones(ks["weight"], np.float32) for layer, ks in shapes.items()}
+    return {name: array for name, array in (arrays | changes).items() if array is not None}
+
+
 @pytest.fixture(scope="session")
 def mnist_dir():
     folder = os.environ.get("GF_JAX_MNIST_DIR")
