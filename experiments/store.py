@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments.configuration import UsageError, expand
+from experiments.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.data import Dataset
 from experiments.files import (
     Header,
@@ -201,7 +201,7 @@ def read_run(directory: Path) -> Run:
         return run._replace(reference=_read_reference(directory / "flow.npz", run))
     except KeyError as error:
         reason = f"{error} is missing"
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         reason = _reason(error)
     raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
 
@@ -211,8 +211,8 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields))
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     run = Run(
-        network_label=str(description["network"]),
-        data_label=str(description["data"]["label"]),
+        network_label=_label(description["network"]),
+        data_label=_label(description["data"]["label"]),
         step_size=float(description["configuration"]["step_size"]),
         ratios=tuple(saved["ratio"].ravel().tolist()),
         iterations=saved["iteration"],
@@ -221,7 +221,7 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
         accuracy=kept["accuracy"],
         seeds=tuple(saved["seed"].ravel().tolist()) if "seed" in saved else (),
     )
-    if not 0 < run.step_size < np.inf:
+    if not SMALLEST <= run.step_size <= LARGEST:
         raise ValueError(f"step_size is {run.step_size}")
     for name, counts in (
         ("ratio", saved["ratio"]),
@@ -229,10 +229,10 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
         ("iteration of snapshots", kept["iteration"]),
     ):
         _expect(name, counts, (counts.size,), "iu")
-        if not counts.size or counts[0] < 0 or (counts[1:] <= counts[:-1]).any():
+        if (counts < 0).any() or (counts[1:] <= counts[:-1]).any():
             raise ValueError(f"{name} is not ascending")
-    if run.ratios[0] != 1:
-        raise ValueError("ratio does not begin with 1")
+    if run.ratios[:1] != (1,) or not len(run.iterations):
+        raise ValueError("ratio does not begin with 1, or there is no iteration")
     lanes = (*_middle(run), len(run.ratios))
     for name, values in run.metrics._asdict().items():
         _expect(name, values, (len(run.iterations), *lanes), "f")
@@ -240,6 +240,11 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     if not np.isin(run.snapshot_iterations, run.iterations).all():
         raise ValueError("snapshots are not of iterations that were recorded")
     return run
+
+
+def _label(text: object) -> str:
+    """A text of a stranger's, without what terminals and Matplotlib take for commands."""
+    return "".join(letter for letter in str(text)[:200] if letter.isprintable() and letter != "$")
 
 
 def _read_reference(path: Path, run: Run) -> Reference | None:
@@ -319,8 +324,8 @@ def read_params(path: str, shapes: Shapes) -> Params:
             finite = np.isfinite(array.astype(np.float32)).all()
         if not finite:
             raise UsageError(
-                f"{flag}: array {name} has entries that are not finite float32 numbers, which all "
-                "must be"
+                f"{flag}: array {name} has entries that are not finite in float32; accepted are "
+                "finite numbers"
             )
     return {
         layer: {kind: jnp.asarray(arrays[f"{layer}.{kind}"], jnp.float32) for kind in kinds}

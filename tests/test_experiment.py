@@ -1,9 +1,12 @@
 """The command line as a user meets it: outputs, repetition, mistakes."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import jax
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, show, store
+from experiments import data, figures, show, store
 from experiments.configuration import EXIT_DIVERGED
+from experiments.figures import style
 from tests.conftest import SMALL, weights
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +135,21 @@ def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):
     assert (folder / "figure.png").exists()
 
 
+def test_a_diverging_lane_is_drawn_up_to_there(finished_once, monkeypatch):
+    run = store.read_run(finished_once[0])
+    loss = run.metrics.loss.copy()
+    loss[5:, 1] = np.inf
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
+    figures.draw_run(run._replace(metrics=run.metrics._replace(loss=loss), reference=None), None)
+    base, wild, other = drawn[0].axes[0].lines
+    assert "diverged at 5" in wild.get_label()
+    np.testing.assert_array_equal(wild.get_ydata()[:5], loss[:5, 1])
+    assert np.isnan(wild.get_ydata()[5:]).all()
+    for line, lane in ((base, 0), (other, 2)):
+        np.testing.assert_array_equal(line.get_ydata(), loss[:, lane])
+
+
 def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
     segments = gf_jax.descent_segments
 
@@ -175,11 +194,61 @@ def test_results_are_never_overwritten(finished, invoke):
     assert (folder / "metrics.npz").read_bytes() == before
 
 
-def test_the_command_itself(tmp_path):
-    """As a user calls it: own process, nothing but the flags."""
-    command = [sys.executable, "-m", "experiments.main", *SMALL]
-    environment = os.environ | {"PYTHONWARNINGS": "error"}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([*command, f"--output_dir={tmp_path / 'a'}"], check=False, **options)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+def in_a_terminal(command, **options):
+    """Runs a command whose output is a terminal of 200 columns."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (50, 200))
+    with subprocess.Popen(command, stdout=follower, stderr=follower, **options) as started:
+        os.close(follower)
+        read = []
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(leader, 2**16):
+                read.append(part)
+    os.close(leader)
+    return started.returncode, b"".join(read).decode()
+
+
+def in_a_pipe(command, **options):
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("run", "variables", "cut"),
+    [
+        (in_a_pipe, {"TERM": "dumb", "COLUMNS": "0"}, ("--segments=1", "--snapshots=6")),
+        pytest.param(
+            *(in_a_terminal, {"TERM": "xterm-256color"}, ("--segments=3", "--snapshots=12")),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(in_a_pipe, {"COLUMNS": "20", "PYTHONIOENCODING": "ascii"}, ("--segments=12",)),
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_how_it_is_shown_and_cut_changes_no_bit(run, variables, cut, finished_once, tmp_path):
+    """In a process of its own, as a user calls it, against a run in this one."""
+    command = [sys.executable, "-m", "experiments.main", *SMALL, "--ratios=2,3", *cut]
+    environment = os.environ | {"PYTHONWARNINGS": "error", "MPLBACKEND": "none such"} | variables
+    status, out = run([*command, f"--output_dir={tmp_path / 'a'}"], cwd=ROOT, env=environment)
+    assert status == 0, out
+    assert "everything lies in" in " ".join(out.split())
+    assert "Traceback" not in out
+    with (
+        np.load(tmp_path / "a" / "metrics.npz") as here,
+        np.load(finished_once[0] / "metrics.npz") as there,
+    ):
+        assert here.files == there.files
+        for name in here.files:
+            np.testing.assert_array_equal(here[name], there[name])
+    with (
+        np.load(tmp_path / "a" / "snapshots.npz") as here,
+        np.load(finished_once[0] / "snapshots.npz") as there,
+    ):
+        common = np.isin(there["iteration"], here["iteration"])
+        assert common.sum() == len(here["iteration"])
+        for name in set(here.files) - {"format", "ratio"}:
+            np.testing.assert_array_equal(here[name], there[name][common])
