@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import gf_jax
 from experiments import files, report, show, store
 from experiments.configuration import UsageError
-from tests.conftest import SMALL, weights
+from tests.conftest import SMALL, damaged, weights
 
 SHAPES = gf_jax.fully_connected((64, 6, 10)).shapes
 FUZZ = settings(
@@ -222,28 +222,6 @@ def test_labels_are_no_commands(finished, capsys):
     assert show.main([str(folder)]) == 0
     assert "\x1b[2J" not in capsys.readouterr().out
     assert store.read_run(folder).network_label == "net \\frac [2J [bold]work"
-
-
-def damaged(content):
-    """A file cut off, with some bits flipped, with bytes put in, or all other bytes."""
-    places = st.integers(0, len(content) - 1)
-    return st.one_of(
-        places.map(lambda at: content[:at]),
-        st.lists(st.tuples(places, st.integers(0, 7)), min_size=1, max_size=4).map(
-            lambda flips: flipped(content, flips)
-        ),
-        st.tuples(places, st.binary(max_size=8)).map(
-            lambda p: content[: p[0]] + p[1] + content[p[0] :]
-        ),
-        st.binary(max_size=64),
-    )
-
-
-def flipped(content, flips):
-    changed = bytearray(content)
-    for at, bit in flips:
-        changed[at] ^= 1 << bit
-    return bytes(changed)
 
 
 GOOD = npz(**weights(**{"dense_2.weight": np.arange(60, dtype=np.float32).reshape(10, 6)}))
