@@ -21,7 +21,7 @@ import threading
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -283,7 +283,9 @@ def _fetch(urls: list[str], folder: Path) -> None:
       UnreachableError: with the reason.
     """
     command = [sys.executable, "-m", "experiments.fetch", str(folder), *urls]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as fetching:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "errors": "replace"}
+    # In a session of its own an interrupt reaches this process alone, which then ends the other.
+    with subprocess.Popen(command, start_new_session=True, **options) as fetching:
         try:
             reason = _watch(fetching, folder)
         finally:
@@ -293,7 +295,7 @@ def _fetch(urls: list[str], folder: Path) -> None:
 
 
 def _watch(fetching: "subprocess.Popen[str]", folder: Path) -> str:
-    """Waits for the files; returns why they do not come, or nothing."""
+    """Waits for the files, which show progress; returns why they do not come, or nothing."""
     before = 0
     while True:
         try:

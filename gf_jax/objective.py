@@ -56,7 +56,8 @@ def classification(
             f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
             f"(examples, {', '.join(map(str, network.input_shape))}) and (examples,)"
         )
-    _check_finite(inputs)
+    if not isinstance(inputs, jax.core.Tracer):  # whose entries are not known
+        _check_finite(inputs)
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
     def losses(logits: Array) -> Array:
