@@ -208,7 +208,7 @@ def read_run(directory: Path) -> Run:
 
 def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     """The run without its flow."""
-    saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields))
+    saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields), ("seed",))
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     run = Run(
         network_label=_label(description["network"]),
@@ -268,8 +268,10 @@ def _middle(run: Run) -> tuple[int, ...]:
     return (len(run.seeds),) if run.seeds else ()
 
 
-def _read(name: str, directory: Path, fields: Sequence[str]) -> dict[str, np.ndarray]:
-    """Named arrays of a file of a run, and the seeds if there are any.
+def _read(
+    name: str, directory: Path, fields: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Named arrays of a file of a run, and optional ones if they are there.
 
     Raises:
       OSError, ValueError: as ``files.open_arrays``, or if it is of another format.
@@ -277,7 +279,7 @@ def _read(name: str, directory: Path, fields: Sequence[str]) -> dict[str, np.nda
     with open_arrays(directory / f"{name}.npz") as archive:
         archive.check_stored()
         check_format(f"{name}.npz", archive.read("format")["format"])
-        return archive.read(*fields, *({"seed"} & set(archive.headers)))
+        return archive.read(*fields, *(name for name in optional if name in archive.headers))
 
 
 def _expect(name: str, values: np.ndarray, shape: tuple[int, ...], kinds: str) -> None:
