@@ -1,1 +1,5 @@
-"""Experiments: flags, data, run directories and figures around gf_jax."""
+"""The experiments of gf_jax: flags, data sets, run directories, figures."""
+
+from experiments import environment
+
+environment.prepare()

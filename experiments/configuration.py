@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
-from gf_jax.schedule import Schedule
+from gf_jax.schedule import MOST_STEPS, Schedule
 
 EXPERIMENTS = (
     "paper",
@@ -28,8 +29,28 @@ EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
 
 
+# Of numbers that float32 holds, less what a product of two needs.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
 class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
+
+
+def expand(flag: str, path: str) -> Path:
+    """The path that a flag names, with the home folder for ``~``.
+
+    Raises:
+      UsageError: if it is empty, or there is no such home folder.
+    """
+    if not path:
+        raise UsageError(f"--{flag}=: names nothing; accepted is a path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"--{flag}={path}: there is no such home folder; accepted is a path, as ./{path}"
+        ) from None
 
 
 _OF_THEORY = ("along", "epsilon", "depths")
@@ -79,6 +100,8 @@ DEFAULTS: dict[str, object] = {
     "along": "flow",
     "mesh": "auto",
 }
+MOST_SEEDS = 100_000
+MOST_LAYERS = 100  # each is compiled
 FEWER_SNAPSHOTS = 40  # where the curvature is found at each
 
 # Of those that have another in some experiments.
@@ -188,7 +211,8 @@ class Configuration:
                     f"{', '.join(others)}; drop one of the two flags"
                 )
         for name in _OF_DESCENT:
-            if self.along == "flow" and getattr(self, name) is not None:
+            along_flow = self._uses("along") and self.along != "descent"
+            if along_flow and getattr(self, name) is not None:
                 raise UsageError(
                     f"--{name}: has no effect on --along=flow, but on descent; "
                     "drop one of the two flags"
@@ -220,15 +244,19 @@ class Configuration:
             raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
+        if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
+            raise UsageError(
+                f"--seeds={self.seeds}: accepted is a positive integer up to {MOST_SEEDS}"
+            )
 
     def _check_theory(self) -> None:
         self._check_positive("epsilon")
-        if self.seeds is not None and self.seeds < 1:
-            raise UsageError(f"--seeds={self.seeds}: accepted is a positive integer")
         if self.depths is not None:
             listed = ",".join(map(str, self.depths))
-            if not self.depths or any(depth < 2 for depth in self.depths):
-                raise UsageError(f"--depths={listed}: accepted are integers from 2")
+            if not self.depths or not all(2 <= depth <= MOST_LAYERS for depth in self.depths):
+                raise UsageError(
+                    f"--depths={listed}: accepted are integers from 2 to {MOST_LAYERS}"
+                )
             if len(set(self.depths)) < len(self.depths):
                 raise UsageError(f"--depths={listed}: give every depth once")
 
@@ -241,6 +269,13 @@ class Configuration:
             schedule = self.schedule
         except ValueError as error:
             raise UsageError(f"--{error}") from None
+        smallest, largest = min(self.all_step_sizes), max(self.all_step_sizes)
+        if not SMALLEST <= smallest <= largest <= LARGEST:
+            flag = "step_size" if self.step_sizes is None else "step_sizes"
+            raise UsageError(
+                f"--{flag}: step sizes of the runs are {smallest:g} to {largest:g}; accepted are "
+                f"{SMALLEST:g} to {LARGEST:g}"
+            )
         if self.experiment not in ("predict", "large_steps"):
             self._resolve(snapshots=schedule.snapshots, segments=schedule.segments)
 
@@ -256,6 +291,8 @@ class Configuration:
             # A smooth flow knows no iterations that would have to meet.
             self._imply(step_size=largest, ratios=())
             return
+        if not all(largest / step_size < MOST_STEPS for step_size in step_sizes):
+            raise UsageError(f"--step_sizes={listed}: accepted are ratios up to {MOST_STEPS}")
         ratios = [round(largest / step_size) for step_size in step_sizes]
         for ratio, step_size in zip(ratios, step_sizes, strict=True):
             if not math.isclose(ratio * step_size, largest, rel_tol=1e-9):
@@ -291,6 +328,8 @@ class Configuration:
         listed = ",".join(map(str, self.widths or ()))
         if any(width < 1 for width in self.widths or ()):
             raise UsageError(f"--widths={listed}: accepted are positive integers")
+        if len(self.widths or ()) >= MOST_LAYERS:
+            raise UsageError(f"--widths={listed}: accepted are fewer than {MOST_LAYERS} widths")
         if self.experiment in ONE_WIDTH and len(self.widths or ()) != 1:
             raise UsageError(
                 f"--widths={listed}: accepted is one width with --experiment={self.experiment}, "
@@ -327,6 +366,8 @@ class Configuration:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"--{name}={value}: accepted is a positive finite number")
+        if value is not None and not SMALLEST <= value <= LARGEST:
+            raise UsageError(f"--{name}={value}: accepted is {SMALLEST:g} to {LARGEST:g}")
 
     def _resolve(self, **fields: object) -> None:
         for name, value in fields.items():

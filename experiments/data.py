@@ -14,19 +14,22 @@ import gzip
 import hashlib
 import math
 import os
-import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.configuration import UsageError
+from experiments.configuration import UsageError, expand
 
 PROBE_SECONDS = 5.0
+PATIENCE_SECONDS, PATIENCE_BYTES = 15.0, 50_000  # a download is slower than that, or given up
 MNIST_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
@@ -94,7 +97,7 @@ def load(dataset: str, data_dir: str | None, examples: int, *, enlarge: bool = F
     if dataset == "digits":
         return _digits(examples, enlarge)
     if data_dir is not None:
-        return _mnist(Path(data_dir).expanduser(), examples)
+        return _mnist(expand("data_dir", data_dir), examples)
     try:
         return _mnist(_cached_mnist(), examples)
     except UnreachableError as error:
@@ -170,7 +173,7 @@ def _mnist_paths(folder: Path) -> dict[str, Path]:
     Raises:
       UsageError: if the folder or a training file is missing.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which raises nothing
         raise UsageError(f"--data_dir={folder}: no such folder; give one with the four IDX files")
     found = {}
     for name in MNIST_FILES:
@@ -193,27 +196,29 @@ def _read_idx(path: Path) -> np.ndarray:
     Raises:
       UsageError: if it is unreadable, truncated or altered; the text names it.
     """
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UsageError(f"{path}: not readable, {error}; replace or delete this file") from None
     name = path.name.removesuffix(".gz").replace(".idx", "-idx")
     shape, digest = MNIST_FILES[name]
     header = 4 + 4 * len(shape)
     size = header + math.prod(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(size + 1)  # no more, whatever the file unpacks to
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UsageError(f"{path}: not readable, {error}; replace or delete this file") from None
     if len(content) != size:
-        state = "truncated at" if len(content) < size else "too long with"
-        raise UsageError(
-            f"{path}: {state} {len(content):,} of {size:,} bytes; replace or delete this file"
-        )
+        state = f"truncated at {len(content):,} of" if len(content) < size else "longer than its"
+        raise UsageError(f"{path}: {state} {size:,} bytes; replace or delete this file")
     if hashlib.sha256(content).hexdigest() != digest:
         raise UsageError(f"{path}: altered, not MNIST's own {name}; replace or delete this file")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "gf_jax" / "mnist"
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "gf_jax" / "mnist"
+    except RuntimeError as error:  # a user without a home
+        raise UnreachableError(f"MNIST has no cache folder ({error})") from None
 
 
 def _cached_mnist() -> Path:
@@ -223,7 +228,7 @@ def _cached_mnist() -> Path:
       UnreachableError: if they are not there and cannot be had.
     """
     folder = _cache()
-    missing = [name for name in MNIST_FILES if not (folder / f"{name}.gz").is_file()]
+    missing = [name for name in MNIST_FILES if not os.path.isfile(folder / f"{name}.gz")]
     if missing:
         _probe(MNIST_URL + missing[0] + ".gz")
         _download(missing, folder)
@@ -251,18 +256,53 @@ def _probe(url: str) -> None:
 
 
 def _download(names: list[str], folder: Path) -> None:
-    """Downloads files of MNIST, checksums verified, under their original names."""
-    import tensorflow_datasets as tfds
+    """Downloads files of MNIST into the cache, each once its contents are verified.
 
+    Raises:
+      UnreachableError: if they cannot be had, or come too slowly; the cache is then as it was.
+    """
     try:
-        downloads = folder / "downloads"
-        manager = tfds.download.DownloadManager(
-            download_dir=downloads, force_checksums_validation=True
-        )
-        paths = manager.download({name: f"{MNIST_URL}{name}.gz" for name in names})
-        for name, path in paths.items():
-            Path(path).replace(folder / f"{name}.gz")
-        shutil.rmtree(downloads)
-    except Exception as error:  # of the network, the server or the disk
-        reason = " ".join(str(error).split())
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="downloads-") as temporary:
+            _fetch([f"{MNIST_URL}{name}.gz" for name in names], Path(temporary))
+            for name in names:
+                _read_idx(Path(temporary, f"{name}.gz"))
+            for name in names:
+                Path(temporary, f"{name}.gz").replace(folder / f"{name}.gz")
+    except OSError as error:
+        raise UnreachableError(f"MNIST could not be kept ({error})") from None
+    except UsageError as error:
+        reason = str(error).removesuffix("; replace or delete this file")
         raise UnreachableError(f"MNIST could not be downloaded ({reason})") from None
+
+
+def _fetch(urls: list[str], folder: Path) -> None:
+    """Downloads files into a folder, in a process that is ended if they come too slowly.
+
+    Raises:
+      UnreachableError: with the reason.
+    """
+    command = [sys.executable, "-m", "experiments.fetch", str(folder), *urls]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "errors": "replace"}
+    # In a session of its own an interrupt reaches this process alone, which then ends the other.
+    with subprocess.Popen(command, start_new_session=True, **options) as fetching:
+        try:
+            reason = _watch(fetching, folder)
+        finally:
+            fetching.kill()
+    if reason:
+        raise UnreachableError(f"MNIST could not be downloaded ({reason})")
+
+
+def _watch(fetching: "subprocess.Popen[str]", folder: Path) -> str:
+    """Waits for the files, which show progress; returns why they do not come, or nothing."""
+    before = 0
+    while True:
+        try:
+            told, _ = fetching.communicate(timeout=PATIENCE_SECONDS)
+            return told.strip() if fetching.returncode else ""
+        except subprocess.TimeoutExpired:
+            now = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            if now - before < PATIENCE_BYTES:
+                return f"{now - before:,} bytes came in {PATIENCE_SECONDS:g} seconds"
+            before = now

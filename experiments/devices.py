@@ -53,7 +53,7 @@ def start_processes(config: Configuration) -> None:
     """
     given = [name for name in EXPLICIT if name in os.environ]
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    launched = max(len(hosts), *(int(os.environ.get(name) or 1) for name in COUNTS))
+    launched = max(len(hosts), *map(_count, COUNTS))
     if not given and launched == 1:
         return
     if config.experiment != "paper":
@@ -63,16 +63,38 @@ def start_processes(config: Configuration) -> None:
         )
     sys.excepthook = _leave
     if not given:
-        jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
+        try:
+            jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"environment: it tells of {launched} processes, which do not find each other "
+                f"({_line(error)}); accepted are {', '.join(EXPLICIT)} on each, or a launcher "
+                "that JAX knows"
+            ) from None
         return
     try:
         address, count, number = (os.environ[name] for name in EXPLICIT)
+        if not 0 < int(address.rpartition(":")[2]) < 2**16:
+            raise ValueError("the port of the address is not between 1 and 65535")
         jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=WAIT)
-    except (KeyError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
+        listed = ", ".join(f"{name}={os.environ[name]}" for name in given)
         raise UsageError(
-            f"environment: {', '.join(EXPLICIT)} belong together, an address and two numbers; "
-            f"got {', '.join(given)} ({error})"
+            f"environment: {', '.join(EXPLICIT)} belong together; accepted are an address such as "
+            f"10.0.0.1:1234 and two numbers; got {listed} ({_line(error)})"
         ) from None
+
+
+def _count(name: str) -> int:
+    """How many processes a launcher's variable tells of."""
+    text = os.environ.get(name) or "1"
+    if not text.isdecimal():
+        raise UsageError(f"environment: {name}={text}: accepted is a number of processes")
+    return int(text)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _leave(
@@ -113,7 +135,9 @@ def spread(config: Configuration, examples: int) -> Spread:
     wanted = config.mesh or "none"
     count = len(devices) if wanted == "auto" else 1 if wanted == "none" else int(wanted)
     if count > len(devices):
-        raise UsageError(f"--mesh={wanted}: there are {len(devices)} devices")
+        raise UsageError(
+            f"--mesh={wanted}: accepted is a number of devices that are there, up to {len(devices)}"
+        )
     if jax.process_count() > 1 and 1 < count < len(devices):
         raise UsageError(f"--mesh={wanted}: several processes take all of {len(devices)} devices")
     if count == 1:

@@ -8,6 +8,7 @@ diverged, results are written; 130 interrupted, what was computed is written.
 
 import dataclasses
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,13 @@ from experiments.configuration import (
 )
 from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.networks import ACTIVATIONS
+
+# What is accepted of the kinds of flags of which absl does not say it.
+KINDS = {
+    "int": "accepted is an integer",
+    "float": "accepted is a number",
+    "bool": "accepted are true and false",
+}
 
 
 class Numbers(flags.ArgumentParser):
@@ -240,16 +248,27 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
 
 def fail(message: str) -> int:
     """Shows a mistake of the user's in one line."""
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     return EXIT_USAGE
+
+
+def _in_words(error: Exception, values: flags.FlagValues) -> str:
+    """What is wrong with a flag, in one line that names it and says what is accepted."""
+    line = " ".join(str(error).split()).removeprefix("ERROR:: ")
+    refused = re.match(r"flag (--(\w+)=[^:]*)", line)
+    if refused is None:
+        return f"{line}; --help lists what is accepted"
+    flag, name = refused.groups()
+    accepted = KINDS.get(values[name].flag_type()) if name in values else None
+    return f"{flag}: {accepted}" if accepted else line.removeprefix("flag ")
 
 
 def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses flags; a mistake ends the program with one line."""
     try:
         arguments = values(argv)
-    except flags.Error as error:
-        sys.exit(fail(" ".join(str(error).split())))
+    except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
+        sys.exit(fail(_in_words(error, values)))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # which backends JAX looked for is no news
     return arguments

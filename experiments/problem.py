@@ -1,5 +1,7 @@
 """From a configuration to the thing studied: data, network, objective, starting point."""
 
+import math
+import os
 from typing import NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import gf_jax
 from experiments import data, store
 from experiments.configuration import Configuration, UsageError
+from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.networks import Network, Params
 from gf_jax.objective import Classification, RowSpace
 
@@ -64,7 +67,10 @@ def device() -> jax.Device:
         return jax.devices()[0]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"JAX finds no device to compute on: {reason}") from None
+        raise UsageError(
+            f"environment: JAX finds no device to compute on ({reason}); give another by "
+            "JAX_PLATFORMS, such as cpu, or unset it"
+        ) from None
 
 
 def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem:
@@ -75,23 +81,57 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     """
     dataset = load_data(config) if dataset is None else dataset
     network, label = _network(config, dataset.images[0].size)
+    _check_size(config, network)
     start, rows = _initial_params(config, network), None
     inputs, params = dataset.images.reshape(-1, *network.input_shape), start
     if config.coordinates == "row_space":
         rows = gf_jax.row_space(inputs)
         network, _ = _network(config, len(rows.basis))
         inputs, params = rows.inputs, rows.reduce(start)
+    objective = gf_jax.classification(network, inputs, dataset.labels)
+    _check_loss(config, objective, params)
     return Problem(
         network=network,
         dataset=dataset,
         inputs=inputs,
-        objective=gf_jax.classification(network, inputs, dataset.labels),
+        objective=objective,
         initial_params=params,
         network_label=label,
         linear=config.activation == "linear",
         start=start,
         row_space=rows,
     )
+
+
+def _check_size(config: Configuration, network: Network) -> None:
+    """Refuses starting points that no memory of this machine holds, before they are made."""
+    shapes = [shape for kinds in network.shapes.values() for shape in kinds.values()]
+    count = len(config.starts_of_seeds) or 1
+    amount = 4 * count * sum(map(math.prod, shapes))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if amount > machine:
+        flag = "--seeds" if count > 1 else "--widths"
+        raise UsageError(
+            f"{flag}: the start alone would take {amount / 2**30:.3g} GiB, and this machine has "
+            f"{machine / 2**30:.3g}; accepted is less"
+        )
+
+
+def _check_loss(config: Configuration, objective: Classification, params: Params) -> None:
+    """Refuses a start of the user's own making at which the loss is not finite."""
+    if config.initial_params is not None:
+        flag = f"--initial_params={config.initial_params}"
+    elif config.init_scale not in (None, 1.0):
+        flag = f"--init_scale={config.init_scale}"
+    else:
+        return
+    with get_arithmetic(config.arithmetic or "compensated").context():
+        losses = jax.vmap(objective.loss) if config.starts_of_seeds else objective.loss
+        finite = np.isfinite(np.asarray(jax.jit(losses)(params))).all()
+    if not finite:
+        raise UsageError(
+            f"{flag}: the training loss is not finite at this start; accepted is one at which it is"
+        )
 
 
 def load_data(config: Configuration) -> data.Dataset:

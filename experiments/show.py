@@ -16,12 +16,16 @@ from experiments.configuration import EXIT_USAGE, UsageError
 def main(arguments: list[str]) -> int:
     """Writes the figure of each run directory anew and prints its table."""
     try:
-        if not arguments or any(argument.startswith("-") for argument in arguments):
-            raise UsageError("give the folders of one or more runs: show RUN_DIR [RUN_DIR ...]")
+        wrong = [argument for argument in arguments if argument.startswith("-")]
+        if wrong or not arguments:
+            raise UsageError(
+                f"{wrong[0] if wrong else 'show'}: accepted are the folders of one or more runs, "
+                "show RUN_DIR [RUN_DIR ...]"
+            )
         for argument in arguments:
             _show(Path(argument))
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return EXIT_USAGE
     return 0
 

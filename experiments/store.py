@@ -14,18 +14,15 @@
 Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
 (outputs, inputs), ``dense_1.bias`` of shape (outputs,), ``conv_1.weight`` of shape
 (outputs, inputs, height, width), ``conv_1.bias``. The same file is what
-``--initial_params`` reads. Nothing is pickled.
+``--initial_params`` reads. Every npz and JSON file holds its ``format``. Nothing is pickled.
 """
 
 import dataclasses
 import datetime
 import importlib.metadata
 import itertools
-import json
 import platform
 import sys
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +32,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments.configuration import UsageError
+from experiments.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.data import Dataset
+from experiments.files import (
+    Header,
+    check_format,
+    open_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from experiments.records import Reference, Run
 from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
@@ -44,7 +49,6 @@ from gf_jax.networks import Params, Shapes
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-FORMAT = 1
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
 
 
@@ -60,7 +64,7 @@ def create(output_dir: str | None, name: str) -> Path:
       UsageError: if the directory has contents or cannot be written.
     """
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    directory = Path("runs", stem) if output_dir is None else Path(output_dir).expanduser()
+    directory = Path("runs", stem) if output_dir is None else expand("output_dir", output_dir)
     try:
         if output_dir is None:
             directory = _make_new(directory)
@@ -108,7 +112,7 @@ def write_configuration(
 ) -> None:
     """Writes what is needed to repeat the run."""
     device = jax.devices()[0]
-    _write_json(
+    write_json(
         directory / "configuration.json",
         {
             "configuration": dataclasses.asdict(config),
@@ -130,44 +134,34 @@ def write_configuration(
 
 def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
     """Writes losses and distances of every base iteration."""
-    np.savez(
-        directory / f"{name}.npz",
-        format=np.array(FORMAT),
-        ratio=np.array(run.ratios),
-        step_size=run.step_sizes,
-        iteration=run.iterations,
-        time=run.times,
-        **_seeds(run),
-        **run.metrics._asdict(),
-    )
+    arrays = {
+        "ratio": np.array(run.ratios),
+        "step_size": run.step_sizes,
+        "iteration": run.iterations,
+        "time": run.times,
+    }
+    write_arrays(directory / f"{name}.npz", arrays | _seeds(run) | run.metrics._asdict())
 
 
 def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
     """Writes accuracy and parameters, leaves of shape (snapshots, [seeds,] lanes, ...)."""
-    arrays = {f"params.{name}": array for name, array in _named(snapshots).items()}
-    np.savez(
-        directory / "snapshots.npz",
-        format=np.array(FORMAT),
-        ratio=np.array(run.ratios),
-        iteration=run.snapshot_iterations,
-        accuracy=run.accuracy,
-        **_seeds(run),
-        **arrays,
-    )
+    arrays = {
+        "ratio": np.array(run.ratios),
+        "iteration": run.snapshot_iterations,
+        "accuracy": run.accuracy,
+    }
+    write_arrays(directory / "snapshots.npz", arrays | _seeds(run) | _params(snapshots))
 
 
 def write_flow(directory: Path, run: Run, params: Params) -> None:
     """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
     assert run.reference is not None
-    arrays = {f"params.{name}": array for name, array in _named(params).items()}
-    np.savez(
-        directory / "flow.npz",
-        format=np.array(FORMAT),
-        time=run.snapshot_times,
-        **run.reference._asdict(),
-        **_seeds(run),
-        **arrays,
-    )
+    arrays = {"time": run.snapshot_times} | run.reference._asdict()
+    write_arrays(directory / "flow.npz", arrays | _seeds(run) | _params(params))
+
+
+def _params(stack: Params) -> dict[str, Any]:
+    return {f"params.{name}": array for name, array in _named(stack).items()}
 
 
 def _seeds(run: Run) -> dict[str, Any]:
@@ -177,7 +171,7 @@ def _seeds(run: Run) -> dict[str, Any]:
 
 def write_record(directory: Path, name: str, record: Any) -> None:
     """Writes the fields of a record as one npz file; those of a record in it as ``a.b``."""
-    np.savez(directory / f"{name}.npz", format=np.array(FORMAT), **_fields(record))
+    write_arrays(directory / f"{name}.npz", _fields(record))
 
 
 def _fields(record: Any, prefix: str = "") -> dict[str, Any]:
@@ -192,7 +186,7 @@ def _fields(record: Any, prefix: str = "") -> dict[str, Any]:
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Writes the summary."""
-    _write_json(directory / "summary.json", summary)
+    write_json(directory / "summary.json", summary)
 
 
 def read_run(directory: Path) -> Run:
@@ -202,43 +196,100 @@ def read_run(directory: Path) -> Run:
       UsageError: if the folder holds no complete run; the text names the file.
     """
     try:
-        description = json.loads((directory / "configuration.json").read_text())
-        saved = _read_archive(directory / "metrics.npz")
-        kept = _read_archive(directory / "snapshots.npz", ("format", "iteration", "accuracy"))
-        _check_format(description, saved, kept)
-        reference = None
-        if (directory / "flow.npz").exists():
-            flow = _read_archive(directory / "flow.npz", ("format", *Reference._fields))
-            _check_format(flow)
-            reference = Reference(**{field: flow[field] for field in Reference._fields})
-        return Run(
-            network_label=description["network"],
-            data_label=description["data"]["label"],
-            step_size=description["configuration"]["step_size"],
-            ratios=tuple(saved["ratio"].tolist()),
-            iterations=saved["iteration"],
-            metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
-            snapshot_iterations=kept["iteration"],
-            accuracy=kept["accuracy"],
-            reference=reference,
-            seeds=tuple(saved["seed"].tolist()) if "seed" in saved else (),
-        )
+        description = read_json(directory / "configuration.json")
+        run = _read_metrics(directory, description)
+        return run._replace(reference=_read_reference(directory / "flow.npz", run))
     except KeyError as error:
         reason = f"{error} is missing"
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         reason = _reason(error)
     raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
 
 
-def _check_format(*archives: dict[str, Any]) -> None:
-    for archive in archives:
-        if archive["format"] != FORMAT:
-            raise ValueError(f"format {archive['format']}; this version reads {FORMAT}")
+def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
+    """The run without its flow."""
+    saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields), ("seed",))
+    kept = _read("snapshots", directory, ("iteration", "accuracy"))
+    run = Run(
+        network_label=_label(description["network"]),
+        data_label=_label(description["data"]["label"]),
+        step_size=float(description["configuration"]["step_size"]),
+        ratios=tuple(saved["ratio"].ravel().tolist()),
+        iterations=saved["iteration"],
+        metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
+        snapshot_iterations=kept["iteration"],
+        accuracy=kept["accuracy"],
+        seeds=tuple(saved["seed"].ravel().tolist()) if "seed" in saved else (),
+    )
+    if not SMALLEST <= run.step_size <= LARGEST:
+        raise ValueError(f"step_size is {run.step_size}")
+    for name, counts in (
+        ("ratio", saved["ratio"]),
+        ("iteration", saved["iteration"]),
+        ("iteration of snapshots", kept["iteration"]),
+    ):
+        _expect(name, counts, (counts.size,), "iu")
+        if (counts < 0).any() or (counts[1:] <= counts[:-1]).any():
+            raise ValueError(f"{name} is not ascending")
+    if run.ratios[:1] != (1,) or not len(run.iterations):
+        raise ValueError("ratio does not begin with 1, or there is no iteration")
+    lanes = (*_middle(run), len(run.ratios))
+    for name, values in run.metrics._asdict().items():
+        _expect(name, values, (len(run.iterations), *lanes), "f")
+    _expect("accuracy", run.accuracy, (len(run.snapshot_iterations), *lanes), "f")
+    if not np.isin(run.snapshot_iterations, run.iterations).all():
+        raise ValueError("snapshots are not of iterations that were recorded")
+    return run
+
+
+def _label(text: object) -> str:
+    """A text of a stranger's, without what terminals and Matplotlib take for commands."""
+    return "".join(letter for letter in str(text)[:200] if letter.isprintable() and letter != "$")
+
+
+def _read_reference(path: Path, run: Run) -> Reference | None:
+    """The flow beside the run, None if there is none."""
+    if not path.exists():
+        return None
+    reference = Reference(**_read(path.stem, path.parent, Reference._fields))
+    points = (len(run.snapshot_iterations), *_middle(run))
+    for name, values in reference._asdict().items():
+        if name.endswith("evaluations"):
+            _expect(name, values, _middle(run), "iu")
+        elif name in ("loss", "distance_from_init", "flow_error", "order"):
+            _expect(name, values, points, "f")
+        else:
+            _expect(name, values, (*points, len(run.ratios)), "bf")
+    return reference
+
+
+def _middle(run: Run) -> tuple[int, ...]:
+    """The axis of seeds, where there is one."""
+    return (len(run.seeds),) if run.seeds else ()
+
+
+def _read(
+    name: str, directory: Path, fields: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Named arrays of a file of a run, and optional ones if they are there.
+
+    Raises:
+      OSError, ValueError: as ``files.open_arrays``, or if it is of another format.
+    """
+    with open_arrays(directory / f"{name}.npz") as archive:
+        archive.check_stored()
+        check_format(f"{name}.npz", archive.read("format")["format"])
+        return archive.read(*fields, *(name for name in optional if name in archive.headers))
+
+
+def _expect(name: str, values: np.ndarray, shape: tuple[int, ...], kinds: str) -> None:
+    if values.shape != shape or values.dtype.kind not in kinds:
+        raise ValueError(f"{name} is {values.dtype} of shape {values.shape}, wanted is {shape}")
 
 
 def write_params(path: Path, params: Params) -> None:
     """Writes one point of weight space in the format described above."""
-    np.savez(path, **_named(params))
+    write_arrays(path, _named(params))
 
 
 def read_params(path: str, shapes: Shapes) -> Params:
@@ -256,57 +307,54 @@ def read_params(path: str, shapes: Shapes) -> Params:
         floating point, not finite or of another shape.
     """
     flag = f"--initial_params={path}"
+    wanted = {
+        f"{layer}.{kind}": shape for layer, ks in shapes.items() for kind, shape in ks.items()
+    }
     try:
-        arrays = _read_archive(Path(path).expanduser())
+        with open_arrays(expand("initial_params", path)) as archive:
+            if "format" in archive.headers:  # other programs write none
+                _check_header(f"{flag}: format", archive.headers["format"], (), np.integer)
+                check_format(Path(path).name, archive.read("format")["format"])
+            _check_names(flag, archive.headers, wanted)
+            arrays = archive.read(*wanted)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{flag}: not readable ({_reason(error)}); accepted is an npz file of arrays"
         ) from None
-    wanted = {
-        f"{layer}.{kind}": shape for layer, ks in shapes.items() for kind, shape in ks.items()
-    }
-    for name, shape in wanted.items():
-        if name not in arrays:
-            raise UsageError(f"{flag}: array {name} is missing; accepted are {_listing(wanted)}")
-        _check_array(f"{flag}: array {name}", arrays[name], shape)
-    unknown = sorted(set(arrays) - set(wanted))
-    if unknown:
-        raise UsageError(
-            f"{flag}: array {unknown[0]} is not a parameter of this network; "
-            f"accepted are {_listing(wanted)}"
-        )
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32)).all()
+        if not finite:
+            raise UsageError(
+                f"{flag}: array {name} has entries that are not finite in float32; accepted are "
+                "finite numbers"
+            )
     return {
         layer: {kind: jnp.asarray(arrays[f"{layer}.{kind}"], jnp.float32) for kind in kinds}
         for layer, kinds in shapes.items()
     }
 
 
-def _read_archive(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Reads arrays, all if no names are given, of an npz file; nothing is unpickled.
-
-    Raises:
-      OSError: if the file cannot be read.
-      ValueError: if it is damaged or not an npz file of arrays.
-    """
-    with path.open("rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("a single array")
-            return {name: archive[name] for name in names or archive.files}
-        except (EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path.name}: {error}") from None
+def _check_names(flag: str, headers: dict[str, Header], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Refuses arrays that are missing, unknown or of another shape, before they are read."""
+    for name, shape in wanted.items():
+        if name not in headers:
+            raise UsageError(f"{flag}: array {name} is missing; accepted are {_listing(wanted)}")
+        _check_header(f"{flag}: array {name}", headers[name], shape, np.floating)
+    unknown = sorted(set(headers) - {*wanted, "format"})
+    if unknown:
+        raise UsageError(
+            f"{flag}: array {unknown[0]} is not a parameter of this network; "
+            f"accepted are {_listing(wanted)}"
+        )
 
 
-def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise UsageError(f"{name} has shape {array.shape}; accepted is {shape}")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UsageError(f"{name} has dtype {array.dtype}; accepted is floating point")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32)).all()
-    if not finite:
-        raise UsageError(f"{name} has entries that are not finite float32 numbers")
+def _check_header(name: str, header: Header, shape: tuple[int, ...], kind: type) -> None:
+    if header.shape != shape:
+        raise UsageError(f"{name} has shape {header.shape}; accepted is {shape}")
+    if not np.issubdtype(header.dtype, kind):
+        accepted = "an integer" if kind is np.integer else "floating point"
+        raise UsageError(f"{name} has dtype {header.dtype}; accepted is {accepted}")
 
 
 def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -327,7 +375,3 @@ def _reason(error: Exception) -> str:
             f"{error.strerror}: {Path(error.filename).name}" if error.filename else error.strerror
         )
     return " ".join(str(error).split())
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps({"format": FORMAT} | content, indent=2, allow_nan=False) + "\n")

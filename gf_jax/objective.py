@@ -48,13 +48,16 @@ def classification(
       labels: class of every example, from 0.
 
     Raises:
-      ValueError: if inputs and labels do not fit the network or each other.
+      ValueError: if inputs and labels do not fit the network or each other, or an input is
+        not finite.
     """
     if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
         raise ValueError(
             f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
             f"(examples, {', '.join(map(str, network.input_shape))}) and (examples,)"
         )
+    if not isinstance(inputs, jax.core.Tracer):  # whose entries are not known
+        _check_finite(inputs)
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
     def losses(logits: Array) -> Array:
@@ -72,6 +75,11 @@ def classification(
         return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
 
     return Classification(loss, accuracy, output_gradients)
+
+
+def _check_finite(inputs: Array | np.ndarray) -> None:
+    if not jnp.isfinite(inputs).all():
+        raise ValueError("inputs: have entries that are not finite; accepted are finite numbers")
 
 
 class RowSpace(NamedTuple):
@@ -112,7 +120,11 @@ def row_space(inputs: Float[Array | np.ndarray, "examples features"]) -> RowSpac
 
     Singular values up to max(examples, features) ulps of the largest count as zero, as in
     ``numpy.linalg.matrix_rank``.
+
+    Raises:
+      ValueError: if an input is not finite.
     """
+    _check_finite(inputs)
     matrix = np.asarray(inputs, np.float64)
     _, values, vt = np.linalg.svd(matrix, full_matrices=False)
     floor = max(matrix.shape) * np.finfo(np.float64).eps * values[0]

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 MOST_SEGMENTS = 100  # of the default: a progress bar needs no finer steps
+MOST_ITERATIONS = 100_000_000  # every one is recorded
+MOST_STEPS = 2**31 - 1  # of a lane per base iteration: what a compiled loop counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +19,9 @@ class Schedule:
 
     Attributes:
       step_size: step size of the base run; time = iteration * step_size.
-      ratios: positive integers; each adds a run with step size step_size/ratio.
-        Ratio 1 names the base run, which is always there.
-      iterations: iterations of the base run.
+      ratios: positive integers up to 2^31 - 1; each adds a run with step size
+        step_size/ratio. Ratio 1 names the base run, which is always there.
+      iterations: iterations of the base run, up to 100,000,000.
       snapshots: number of evenly spaced base iterations at which the parameters
         are kept, the last of them the final one: iteration floor(j K / P) for
         j = 1 ... P. None is 100, or every iteration if there are fewer. A tuple
@@ -47,16 +49,18 @@ class Schedule:
         )
         for ratio in self.ratios:
             _require(
-                _is_integer(ratio) and ratio >= 1,
-                f"ratios: got {ratio}; accepted are positive integers",
+                _is_integer(ratio) and 1 <= ratio <= MOST_STEPS,
+                f"ratios: got {ratio}; accepted are positive integers"
+                + (f" up to {MOST_STEPS}" if ratio > MOST_STEPS else ""),
             )
             _require(
                 self.ratios.count(ratio) == 1,
                 f"ratios: {ratio} is given more than once; give every ratio once",
             )
         _require(
-            _is_integer(self.iterations) and self.iterations >= 1,
-            f"iterations: got {self.iterations}; accepted is a positive integer",
+            _is_integer(self.iterations) and 1 <= self.iterations <= MOST_ITERATIONS,
+            f"iterations: got {self.iterations}; accepted is a positive integer"
+            f" up to {MOST_ITERATIONS}",
         )
         if self.snapshots is None:
             object.__setattr__(self, "snapshots", min(100, self.iterations))

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from hypothesis import strategies as st
 
 import gf_jax
 from experiments import data, main
@@ -33,6 +34,34 @@ WITH_FLOW = (
     "--step_size=0.05",
 )
 SMALL = (*WITH_FLOW, "--noflow")
+
+
+def weights(**changes):
+    """Weights that SMALL takes, with some of them changed, or left out where None."""
+    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
+    arrays = {f"{layer}.weight": np.ones(ks["weight"], np.float32) for layer, ks in shapes.items()}
+    return {name: array for name, array in (arrays | changes).items() if array is not None}
+
+
+def damaged(content):
+    """A file cut off, with some bits flipped, with bytes put in, or all other bytes."""
+    places = st.integers(0, len(content) - 1)
+    flips = st.lists(st.tuples(places, st.integers(0, 7)), min_size=1, max_size=3)
+    return st.one_of(
+        places.map(lambda at: content[:at]),
+        flips.map(lambda chosen: flipped(content, chosen)),
+        st.tuples(places, st.binary(max_size=9)).map(
+            lambda put: content[: put[0]] + put[1] + content[put[0] :]
+        ),
+        st.binary(max_size=80),
+    )
+
+
+def flipped(content, flips):
+    changed = bytearray(content)
+    for at, bit in flips:
+        changed[at] ^= 1 << bit
+    return bytes(changed)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,23 @@
+import contextlib
 import gzip
-import shutil
+import hashlib
+import math
+import os
 import socket
 import threading
 import time
+import tracemalloc
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import data
 from experiments.configuration import UsageError
+from tests.conftest import damaged
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +111,7 @@ def test_missing_folder_and_files(tmp_path):
     [
         (b"", "truncated at 0 of 47,040,016 bytes"),
         (b"\x00\x00\x08\x03\x00\x00", "truncated at 6 of"),
-        (bytes(47_040_017), "too long with 47,040,017 of"),
+        (bytes(47_040_017), "longer than its 47,040,016 bytes"),
         (bytes(47_040_016), "altered, not MNIST's own"),
     ],
 )
@@ -155,30 +162,175 @@ def test_unzipped_renamed_and_truncated_mnist(mnist_dir, tmp_path):
         data.load("mnist", str(tmp_path), 100)
 
 
-@pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore")  # those of the downloader's own dependencies
-def test_download_from_a_server_then_from_the_cache(mnist_dir, tmp_path, monkeypatch):
-    """The real downloader against a local server: cached, verified, then used offline."""
-    from tensorflow_datasets.core.download import checksums
+SHAPES = dict(zip(data.MNIST_FILES, [(4, 3, 3), (4,)] * 2, strict=True))
+SMALL_CONTENTS = {
+    name: bytes([0, 0, 8, len(shape)])
+    + b"".join(length.to_bytes(4, "big") for length in shape)
+    + bytes(range(math.prod(shape)))
+    for name, shape in SHAPES.items()
+}
 
-    served = tmp_path / "served"
-    served.mkdir()
-    for name in data.MNIST_FILES:
-        shutil.copyfile(mnist_dir / f"{name}.gz", served / f"{name}.gz")
-    handler = partial(SimpleHTTPRequestHandler, directory=served)
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of MNIST's form and names, small, as if they were the published ones."""
+    table = {
+        name: (shape, hashlib.sha256(SMALL_CONTENTS[name]).hexdigest())
+        for name, shape in SHAPES.items()
+    }
+    monkeypatch.setattr(data, "MNIST_FILES", table)
+    return SMALL_CONTENTS
+
+
+CONTENT = SMALL_CONTENTS["train-images-idx3-ubyte"]
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_damaged_idx_files_are_refused_or_right(end, small_files, tmp_path):
+    path = tmp_path / f"train-images-idx3-ubyte{end}"
+    right = np.arange(36).reshape(4, 3, 3)
+    whole = gzip.compress(CONTENT) if end else CONTENT
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(data._read_idx(path), right)
+
+    @settings(max_examples=300, deadline=None)
+    @given(content=damaged(whole) | (damaged(CONTENT).map(gzip.compress) if end else st.nothing()))
+    def check(content):
+        path.write_bytes(content)
+        with contextlib.suppress(UsageError):
+            np.testing.assert_array_equal(data._read_idx(path), right)
+
+    check()
+
+
+def test_a_file_is_unpacked_no_further_than_it_may_be_large(small_files, tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(2**26)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="longer than its 52 bytes"):
+            data._read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers that it has every file, and hands out those of one name in a way that fails."""
+
+    protocol_version = "HTTP/1.1"
+    failing, how, over = "train-labels-idx1-ubyte.gz", "", threading.Event()
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        name = self.path[1:]
+        content = gzip.compress(SMALL_CONTENTS[name.removesuffix(".gz")])
+        how = self.how if name == self.failing else ""
+        if how == "altered":
+            content = gzip.compress(SMALL_CONTENTS[name.removesuffix(".gz")][:-1] + b"!")
+        self.send_response(404 if how == "missing" else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if how == "truncated":
+            content = content[: len(content) // 2]
+        for byte in content if how == "slow" else ():
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            if self.over.wait(2):
+                return
+        if how != "slow":
+            self.wfile.write(content)
+        self.close_connection = True
+
+
+@pytest.fixture
+def server(monkeypatch):
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    monkeypatch.setattr(data, "MNIST_URL", f"http://127.0.0.1:{running.server_port}/")
+    monkeypatch.setattr(Server, "over", threading.Event())
+    yield running
+    Server.over.set()
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("slow", "bytes came in"),
+        pytest.param("truncated", "could not be downloaded", marks=pytest.mark.long),
+        pytest.param("altered", "train-labels-idx1-ubyte", marks=pytest.mark.long),
+        pytest.param("missing", "404", marks=pytest.mark.long),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing(how, message, small_files, server, monkeypatch):
+    """And the next attempt works, and is used without the server."""
+    monkeypatch.setattr(Server, "how", how)
+    # Loading what downloads takes seconds, and then nothing has come either.
+    monkeypatch.setattr(data, "PATIENCE_SECONDS", 6.0)
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=f"--dataset=mnist: .*{message}") as refused:
+        data.load("mnist", None, 100)
+    assert time.monotonic() - started < 30
+    assert "; give a folder with the four IDX files" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(data._cache().iterdir()) == []
+    monkeypatch.setattr(Server, "how", "")
+    monkeypatch.setattr(data, "PATIENCE_SECONDS", 60.0)
+    assert data._cached_mnist() == data._cache()
+    names = sorted(path.name for path in data._cache().iterdir())
+    assert names == sorted(f"{name}.gz" for name in small_files)
+    server.server_close()
+    np.testing.assert_array_equal(
+        data._read_idx(data._cached_mnist() / "train-labels-idx1-ubyte.gz"), np.arange(4)
+    )
+
+
+def test_an_interrupt_ends_the_download(small_files, server, monkeypatch):
+    def interrupted(fetching, folder):
+        processes.append(fetching)
+        raise KeyboardInterrupt
+
+    processes = []
+    monkeypatch.setattr(data, "_watch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("auto", None, 100)
+    assert processes[0].returncode is not None
+    assert list(data._cache().iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["/dev/null", "/proc/none"])
+def test_a_cache_that_cannot_be_written(root, server, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", root)
+    with pytest.raises(UsageError, match="--dataset=mnist: MNIST could not be kept"):
+        data.load("mnist", None, 100)
+    assert "could not be kept" in data.load("auto", None, 100).warning
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    with pytest.raises(UsageError, match="--dataset=mnist: MNIST has no cache folder"):
+        data.load("mnist", None, 100)
+
+
+@pytest.mark.real_data
+def test_download_from_a_server_then_from_the_cache(mnist_dir, tmp_path, monkeypatch):
+    """The real files from a local server: cached, verified, then used offline."""
+    handler = partial(SimpleHTTPRequestHandler, directory=mnist_dir)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    local = f"http://127.0.0.1:{server.server_port}/"
-    registered = checksums.get_all_url_infos()
-    infos = {local + f"{n}.gz": registered[data.MNIST_URL + f"{n}.gz"] for n in data.MNIST_FILES}
-    monkeypatch.setattr(checksums, "get_all_url_infos", lambda: dict(infos))
-    monkeypatch.setattr(data, "MNIST_URL", local)
+    monkeypatch.setattr(data, "MNIST_URL", f"http://127.0.0.1:{server.server_port}/")
     try:
-        altered = served / "train-labels-idx1-ubyte.gz"
-        altered.write_bytes(altered.read_bytes() + b"!")
-        with pytest.raises(UsageError, match=r"could not be downloaded .*checksum"):
-            data.load("mnist", None, 100)
-        shutil.copyfile(mnist_dir / altered.name, altered)
         downloaded = data.load("auto", None, 100)
     finally:
         server.shutdown()

@@ -167,6 +167,35 @@ def test_a_diverging_lane_leaves_the_others_alone():
     np.testing.assert_allclose(loss[:, 2], expected, rtol=1e-5, atol=1e-12)
 
 
+class WithTameBase(gf_jax.Schedule):
+    """The same program, in which the base run takes a step size at which it does not diverge."""
+
+    @property
+    def step_sizes(self):
+        return (1e-3, *super().step_sizes[1:])
+
+
+@pytest.mark.parametrize(
+    ("activation", "arithmetic"), [("linear", "compensated"), ("leaky_relu", "float32")]
+)
+def test_a_diverging_lane_changes_no_bit_of_the_others(activation, arithmetic, digits):
+    """Of the same stack: a product of one lane less would sum in another order."""
+    network = gf_jax.fully_connected((64, 12, 8, 10), activation)
+    f = gf_jax.classification(network, digits.images.reshape(-1, 64)[:60], digits.labels[:60]).loss
+    start = gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    runs = [
+        gf_jax.join(list(gf_jax.descent_segments(f, start, schedule, arithmetic=arithmetic)))
+        for schedule in (kind(30.0, (300, 310), 12) for kind in (gf_jax.Schedule, WithTameBase))
+    ]
+    wild, tame = (run.metrics for run in runs)
+    assert not np.isfinite(wild.loss[-1, 0])
+    assert np.isfinite(tame.loss).all()
+    for name in ("loss", "distance_from_init", "gradient_norm"):
+        np.testing.assert_array_equal(getattr(wild, name)[:, 1:], getattr(tame, name)[:, 1:])
+    snapshots = [jax.tree.map(lambda leaf: leaf[:, 1:], run.snapshots) for run in runs]
+    jax.tree.map(np.testing.assert_array_equal, *snapshots)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -42,7 +42,7 @@ def test_eight_devices_equal_one():
         (("--seeds=3", "--mesh=4"), "60 examples spread over 4 devices"),
         (("--seeds=3",), "8 devices divide neither 3 starting points nor 60 examples: one device"),
         (("--mesh=7",), "error: --mesh=7: 7 devices divide neither 1 starting points nor 60"),
-        (("--mesh=9",), "error: --mesh=9: there are 8 devices"),
+        (("--mesh=9",), "error: --mesh=9: accepted is a number of devices that are there, up to 8"),
     ],
 )
 @pytest.mark.long

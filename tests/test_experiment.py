@@ -1,9 +1,12 @@
 """The command line as a user meets it: outputs, repetition, mistakes."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import jax
@@ -11,9 +14,10 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, show, store
+from experiments import data, figures, show, store
 from experiments.configuration import EXIT_DIVERGED
-from tests.conftest import SMALL
+from experiments.figures import style
+from tests.conftest import SMALL, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,6 +135,21 @@ def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):
     assert (folder / "figure.png").exists()
 
 
+def test_a_diverging_lane_is_drawn_up_to_there(finished_once, monkeypatch):
+    run = store.read_run(finished_once[0])
+    loss = run.metrics.loss.copy()
+    loss[5:, 1] = np.inf
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
+    figures.draw_run(run._replace(metrics=run.metrics._replace(loss=loss), reference=None), None)
+    base, wild, other = drawn[0].axes[0].lines
+    assert "diverged at 5" in wild.get_label()
+    np.testing.assert_array_equal(wild.get_ydata()[:5], loss[:5, 1])
+    assert np.isnan(wild.get_ydata()[5:]).all()
+    for line, lane in ((base, 0), (other, 2)):
+        np.testing.assert_array_equal(line.get_ydata(), loss[:, lane])
+
+
 def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
     segments = gf_jax.descent_segments
 
@@ -155,115 +174,6 @@ def test_the_default_directory_is_new_every_time(tmp_path, monkeypatch):
     assert all(folder.is_dir() and folder.parent.name == "runs" for folder in folders)
 
 
-MISTAKES = [
-    ("--ratios=2,0", "--ratios: got 0"),
-    ("--ratios=2,-5", "--ratios: got -5"),
-    ("--ratios=2,2", "--ratios: 2 is given more than once"),
-    ("--ratios=2,x", "accepted are integers separated by commas"),
-    ("--ratios=2.5", "accepted are integers separated by commas"),
-    ("--step_size=-0.1", "--step_size: got -0.1"),
-    ("--step_size=0", "--step_size: got 0.0"),
-    ("--step_size=nan", "--step_size: got nan"),
-    ("--step_size=small", "--step_size=small"),
-    ("--iterations=0", "--iterations: got 0"),
-    ("--iterations=1e3", "--iterations=1e3"),
-    ("--snapshots=13", "--snapshots: got 13; accepted is 1 to the number of iterations, 12"),
-    ("--snapshots=0", "--snapshots: got 0"),
-    ("--segments=5", "--segments: got 5"),
-    ("--network=resnet", "fully_connected|conv_adapted|lenet5"),
-    ("--network=lenet5 --widths=", "--widths: the network lenet5 has its own"),
-    ("--network=lenet5", "--widths: the network lenet5 has its own"),
-    ("--widths=5,0", "--widths=5,0: accepted are positive integers"),
-    ("--activation=tanh", "linear|relu|leaky_relu"),
-    ("--init_scale=0", "--init_scale=0.0"),
-    ("--init_scale=inf", "--init_scale=inf"),
-    ("--seed=-1", "--seed=-1"),
-    ("--dataset=cifar", "auto|mnist|digits"),
-    ("--examples=0", "--examples=0"),
-    ("--examples=5000", "--examples=5000: scikit-learn's digits data set holds 1797"),
-    ("--data_dir=/nowhere", "--data_dir: holds MNIST files, but --dataset=digits"),
-    ("--dataset=mnist --data_dir=/nowhere", "--data_dir=/nowhere: no such folder"),
-    ("--initial_params=/nowhere.npz", "--initial_params=/nowhere.npz: not readable"),
-    ("--initial_params=/nowhere.npz --seed=1", "--seed: has no effect"),
-    ("--output_dir=/dev/null/run", "--output_dir=/dev/null/run: cannot be written"),
-    ("--output_dir=/proc/run", "--output_dir=/proc/run: cannot be written"),
-    ("--step_sizes=0.1,0.03", "--step_sizes=0.1,0.03: the largest, 0.1, is 3.33333 times 0.03"),
-    ("--step_sizes=0.1,-1", "--step_sizes=0.1,-1: accepted are positive finite numbers"),
-    ("--step_sizes=0.1,0.1", "--step_sizes=0.1,0.1: give every step size once"),
-    ("--step_sizes=", "--step_sizes=: accepted are positive finite numbers"),
-    ("--step_sizes=0.1,0.01", "--step_size: is implied by --step_sizes"),
-    ("--step_sizes=a", "accepted are numbers separated by commas, such as 0.1"),
-    ("--arithmetic=half", "compensated|float32|float64|tf32"),
-    ("--arithmetic=tf32", "--arithmetic: tf32 products exist on GPUs only"),
-    ("--experiment=paint", "paper|rounding|predict|large_steps"),
-    ("--experiment=rounding --arithmetic=float32", "--arithmetic: has no effect on --experiment"),
-    ("--experiment=predict --flow", "--flow: has no effect on --experiment=predict"),
-    ("--experiment=large_steps --ratios=2", "--ratios: has no effect on --experiment=large_steps"),
-    ("--flow=maybe", "flow"),
-    ("--ratio=2", "ratio"),
-    ("extra", "extra: not a flag"),
-]
-
-
-@pytest.mark.parametrize(("flag", "message"), MISTAKES)
-def test_a_mistake_gets_one_line_and_leaves_nothing(flag, message, invoke, tmp_path):
-    target = tmp_path / "out"
-    status, out, err = invoke(*SMALL, f"--output_dir={target}", *flag.split())
-    assert status == 2
-    assert out == ""
-    assert message in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert not target.exists()
-
-
-def weights(**changes):
-    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
-    arrays = {f"{layer}.weight": np.ones(ks["weight"], np.float32) for layer, ks in shapes.items()}
-    return {name: array for name, array in (arrays | changes).items() if array is not None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dense_2.weight": None}, "array dense_2.weight is missing"),
-        ({"dense_2.weight": np.ones((6, 10))}, "shape (6, 10); accepted is (10, 6)"),
-        ({"dense_1.bias": np.ones(6)}, "array dense_1.bias is not a parameter"),
-        ({"dense_2.weight": np.ones((10, 6), int)}, "dtype int64"),
-        ({"dense_2.weight": np.full((10, 6), np.nan)}, "not finite"),
-        ({"dense_2.weight": np.full((10, 6), 1e300)}, "not finite"),
-        ({"dense_2.weight": np.array([[None] * 6] * 10)}, "not readable"),  # would be unpickled
-    ],
-)
-def test_bad_weights_files(changes, message, invoke, tmp_path):
-    path = tmp_path / "weights.npz"
-    np.savez(path, **weights(**changes))
-    target = tmp_path / "out"
-    status, _, err = invoke(*SMALL, f"--initial_params={path}", f"--output_dir={target}")
-    assert (status, err.count("\n")) == (2, 1)
-    assert f"--initial_params={path}: " in err
-    assert message in err
-    assert not target.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY", b"text"])
-def test_files_that_are_no_weights(content, invoke, tmp_path):
-    path = tmp_path / "weights.npz"
-    path.write_bytes(content)
-    status, _, err = invoke(*SMALL, f"--initial_params={path}", f"--output_dir={tmp_path / 'o'}")
-    assert (status, err.count("\n")) == (2, 1)
-    assert "not readable" in err
-
-
-def test_a_single_array_is_no_weights_file(invoke, tmp_path):
-    path = tmp_path / "weights.npz"
-    with path.open("wb") as file:
-        np.save(file, np.ones(3))
-    status, _, err = invoke(*SMALL, f"--initial_params={path}", f"--output_dir={tmp_path / 'o'}")
-    assert (status, err.count("\n")) == (2, 1)
-    assert "a single array" in err
-
-
 def test_weights_of_other_programs_may_be_float64(invoke, tmp_path):
     path = tmp_path / "weights.npz"
     generator = np.random.default_rng(0)
@@ -284,40 +194,61 @@ def test_results_are_never_overwritten(finished, invoke):
     assert (folder / "metrics.npz").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "newer", "no object", "none"])
-def test_showing_what_is_not_a_run(damage, finished, capsys):
-    folder, _ = finished
-    path = folder / "metrics.npz"
-    if damage == "missing":
-        path.unlink()
-    elif damage == "truncated":
-        path.write_bytes(path.read_bytes()[:300])
-    elif damage == "newer":
-        with np.load(path) as saved:
-            arrays = dict(saved) | {"format": np.array(store.FORMAT + 1)}
-        np.savez(path, **arrays)
-    elif damage == "no object":
-        (folder / "configuration.json").write_text("[1, 2]")
-    arguments = [] if damage == "none" else [str(folder)]
-    assert show.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+def in_a_terminal(command, **options):
+    """Runs a command whose output is a terminal of 200 columns."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (50, 200))
+    with subprocess.Popen(command, stdout=follower, stderr=follower, **options) as started:
+        os.close(follower)
+        read = []
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(leader, 2**16):
+                read.append(part)
+    os.close(leader)
+    return started.returncode, b"".join(read).decode()
 
 
-def test_the_command_itself(tmp_path):
-    """As a user calls it: own process, nothing but the flags."""
-    command = [sys.executable, "-m", "experiments.main", *SMALL]
-    environment = os.environ | {"PYTHONWARNINGS": "error"}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run([*command, f"--output_dir={tmp_path / 'a'}"], check=False, **options)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    wrong = subprocess.run([*command, "--ratios=0"], check=False, **options)
-    assert wrong.returncode == 2
-    assert wrong.stderr == "error: --ratios: got 0; accepted are positive integers\n"
-    options["env"] = environment | {"JAX_PLATFORMS": "abacus"}
-    elsewhere = subprocess.run(command, check=False, **options)
-    assert elsewhere.returncode == 2
-    assert "abacus" in elsewhere.stderr
-    assert elsewhere.stderr.count("\n") == 1
+def in_a_pipe(command, **options):
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("run", "variables", "cut"),
+    [
+        (in_a_pipe, {"TERM": "dumb", "COLUMNS": "0"}, ("--segments=1", "--snapshots=6")),
+        pytest.param(
+            *(in_a_terminal, {"TERM": "xterm-256color"}, ("--segments=3", "--snapshots=12")),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(in_a_pipe, {"COLUMNS": "20", "PYTHONIOENCODING": "ascii"}, ("--segments=12",)),
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_how_it_is_shown_and_cut_changes_no_bit(run, variables, cut, finished_once, tmp_path):
+    """In a process of its own, as a user calls it, against a run in this one."""
+    command = [sys.executable, "-m", "experiments.main", *SMALL, "--ratios=2,3", *cut]
+    environment = os.environ | {"PYTHONWARNINGS": "error", "MPLBACKEND": "none such"} | variables
+    status, out = run([*command, f"--output_dir={tmp_path / 'a'}"], cwd=ROOT, env=environment)
+    assert status == 0, out
+    assert "everything lies in" in " ".join(out.split())
+    assert "Traceback" not in out
+    with (
+        np.load(tmp_path / "a" / "metrics.npz") as here,
+        np.load(finished_once[0] / "metrics.npz") as there,
+    ):
+        assert here.files == there.files
+        for name in here.files:
+            np.testing.assert_array_equal(here[name], there[name])
+    with (
+        np.load(tmp_path / "a" / "snapshots.npz") as here,
+        np.load(finished_once[0] / "snapshots.npz") as there,
+    ):
+        common = np.isin(there["iteration"], here["iteration"])
+        assert common.sum() == len(here["iteration"])
+        for name in set(here.files) - {"format", "ratio"}:
+            np.testing.assert_array_equal(here[name], there[name][common])

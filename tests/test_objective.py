@@ -60,3 +60,14 @@ def test_what_the_inputs_do_not_span_stays(inputs):
     start = gf_jax.xavier_uniform(jax.random.key(0), {"dense_1": {"weight": (3, 64)}})
     restored = rows.restore(rows.reduce(start), start)
     np.testing.assert_allclose(restored["dense_1"]["weight"], start["dense_1"]["weight"], atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_that_are_not_finite_are_refused(value):
+    inputs = np.ones((3, 4), np.float32)
+    inputs[1, 2] = value
+    network = gf_jax.fully_connected((4, 10))
+    with pytest.raises(ValueError, match="inputs: have entries that are not finite"):
+        gf_jax.classification(network, inputs, np.zeros(3, int))
+    with pytest.raises(ValueError, match="inputs: have entries that are not finite"):
+        gf_jax.row_space(inputs)

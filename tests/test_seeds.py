@@ -29,7 +29,7 @@ def test_every_seed_is_that_of_a_run_of_its_own(invoke, tmp_path, capsys):
         assert metrics["loss"].shape == (13, 3, 3)  # iterations, seeds, lanes
         assert kept["params.dense_1.weight"].shape == (12, 3, 3, 6, 64)
     with np.load(folder / "initial_params.npz") as many, np.load(alone / "initial_params.npz") as a:
-        for name in a.files:
+        for name in set(a.files) - {"format"}:
             np.testing.assert_array_equal(many[name][1], a[name])
     with np.load(folder / "flow.npz") as many, np.load(alone / "flow.npz") as a:
         # The flow knows nothing of other starts.

@@ -35,7 +35,7 @@ OUTSIDE = {
     "matfree": {"curvature"},
     "absl": {"main", "benchmark"},
     "matplotlib": {"figures"},  # a folder, as is benchmark
-    "tensorflow_datasets": {"data"},
+    "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
     "torch": {"benchmark"},
     "tqdm": {"harness"},

@@ -5,6 +5,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.files import atomically
+
 # Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
 # differ too, so that curves on top of each other are all seen.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,7 +29,8 @@ def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> lis
         figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
-        figure.savefig(path, dpi=130)
+        with atomically(path) as temporary:
+            figure.savefig(temporary, dpi=130)
         figure.set_layout_engine("none")  # what is laid out stays
     return paths
 
