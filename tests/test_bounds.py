@@ -128,35 +128,29 @@ def test_a_linear_network_of_two_layers_reaches_the_bound():
 
 
 def tiny_convolutional(bias, pooled):
-    """Convolution 5x5 with stride 2 or pooling, then two dense layers, on 9x9 images."""
+    """Convolution 5x5 with stride 2 or pooling of 2x2, then two dense layers."""
+    size, stride, pool, windows = (8, 1, 2, (16, 16)) if pooled else (9, 2, 1, (9, 9))
+    flat = 2 * 2 * 2 if pooled else 2 * 3 * 3
 
-    stride = 1 if pooled else 2
-    flat, places = (2 * 2 * 2, 25) if pooled else (2 * 3 * 3, 9)
+    def prepare(inputs):
+        return networks._windows(inputs.transpose(2, 1, 3, 0), block=2, stride=stride)
 
     def forward(params, windows):
-        hidden = networks._convolve(params["conv_1"], windows, 9, stride=stride)
-        if pooled:  # of five rows and columns the first four
-            hidden = hidden.reshape(5, 2, 5, -1)[:4, :, :4].reshape(4, 8, -1)
-            hidden = networks._max_pool(hidden, channels=2)
-        hidden = networks._flatten(jax.nn.relu(hidden), channels=2)
-        return networks._dense_layers(params, hidden, jax.nn.relu)
+        hidden = networks._convolve(params["conv_1"], windows, stride=stride, pool=pool)
+        return networks._dense_layers(params, networks._flatten(hidden), jax.nn.relu)
 
     shapes = {"conv_1": {"weight": (2, 1, 5, 5)}} | networks._dense_shapes((flat, 3, 2), bias=bias)
     if bias:
         shapes["conv_1"]["bias"] = (2,)
-
-    def prepare(images):
-        rows = jnp.moveaxis(images[:, 0], 0, -1)
-        return networks._windows(rows, stride=stride)
-
-    windows = (networks.Windows(25 if pooled else 9, places),)
-    return networks.Network((1, 9, 9), shapes, prepare, forward, windows)
+    return networks.Network(
+        (1, size, size), shapes, prepare, forward, (networks.Windows(*windows),)
+    )
 
 
 @pytest.mark.parametrize(("bias", "pooled"), [(False, False), (True, False), (True, True)])
 def test_convolutions_biases_and_pooling(bias, pooled, generator):
     network = tiny_convolutional(bias, pooled)
-    inputs = generator.normal(size=(5, 1, 9, 9)).astype(np.float32)
+    inputs = generator.normal(size=(5, *network.input_shape)).astype(np.float32)
     problem = gf_jax.classification(network, inputs, generator.integers(2, size=5))
     with jax.enable_x64(True):
         params = {  # biases too
