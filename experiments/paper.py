@@ -56,11 +56,10 @@ def run(config: Configuration) -> int:
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
     store.write_summary(directory, summary | timing)
+    figures.draw_run(saved, directory)
     if saved.seeds:
-        figures.draw_seeds(saved, directory)
         seeds.print_seeds(summary, workplace.console)
     else:
-        figures.draw_run(saved, directory)
         report.print_run(summary, workplace.console)
     harness.end(workplace)
     if interrupted:

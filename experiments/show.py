@@ -38,7 +38,7 @@ def _show(directory: Path) -> None:
     else:
         report.print_run(report.summarise(run), console)
     try:
-        paths = (figures.draw_seeds if run.seeds else figures.draw_run)(run, directory)
+        paths = figures.draw_run(run, directory)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
     console.print("drawn: " + escape(", ".join(map(str, paths))), soft_wrap=True, highlight=False)

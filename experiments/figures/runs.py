@@ -8,9 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures import style
-from experiments.records import DESCRIPTIONS, Prediction, Reference, Run, Sweep
-from gf_jax.comparison import WELL_BELOW
+from experiments.records import (
+    DESCRIPTIONS,
+    Prediction,
+    Reference,
+    Run,
+    Sweep,
+    join_references,
+    percentiles,
+)
+from gf_jax.comparison import WELL_BELOW, Metrics
 
+NOTE = "lines: predicted; marks: measured"
 TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
 
 
@@ -25,9 +34,13 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
     measured. A lane that diverges is drawn up to there, and all axes are then
     logarithmic.
 
+    From several starting points, curves, marks and predictions are medians over the seeds
+    at every time, and bands the spread of what was measured.
+
     Returns:
       The paths written.
     """
+    run = run if run.seeds else _with_seeds(run)
     metrics, reference, others = run.metrics, run.reference, len(run.ratios) > 1
     shape = (2 if others else 1, 2 if reference is None else 3)
     figure = Figure(figsize=(5.5 * shape[1], 8.5 if others else 4.7), layout="constrained")
@@ -35,31 +48,29 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
     log = not np.isfinite(metrics.loss).all()
     _curves(axes[0, 0], run, metrics.loss, log=log)
     _curves(axes[0, 1], run, metrics.distance_from_init, log=log)
-    style.describe(axes[0, 0], "Training loss", "nats")
+    style.describe(axes[0, 0], "Training loss", "nats, logarithmic" if log else "nats")
     style.describe(axes[0, 1], "Distance from initialisation")
     if reference is not None:
         _against_flow(axes[0, 2], run, reference)
     if others:
         _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
-        _curves(axes[1, 0], run, np.abs(metrics.loss - metrics.loss[:, :1]), first=1, log=True)
-        style.describe(axes[0, 1], "From initialisation (above), from the $\\eta_0$ run (below)")
+        axes[0, 1].set_title("From initialisation (above), from the $\\eta_0$ run (below)")
+        with np.errstate(invalid="ignore"):  # of runs that diverged
+            differences = np.abs(metrics.loss - metrics.loss[..., :1])
+        _curves(axes[1, 0], run, differences, first=1, log=True)
         style.describe(
             axes[1, 0], "Difference in training loss from the $\\eta_0$ run", "nats, logarithmic"
         )
-        if reference is None:
-            _curves(axes[1, 1], run, metrics.distance_to_base, first=1, log=True)
-        else:
-            _marks(axes[1, 1], run, _at_snapshots(run, metrics.distance_to_base), first=1)
-            _predictions(axes[1, 1], run, reference.predicted_to_base, first=1)
+        _to_base(axes[1, 1], run)
+        if reference is not None:
             _order(axes[1, 2], run, reference)
-        travelled = metrics.distance_from_init[:, 0]
-        travelled = travelled[np.isfinite(travelled)][-1]
-        style.describe(
-            axes[1, 1],
-            f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}",
-            "Euclidean distance, logarithmic",
+    title = rf"{run.network_label} on {run.data_label}, $\eta_0$ = {run.step_size:g}"
+    if len(run.seeds) > 1:
+        spread = "all of them" if len(run.seeds) <= 10 else "percentiles 5 to 95"
+        title += (
+            f", seeds {run.seeds[0]} to {run.seeds[-1]}\nmedians over the seeds; bands: {spread}"
         )
-    return _finish(figure, axes[0, 0], run, directory)
+    return style.save(figure, axes[0, 0], title, directory)
 
 
 def draw_rounding(
@@ -190,76 +201,141 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
     return style.save(figure, axes[0, 0], title, directory)
 
 
-def _finish(figure: Figure, named: Axes, run: Run, directory: Path) -> list[Path]:
-    label = rf"{run.network_label} on {run.data_label}, $\eta_0$ = {run.step_size:g}"
-    return style.save(figure, named, label, directory)
+def _with_seeds(run: Run) -> Run:
+    """A run from a single starting point, as one of several."""
+    return run._replace(
+        metrics=Metrics(*(values[:, None] for values in run.metrics)),
+        accuracy=run.accuracy[:, None],
+        reference=join_references([run.reference]),
+        seeds=(0,),
+    )
 
 
 def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     """Distance of every lane to the flow, measured where the flow is known well enough."""
-    distances = np.where(reference.measured, reference.distance_to_flow, np.nan)
-    _marks(axes, run, distances)
-    _predictions(axes, run, reference.predicted_to_flow)
-    floor = WELL_BELOW * reference.resolution.max(axis=1)
+    known = _has_flow(reference)
+    measured = reference.measured[:, known].all(axis=1, keepdims=True)
+    distances = np.where(measured, reference.distance_to_flow[:, known], np.nan)
+    _marks(axes, run, distances, reference.predicted_to_flow[:, known])
+    floor = WELL_BELOW * reference.resolution[:, known].max(axis=(1, 2))
     bottom = axes.get_ylim()[0]
-    note = "lines: predicted; marks: measured"
+    style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
+    note = NOTE
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
         note += "; grey: flow uncertain"
-    style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
     axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
 
 
+def _to_base(axes: Axes, run: Run) -> None:
+    """Distance of every other lane to the base run, which the title says how far it goes."""
+    gaps, reference = run.metrics.distance_to_base, run.reference
+    if reference is None:
+        _curves(axes, run, gaps, first=1, log=True)
+    else:
+        predicted = reference.predicted_to_base[:, _has_flow(reference)]
+        at_snapshots = np.isin(run.iterations, run.snapshot_iterations)
+        _marks(axes, run, gaps[at_snapshots], predicted, first=1)
+    travelled = _over_seeds(run.metrics.distance_from_init[..., 0])[1]
+    travelled = travelled[np.isfinite(travelled)][-1]
+    title = f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}"
+    style.describe(axes, title, "Euclidean distance, logarithmic")
+    if reference is not None:
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{NOTE}")
+
+
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
+    order = reference.order[:, _has_flow(reference)]
+    low, median, high = np.where(np.isfinite(order).all(axis=1), _over_seeds(order), np.nan)
     axes.axhline(1, color="0.6", linewidth=1)
-    axes.plot(run.snapshot_times, reference.order, "o", color=style.COLOURS[0], markersize=3)
-    finite = reference.order[np.isfinite(reference.order)]
-    axes.set_ylim(min(0.0, finite.min(initial=0)), max(2.0, 1.1 * finite.max(initial=0)))
+    _band(axes, run, run.snapshot_times, low, high, 0)
+    axes.plot(run.snapshot_times, median, "o", color=style.COLOURS[0], markersize=3)
+    axes.set_ylim(min(0.0, np.nanmin(low, initial=0)), max(2.0, 1.1 * np.nanmax(high, initial=0)))
     style.describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
 
 
-def _at_snapshots(run: Run, values: np.ndarray) -> np.ndarray:
-    return values[np.isin(run.iterations, run.snapshot_iterations)]
+def _has_flow(reference: Reference) -> np.ndarray:
+    """Of which starts there is a flow; shown is what is known of all of them."""
+    return np.isfinite(reference.loss).any(axis=0)
 
 
-def _marks(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) -> None:
-    """Draws what was measured of the lanes at the snapshots as marks, thinned to about 25."""
-    axes.set_yscale("log")
-    for lane in range(first, len(run.ratios)):
-        kept = np.arange(len(values) - 1, -1, -max(1, len(values) // 25))
-        column = values[kept, lane]
-        axes.plot(
-            run.snapshot_times[kept],
-            np.where(np.isfinite(column) & (column > 0), column, np.nan),
-            style.MARKS[lane % len(style.MARKS)],
-            color=style.colour(lane),
-            markersize=5,
-            markerfacecolor="none",
-        )
-
-
-def _predictions(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0) -> None:
-    """Draws what was predicted of the lanes as thin lines."""
-    for lane in range(first, len(run.ratios)):
-        positive = np.where(values[:, lane] > 0, values[:, lane], np.nan)
-        axes.plot(run.snapshot_times, positive, color=style.colour(lane), linewidth=1)
+def _over_seeds(values: np.ndarray) -> np.ndarray:
+    """Percentiles over the seeds, shape (percentiles, times, ...); NaN where not finite."""
+    found = percentiles(np.moveaxis(values, 1, -1))
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _curves(axes: Axes, run: Run, values: np.ndarray, *, first: int = 0, log: bool = False) -> None:
-    """Draws the lanes from ``first`` on, each in its own colour and dashes."""
-    if log:
-        values = np.where(values > 0, values, np.nan)  # zeros have no logarithm
-        if np.isfinite(values).any():
-            axes.set_yscale("log")
-    for lane, ratio in list(enumerate(run.ratios))[first:]:
-        name = style.run_name(ratio)
-        diverged = run.diverged_at(lane)
+    """Draws the lanes from ``first`` on, each in its own colour and dashes.
+
+    The base run's band is that of all lanes where these coincide.
+    """
+    _scale(axes, values, log=log)
+    found = _positive(_over_seeds(values)) if log else _over_seeds(values)
+    for lane in range(first, len(run.ratios)):
+        low, median, high = found[..., lane]
+        if first or lane == 0:
+            _band(axes, run, run.times, low, high, lane)
         axes.plot(
             run.times,
-            np.where(np.isfinite(values[:, lane]), values[:, lane], np.nan),
-            label=name if diverged is None else f"{name}, diverged at {diverged:,}",
+            median,
+            label=_label(run, lane),
             color=style.colour(lane),
             linestyle=style.DASHES[lane % len(style.DASHES)],
             linewidth=1.8,
         )
+
+
+def _label(run: Run, lane: int) -> str:
+    """What the legend calls a lane, and from which starts it diverged."""
+    name = style.run_name(run.ratios[lane])
+    ends = [each.diverged_at(lane) for each in run.of_seeds]
+    diverged = [at for at in ends if at is not None]
+    if not diverged:
+        return name
+    if len(ends) == 1:
+        return f"{name}, diverged at {diverged[0]:,}"
+    return f"{name}, diverged from {len(diverged)} of {len(ends)}"
+
+
+def _marks(
+    axes: Axes, run: Run, measured: np.ndarray, predicted: np.ndarray, *, first: int = 0
+) -> None:
+    """Draws what was measured at the snapshots as marks, what was predicted as thin lines.
+
+    Marks are thinned to about 25.
+    """
+    axes.set_yscale("log")
+    found, expected = _positive(_over_seeds(measured)), _positive(_over_seeds(predicted))
+    kept = np.arange(len(measured) - 1, -1, -max(1, len(measured) // 25))
+    for lane in range(first, len(run.ratios)):
+        low, median, high = found[..., lane]
+        colour = style.colour(lane)
+        _band(axes, run, run.snapshot_times, low, high, lane)
+        axes.plot(
+            run.snapshot_times[kept],
+            median[kept],
+            style.MARKS[lane % len(style.MARKS)],
+            color=colour,
+            markersize=5,
+            markerfacecolor="none",
+        )
+        axes.plot(run.snapshot_times, expected[1, :, lane], color=colour, linewidth=1)
+
+
+def _band(
+    axes: Axes, run: Run, times: np.ndarray, low: np.ndarray, high: np.ndarray, lane: int
+) -> None:
+    """Draws the spread over the seeds, of which a single one has none."""
+    if len(run.seeds) > 1:
+        axes.fill_between(times, low, high, color=style.colour(lane), alpha=0.15, linewidth=0)
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, np.nan)  # zeros have no logarithm
+
+
+def _scale(axes: Axes, values: np.ndarray, *, log: bool) -> None:
+    if log and (np.isfinite(values) & (values > 0)).any():
+        axes.set_yscale("log")
