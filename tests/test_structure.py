@@ -33,7 +33,7 @@ LIBRARY = {
 OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"curvature"},
-    "absl": {"main", "benchmark"},
+    "absl": {"command_line", "benchmark"},
     "matplotlib": {"figures"},  # a folder, as is benchmark
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
