@@ -34,6 +34,7 @@ OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"curvature"},
     "absl": {"command_line", "benchmark"},
+    "pdoc": {"api"},
     "matplotlib": {"figures"},  # a folder, as is benchmark
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
