@@ -27,6 +27,13 @@ COORDINATES = ("row_space", "pixels")
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
+# What help tells of them.
+EXIT_STATUSES = {
+    0: "done",
+    EXIT_USAGE: "a mistake in flags or files, or too little memory; nothing was run",
+    EXIT_DIVERGED: "a run diverged; the results are written and say which, and when",
+    EXIT_INTERRUPTED: "interrupted; what was computed is written",
+}
 
 
 # Of numbers that float32 holds, less what a product of two needs.
@@ -126,7 +133,7 @@ OWN_DEFAULTS: dict[str, dict[str, object]] = {
 class Configuration:
     """What a run is to do. None stands for a default that depends on other fields.
 
-    Attributes are described where the flags are defined, in ``main.py``.
+    Attributes are described where the flags are defined, in ``flags.py``.
 
     Raises:
       UsageError: on values or combinations that are not accepted.

@@ -1,6 +1,8 @@
 """Draws and tabulates a saved run again, without computing it.
 
 python -m experiments.show runs/fully_connected-20260101-120000
+
+Exit status: 0 done; 2 a folder that holds no such run, or cannot be written.
 """
 
 import sys
@@ -9,12 +11,31 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import figures, report, seeds, store
+from experiments import figures, report, seeds, store, usage
 from experiments.configuration import EXIT_USAGE, UsageError
+
+COMMAND = "python -m experiments.show"
+PAGE = usage.Page(
+    command=COMMAND,
+    takes="RUN_DIR [RUN_DIR ...]",
+    purpose="Draws and tabulates saved runs of the main experiment again, without computing them. "
+    "Each folder's figure.png and figure.pdf are written anew.",
+    examples=(
+        usage.Example(f"{COMMAND} runs/*", "All runs that lie here; a second or two for each."),
+    ),
+    statuses={
+        0: "done",
+        EXIT_USAGE: "a folder that holds no such run, or cannot be written; those before it are "
+        "drawn",
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
     """Writes the figure of each run directory anew and prints its table."""
+    if any(argument in usage.HELP for argument in arguments):
+        usage.show(PAGE)
+        return 0
     try:
         wrong = [argument for argument in arguments if argument.startswith("-")]
         if wrong or not arguments:

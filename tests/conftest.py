@@ -23,7 +23,8 @@ from absl.testing import flagsaver
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import data, main
+from experiments import command_line, data, main
+from experiments import flags as descriptions
 from experiments.configuration import Configuration
 
 WITH_FLOW = (
@@ -105,7 +106,7 @@ def generator():
 
 @pytest.fixture(scope="session")
 def flag_definitions():
-    main.define_flags()
+    command_line.define(descriptions.GROUPS, Configuration)
     yield
     for name in list(Configuration.__dataclass_fields__):
         delattr(flags.FLAGS, name)
@@ -118,7 +119,7 @@ def invoke(capsys, flag_definitions):
     def call(*arguments):
         with flagsaver.flagsaver():
             try:
-                status = main.main(main.parse_flags(["main", *arguments]))
+                status = main.main(command_line.parse_flags(["main", *arguments]))
             except SystemExit as error:
                 status = error.code
         return status, *capsys.readouterr()
@@ -132,7 +133,7 @@ def finished_once(tmp_path_factory, flag_definitions):
     folder = tmp_path_factory.mktemp("finished") / "run [b]"  # brackets are not markup
     with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()) as out:
         arguments = (*WITH_FLOW, "--ratios=2,3", f"--output_dir={folder}")
-        assert main.main(main.parse_flags(["main", *arguments])) == 0
+        assert main.main(command_line.parse_flags(["main", *arguments])) == 0
     return folder, out.getvalue()
 
 

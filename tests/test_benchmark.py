@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import main as command_line
+from experiments import command_line
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import engine, measuring, program, textbook
 
@@ -20,7 +20,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 
 def call(*arguments):
     values = flags.FlagValues()
-    benchmark.define_flags(values)
+    command_line.define(benchmark.GROUPS, program.Settings, values)
     return benchmark.main(command_line.parse_flags(["benchmark", *arguments], values), values)
 
 

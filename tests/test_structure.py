@@ -33,7 +33,8 @@ LIBRARY = {
 OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"curvature"},
-    "absl": {"main", "benchmark"},
+    "absl": {"command_line", "benchmark"},
+    "pdoc": {"api"},
     "matplotlib": {"figures"},  # a folder, as is benchmark
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},

@@ -14,8 +14,9 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import main, show
+from experiments import command_line, show
 from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.program import Settings
 from experiments.configuration import (
     ALONG,
     COORDINATES,
@@ -28,7 +29,7 @@ from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
 # How a message tells what is accepted, or what to do instead.
-ACCEPTED = re.compile(r"accepted|one of <|Did you mean|[;:] (give|drop|take|use) ", re.IGNORECASE)
+ACCEPTED = re.compile(r"accepted|one of <|did you mean|[;:] (give|drop|take|use) ", re.IGNORECASE)
 
 
 def check(err, message):
@@ -66,7 +67,7 @@ MISTAKES = [
     ("--segments=5", "--segments: got 5"),
     ("--segments=0", "--segments: got 0"),
     ("--segments=99999999999999999999", "--segments: got 99999999999999999999"),
-    ("--network=resnet", "--network=resnet: value should be one of <fully_connected|conv_adapted"),
+    ("--network=resnet", "--network=resnet: unknown; accepted are fully_connected, conv_adapted"),
     ("--network=lenet5 --widths=", "--widths: the network lenet5 has its own"),
     ("--network=lenet5", "--widths: the network lenet5 has its own"),
     ("--widths=5,0", "--widths=5,0: accepted are positive integers"),
@@ -74,7 +75,7 @@ MISTAKES = [
     ("--widths=six", "--widths=six: accepted are integers"),
     ("--widths=1000000,1000000", "--widths: the start alone would take"),
     ("--widths=" + ",".join(["1"] * 100), "accepted are fewer than 100 widths"),
-    ("--activation=tanh", "--activation=tanh: value should be one of <linear|relu|leaky_relu"),
+    ("--activation=tanh", "--activation=tanh: unknown; accepted are linear, relu, leaky_relu"),
     ("--init_scale=0", "--init_scale=0.0"),
     ("--init_scale=inf", "--init_scale=inf"),
     ("--init_scale=1e39", "--init_scale=1e+39: accepted is 1e-30 to 1e+30"),
@@ -85,7 +86,7 @@ MISTAKES = [
     ("--seeds=0", "--seeds=0"),
     ("--seeds=1000000000", "--seeds=1000000000: accepted is a positive integer up to"),
     ("--seeds=2 --seed=4294967295", "--seeds=2: the last seed"),
-    ("--dataset=cifar", "--dataset=cifar: value should be one of <auto|mnist|digits"),
+    ("--dataset=cifar", "--dataset=cifar: unknown; accepted are auto, mnist, digits"),
     ("--examples=0", "--examples=0"),
     ("--examples=5000", "--examples=5000: scikit-learn's digits data set holds 1797"),
     ("--data_dir=/nowhere", "--data_dir: holds MNIST files, but --dataset=digits"),
@@ -113,13 +114,13 @@ MISTAKES = [
     ("--step_sizes=1e308,1e-308", "--step_sizes=1e+308,1e-308: accepted are ratios up to"),
     ("--step_sizes=0.1,0.01", "--step_size: is implied by --step_sizes"),
     ("--step_sizes=a", "--step_sizes=a: accepted are numbers separated by commas, such as 0.1"),
-    ("--arithmetic=half", "--arithmetic=half: value should be one of <compensated|float32"),
+    ("--arithmetic=half", "--arithmetic=half: unknown; accepted are compensated, float32"),
     ("--arithmetic=tf32", "--arithmetic: tf32 products exist on GPUs only"),
-    ("--coordinates=polar", "--coordinates=polar: value should be one of <row_space|pixels"),
+    ("--coordinates=polar", "--coordinates=polar: unknown; accepted are row_space, pixels"),
     ("--mesh=99", "--mesh=99: accepted is a number of devices that are there"),
     ("--mesh=0", "--mesh=0: accepted are auto, none and a positive integer"),
     ("--mesh=1.5", "--mesh=1.5: accepted are auto, none and a positive integer"),
-    ("--experiment=paint", "--experiment=paint: value should be one of <paper|rounding|predict"),
+    ("--experiment=paint", "--experiment=paint: unknown; accepted are paper, rounding, predict"),
     ("--experiment=rounding --arithmetic=float32", "--arithmetic: has no effect on --experiment"),
     ("--experiment=predict --flow", "--flow: has no effect on --experiment=predict"),
     ("--experiment=large_steps --ratios=2", "--ratios: has no effect on --experiment=large_steps"),
@@ -129,8 +130,14 @@ MISTAKES = [
     ("--flow=maybe", "--flow=maybe: accepted are true and false"),
     ("--verbosity=x", "--verbosity=x: accepted is an integer"),
     ("--stderrthreshold=x", "--stderrthreshold must be one of"),
-    ("--ratio=2", "Unknown command line flag 'ratio'. Did you mean: ratios ?"),
-    ("--iteration=2", "Unknown command line flag 'iteration'. Did you mean: iterations ?"),
+    ("--ratio=2", "--ratio=2: unknown flag; did you mean --ratios? --help"),
+    ("--noflwo", "--noflwo: unknown flag; did you mean --noflow?"),
+    ("--step-size=2", "--step-size=2: unknown flag; did you mean --step_size?"),
+    ("--quux", "--quux: unknown flag; --help lists what is accepted"),
+    ("--experiment=predit", "--experiment=predit: unknown; did you mean predict? accepted are"),
+    ("--network=conv", "--network=conv: unknown; did you mean conv_adapted? accepted are"),
+    ("--dataset=MNIST", "--dataset=MNIST: unknown; did you mean mnist? accepted are"),
+    ("--iteration=2", "--iteration=2: unknown flag; did you mean --iterations?"),
     ("extra", "extra: not a flag"),
 ]
 
@@ -176,19 +183,20 @@ def test_mistakes_in_other_experiments(given, message, invoke, tmp_path):
 
 OF_BENCHMARK = [
     ("--networks=vgg", "--networks=vgg: accepted are some of linear"),
+    ("--networks=relu,lenet", "--networks=relu,lenet: did you mean lenet5? accepted are some of"),
     ("--networks=", "--networks=: accepted are some of"),
     ("--networks=relu,relu", "--networks=relu,relu: give every network once"),
     ("--rounds=0", "--rounds=0: accepted is a positive integer"),
     ("--rounds=many", "--rounds=many: accepted is an integer"),
     ("--ratios=0", "--ratios: got 0"),
     ("--examples=-1", "--examples=-1"),
-    ("--dataset=cifar", "--dataset=cifar: value should be one of"),
+    ("--dataset=cifar", "--dataset=cifar: unknown; accepted are auto"),
     ("--dataset=mnist --data_dir=/nowhere", "--data_dir=/nowhere: no such folder"),
     pytest.param(
         *("--output_dir=/proc/run", "--output_dir=/proc/run: cannot be written"),
         marks=pytest.mark.long,
     ),
-    ("--round=1", "Unknown command line flag 'round'. Did you mean: rounds ?"),
+    ("--round=1", "--round=1: unknown flag; did you mean --rounds?"),
     ("--torch=maybe", "--torch=maybe: accepted are true and false"),
     ("extra", "extra: not a flag"),
 ]
@@ -197,11 +205,11 @@ OF_BENCHMARK = [
 @pytest.mark.parametrize(("given", "message"), OF_BENCHMARK)
 def test_mistakes_in_the_benchmark(given, message, capsys, tmp_path):
     values = flags.FlagValues()
-    benchmark.define_flags(values)
+    command_line.define(benchmark.GROUPS, Settings, values)
     target = tmp_path / "out"
     arguments = ["benchmark", "--dataset=digits", "--notorch", f"--output_dir={target}"]
     try:
-        parsed = main.parse_flags([*arguments, *given.split()], values)
+        parsed = command_line.parse_flags([*arguments, *given.split()], values)
         status = benchmark.main(parsed, values)
     except SystemExit as error:
         status = error.code
@@ -215,7 +223,6 @@ def test_mistakes_in_the_benchmark(given, message, capsys, tmp_path):
     ("given", "message"),
     [
         ([], "show: accepted are the folders of one or more runs"),
-        (["--help"], "--help"),
         (["--output_dir=x"], "--output_dir=x"),
         (["/nowhere"], "/nowhere: holds no run"),
         (["/dev/null"], "/dev/null: holds no run"),
@@ -328,12 +335,14 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         made = []
 
         def configure():
-            made.append(Configuration(**main.values_of(Configuration)))
+            made.append(Configuration(**command_line.values_of(Configuration)))
             return 0
 
         try:
             arguments = [f"--{name}={value}" for name, value in given.items()]
-            status = main.exit_status(main.parse_flags(["main", *arguments]), configure)
+            status = command_line.exit_status(
+                command_line.parse_flags(["main", *arguments]), configure
+            )
         except SystemExit as error:
             status = error.code
     if status:

@@ -4,78 +4,83 @@ Exit status: 0 done; 1 implementations disagree; 2 a mistake in flags or files, 
 run, or too little memory for some network; 130 interrupted. What is complete is written.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from experiments import main as command_line
+from experiments import command_line
 from experiments.benchmark import program
-from experiments.benchmark.program import Settings
-from experiments.configuration import DATASETS
+from experiments.benchmark.program import EXIT_DISAGREEMENT, Settings
+from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE
+from experiments.flags import DATA, OUTPUT_DIR, RATIOS
+from experiments.usage import Example, Flag, Group, Page, default_in_words
+
+WHAT_TO_MEASURE = Group(
+    "What to measure",
+    (
+        Flag(
+            "networks",
+            "texts",
+            f"Some of {', '.join(Settings.networks)}, separated by commas.",
+            value="NAME,...",
+        ),
+        Flag(
+            "torch",
+            "switch",
+            "Whether PyTorch takes part; if not given, where it is installed.",
+        ),
+        Flag("rounds", "integer", "How often everything is measured, in turn."),
+        RATIOS,
+    ),
+)
+GROUPS = (WHAT_TO_MEASURE, DATA, Group("Results", (OUTPUT_DIR,)))
+
+COMMAND = "python -m experiments.benchmark"
+# Times are of two CPU cores.
+EXAMPLES = (
+    Example(COMMAND, "All four networks, five rounds; ten minutes."),
+    Example(
+        f"{COMMAND} --networks=linear,relu --rounds=2 --dataset=digits",
+        "The two fully connected ones, on data that need no network.",
+    ),
+)
+STATUSES = {
+    0: "done",
+    EXIT_DISAGREEMENT: "implementations do not make the same runs; the results are written",
+    EXIT_USAGE: "a mistake in flags or files, nothing was run; or too little memory for some "
+    "network, what is complete is written",
+    EXIT_INTERRUPTED: "interrupted; what is complete is written",
+}
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one flag per field of Settings."""
-    flags.DEFINE_list(
-        "networks",
-        list(Settings.networks),
-        f"Networks to measure on, some of {', '.join(Settings.networks)}.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "rounds", Settings.rounds, "How often everything is measured.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "examples", Settings.examples, "Number of training images.", flag_values=values
-    )
-    flags.DEFINE(
-        command_line.Numbers(int, "integers", "2,5,10"),
-        "ratios",
-        Settings.ratios,
-        "Step size of the base run divided by those of the other runs: positive integers.",
-        flag_values=values,
-        serializer=flags.CsvListSerializer(","),
-    )
-    flags.DEFINE_enum(
-        "dataset",
-        Settings.dataset,
-        DATASETS,
-        "Training data; auto is MNIST if it can be had, else scikit-learn's digits.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Folder with MNIST's four IDX files, gzipped or not; nothing is downloaded.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "output_dir",
-        None,
-        "New or empty folder for the results; runs/benchmark-<time> if not given.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "torch",
-        None,
-        "Whether PyTorch takes part; if not given, where it is installed.",
-        flag_values=values,
+def page() -> Page:
+    """What help tells of the benchmark."""
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    return Page(
+        command=COMMAND,
+        takes="[--FLAG=VALUE ...]",
+        purpose="Measures what one base iteration of all runs costs in this engine, and in the "
+        "forms that others would write. Defaults are in brackets.",
+        groups=GROUPS,
+        defaults={
+            name: default_in_words(value) for name, value in fields.items() if value is not None
+        },
+        examples=EXAMPLES,
+        statuses=STATUSES,
+        more="--helpfull lists absl's own flags too.",
     )
 
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the benchmark that the flags describe."""
-
-    def benchmark() -> int:
-        fields = command_line.values_of(Settings, values)
-        return program.run(Settings(**fields | {"networks": tuple(fields["networks"])}))
-
-    return command_line.exit_status(argv, benchmark)
+    return command_line.exit_status(
+        argv, lambda: program.run(Settings(**command_line.values_of(Settings, values)))
+    )
 
 
 if __name__ == "__main__":
     # What compiling takes is measured, so nothing compiled earlier may be used.
     jax.config.update("jax_enable_compilation_cache", False)
-    define_flags()
-    app.run(main, flags_parser=command_line.parse_flags)
+    command_line.start(page(), Settings, main)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments import figures, harness, problem, report, store
+from experiments import figures, harness, problem, report, store, usage
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
@@ -61,8 +61,11 @@ class Settings:
     def __post_init__(self) -> None:
         listed = ",".join(self.networks)
         if not self.networks or not set(self.networks) <= set(workload.FORMS):
-            accepted = ", ".join(workload.FORMS)
-            raise UsageError(f"--networks={listed}: accepted are some of {accepted}")
+            unknown = next((name for name in self.networks if name not in workload.FORMS), "")
+            accepted = f"accepted are some of {', '.join(workload.FORMS)}"
+            raise UsageError(
+                f"--networks={listed}: {usage.nearest(unknown, workload.FORMS)}{accepted}"
+            )
         if len(set(self.networks)) < len(self.networks):
             raise UsageError(f"--networks={listed}: give every network once")
         if self.rounds < 1:

@@ -1,0 +1,171 @@
+"""The pages on gf_jax's functions, built from their docstrings.
+
+    python -m experiments.api build/api
+
+pdoc does it, on modules prepared for reading: annotations stand as they are written, where Python
+knows only what they amount to, and every field of a named tuple is given the meaning that its
+class tells of it.
+
+Exit status: 0 done; 2 a folder that cannot be written, or pdoc is not installed.
+"""
+
+import ast
+import functools
+import inspect
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gf_jax
+from experiments import usage
+from experiments.configuration import EXIT_USAGE
+
+COMMAND = "python -m experiments.api"
+PAGE = usage.Page(
+    command=COMMAND,
+    takes="FOLDER",
+    purpose="Builds the pages on gf_jax's functions from their docstrings.",
+    examples=(usage.Example(f"{COMMAND} build/api", "Then open build/api/gf_jax.html."),),
+    statuses={0: "done", EXIT_USAGE: "a folder that cannot be written, or pdoc is not installed"},
+)
+# A field and its meaning, in the section Attributes of a docstring.
+ATTRIBUTE = re.compile(r"^  (\w+): (.*(?:\n    .*)*)", re.MULTILINE)
+
+
+class Written:
+    """An annotation in the words of the program."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def main(arguments: list[str]) -> int:
+    """Builds the pages in a folder."""
+    if any(argument in usage.HELP for argument in arguments):
+        usage.show(PAGE)
+        return 0
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        return _fail(f"{' '.join(arguments) or 'api'}: accepted is one folder, {COMMAND} FOLDER")
+    try:
+        build(Path(arguments[0]))
+    except ModuleNotFoundError as error:
+        return _fail(f'{error.name}: is not installed; use pip install -e ".[docs]"')
+    except OSError as error:
+        return _fail(f"{arguments[0]}: cannot be written ({error.strerror}); give another folder")
+    print(f"the pages begin at {arguments[0]}/gf_jax.html")
+    return 0
+
+
+def build(folder: Path) -> None:
+    """Writes the pages of gf_jax into a folder."""
+    import pdoc  # only those who build pages have it
+
+    for module in vars(gf_jax).values():
+        if isinstance(module, types.ModuleType):
+            _prepare(module)
+    gf_jax.__doc__ = f"{gf_jax.__doc__}\n\n{_contents()}"
+    # What has no docstring is not told: constants, and the constructors of named tuples.
+    pdoc.render.configure(docformat="google", include_undocumented=False)
+    pdoc.pdoc("gf_jax", output_directory=folder)
+
+
+def exported() -> dict[str, Any]:
+    """What gf_jax gives its users, by name."""
+    return {
+        name: value
+        for name, value in vars(gf_jax).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+
+def _contents() -> str:
+    """What is exported, by the modules where it is described."""
+    by_module: dict[str, list[str]] = {}
+    for value in exported().values():
+        full_name = f"{value.__module__}.{value.__name__}"
+        entry = f"* `{full_name}`: {inspect.cleandoc(value.__doc__).splitlines()[0]}"
+        by_module.setdefault(value.__module__, []).append(entry)
+    return "\n\n".join(
+        f"### `{module}`\n" + "\n".join(entries) for module, entries in by_module.items()
+    )
+
+
+def _prepare(module: types.ModuleType) -> None:
+    """Makes the functions and classes of a module readable."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.FunctionDef):
+            _annotate(getattr(module, node.name), node, module)
+        elif isinstance(node, ast.ClassDef):
+            described = getattr(module, node.name)
+            _annotate_class(described, node, module)
+            if hasattr(described, "_fields") and described.__doc__:
+                _describe_fields(described)
+
+
+def _annotate(function: Any, node: ast.FunctionDef, module: types.ModuleType) -> None:
+    """Gives a function its annotations as they are written."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    written = {each.arg: each.annotation for each in arguments} | {"return": node.returns}
+    inspect.unwrap(function).__annotations__ = {
+        name: _written(annotation, module) for name, annotation in written.items() if annotation
+    }
+
+
+def _annotate_class(described: type, node: ast.ClassDef, module: types.ModuleType) -> None:
+    """The same for the fields and methods of a class."""
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            described.__annotations__[part.target.id] = _written(part.annotation, module)
+        elif isinstance(part, ast.FunctionDef):
+            member = vars(described)[part.name]
+            if isinstance(member, property):
+                member = member.fget
+            elif isinstance(member, functools.cached_property):
+                member = member.func
+            _annotate(member, part, module)
+
+
+def _written(annotation: ast.expr, module: types.ModuleType) -> Written:
+    """An annotation, in which what gf_jax defines has its full name, so that it is a link."""
+
+    def full_name(match: re.Match[str]) -> str:
+        named = getattr(module, match[0], None)
+        home = getattr(named, "__module__", "")
+        own = isinstance(named, type) and home.startswith("gf_jax.")
+        return f"{home}.{match[0]}" if own else match[0]
+
+    text = ast.unparse(annotation).replace("' ", "'")  # a shape of one axis begins with a blank
+    return Written(re.sub(r"(?<![\w.])[A-Z]\w+", full_name, text))
+
+
+def _describe_fields(described: Any) -> None:
+    """Moves what a named tuple's docstring tells of its fields to these.
+
+    Python says of each only which number it has, and of the constructor that it constructs.
+    """
+    text, _, attributes = inspect.cleandoc(described.__doc__).partition("Attributes:\n")
+    meanings = dict(_meanings(attributes))
+    for field in described._fields:
+        getattr(described, field).__doc__ = meanings.get(field, "")
+    described.__doc__ = text + ATTRIBUTE.sub("", attributes)
+    described.__new__.__doc__ = None
+
+
+def _meanings(attributes: str) -> Iterator[tuple[str, str]]:
+    for field, meaning in ATTRIBUTE.findall(attributes):
+        yield field, " ".join(meaning.split())
+
+
+def _fail(message: str) -> int:
+    print("error:", message, file=sys.stderr)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
