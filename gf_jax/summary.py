@@ -31,6 +31,13 @@ def summarise(run: Run) -> dict[str, Any]:
     return summary if run.reference is None else summary | {"flow": _flow(run, run.reference)}
 
 
+def verdict(summary: dict[str, Any]) -> list[str]:
+    """How far the base run stands from its flow, in sentences."""
+    if "flow" not in summary:
+        return ["Verdict: none, since there is no flow to compare with."]
+    return summary["flow"]["verdict"]
+
+
 def divergences(summary: dict[str, Any]) -> list[str]:
     """One line per lane that diverged."""
     return [
@@ -60,6 +67,7 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
                 "ratio": int(ratio),
                 "distance_to_flow": finite(reference.distance_to_flow[-1, lane]),
                 "measured": bool(reference.measured[-1, lane]),
+                "resolution": finite(reference.resolution[-1, lane]),
                 "smallest_measurable": finite(WELL_BELOW * reference.resolution[-1, lane]),
                 "predicted_to_flow": finite(reference.predicted_to_flow[-1, lane]),
                 "gap": finite(gaps[-1, lane]),

@@ -25,7 +25,7 @@ LIBRARY = {
     "piecewise": {"flow_problem", "kinks"},
     "flow": {"comparison", "flow_problem", "kinks", "piecewise", "smooth", "tracing"},
     "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
-    "curvature": {"arithmetic", "tracing"},
+    "spectrum": {"arithmetic", "tracing"},
     "bounds": {"arithmetic", "tracing"},
     "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
     # What runs amount to, and the two modules of the library that touch the world.
@@ -33,12 +33,18 @@ LIBRARY = {
     "summary": {"comparison", "record"},
     "style": set(),
     "drawing": {"comparison", "record", "style"},
+    "table": {"summary"},
     "files": set(),
+    "study": {
+        *("comparison", "descent", "drawing", "flow", "flow_problem", "prediction", "record"),
+        *("saving", "schedule", "spectrum", "summary", "table", "tracing"),
+    },
+    "saving": {"comparison", "files", "record", "spectrum", "study"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {
     "diffrax": {"smooth"},
-    "matfree": {"curvature"},
+    "matfree": {"spectrum"},
     "absl": {"main", "benchmark"},
     "matplotlib": {"drawing", "figures", "style"},  # figures is a folder, as is benchmark
     "tensorflow_datasets": {"fetch"},
