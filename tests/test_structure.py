@@ -15,7 +15,9 @@ LIBRARY = {
     "comparison": set(),
     "arithmetic": set(),
     "tracing": set(),
-    "kinks": set(),
+    "facts": set(),
+    "equations": {"facts"},
+    "kinks": {"equations", "facts"},
     "schedule": set(),
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
     "placement": {"schedule"},
@@ -46,7 +48,8 @@ OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"spectrum"},
     "absl": {"main", "benchmark"},
-    "matplotlib": {"drawing", "figures", "style"},  # figures is a folder, as is benchmark
+    # figures is a folder, as is benchmark; study only names a type.
+    "matplotlib": {"drawing", "figures", "study", "style"},
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
     "torch": {"benchmark"},
