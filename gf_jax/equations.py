@@ -14,7 +14,7 @@ from gf_jax.facts import REARRANGE, STOPS, Fact
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 CHOICES = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call"}
 # A custom derivative around these marks a smooth function in a stable form (logaddexp).
 STABILISED = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh"}
 

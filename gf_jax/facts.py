@@ -33,6 +33,7 @@ class Fact(NamedTuple):
       nonnegative, nonpositive: whether it never is below, or above, zero.
       compared: where it is a comparison of floating values, their difference with the sign
         of "true".
+      number: whether it is a single number that the program itself holds.
     """
 
     name: int
@@ -40,6 +41,7 @@ class Fact(NamedTuple):
     nonnegative: bool = False
     nonpositive: bool = False
     compared: Array | None = None
+    number: bool = False
 
 
 class Facts:
@@ -57,9 +59,10 @@ class Facts:
         """Of a constant; NaN, which no sum of it hides, has both signs."""
         array = np.asarray(value)
         name = self._names.setdefault((array.dtype.str, array.shape, array.tobytes()), self._next())
+        number = array.size == 1
         if array.dtype.kind != "f":
-            return Fact(name)
-        return Fact(name, False, not (array < 0).any(), not (array > 0).any())
+            return Fact(name, number=number)
+        return Fact(name, False, not (array < 0).any(), not (array > 0).any(), number=number)
 
     def result(self, eqn: Any, operands: list[Fact]) -> Fact:
         """Of each output of an equation, whose operands have these facts."""

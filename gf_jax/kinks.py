@@ -25,7 +25,15 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from gf_jax.equations import difference, evaluate, floating, inner_of, is_choice, live, settled
+from gf_jax.equations import (
+    difference,
+    evaluate,
+    floating,
+    inner_of,
+    is_choice,
+    live,
+    settled,
+)
 from gf_jax.facts import Fact, Facts
 
 PyTree = Any
@@ -129,6 +137,10 @@ class _Walker:
             return self.scan(eqn, operands, known)
         if name == "cond":
             return self.cond(eqn, operands, known)
+        if known and all(fact.number for fact in known):  # so that its sign is known
+            with jax.ensure_compile_time_eval():
+                results = evaluate(eqn, operands)
+            return results, [self.facts.literal(result) for result in results]
         fact = self.facts.result(eqn, known)
         if any(matters):
             chosen = self.chosen(eqn, operands, known)
