@@ -37,7 +37,7 @@ def run(config: Configuration) -> int:
     workplace = harness.begin(config)
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     here = jax.tree.map(lambda leaf: leaf[None], start)
-    curvature = float(gf_jax.extremal_eigenvalues(f, here).lambda_max.value[0])
+    curvature = float(gf_jax.curvature(f, here).lambda_max.value[0])
     if not 0 < curvature < np.inf:
         raise UsageError(
             f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "

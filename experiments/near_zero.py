@@ -109,7 +109,7 @@ def _measure(
     points = jax.tree.map(lambda *parts: np.concatenate(parts), starts, tubes)
     curvature = harness.solve(
         study.network_label,
-        lambda tell: gf_jax.extremal_eigenvalues(study.objective.loss, points, progress=tell),
+        lambda tell: gf_jax.curvature(study.objective.loss, points, progress=tell),
     )
     values = curvature.lambda_min.value
     at_starts, in_tubes = values[: len(scales)], values[len(scales) :].reshape(len(scales), -1)

@@ -14,17 +14,19 @@ prediction of one after another; see ``seeds`` for what is told of them together
 """
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-import gf_jax
 from experiments import devices, figures, harness, records, report, seeds, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
-from gf_jax.comparison import WELL_BELOW
 from gf_jax.descent import Trajectory
+from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.study import follow
 
 
 def run(config: Configuration) -> int:
@@ -122,41 +124,9 @@ def _reference(
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
-    times = run.snapshot_times
-    prediction = harness.solve(
-        f"{label}prediction",
-        lambda tell: gf_jax.predict(f, start, times, run.step_sizes, progress=tell),
-    )
-    # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
-    # than half the work of the runs. A smooth flow is far more accurate at far less.
-    smallest = prediction.to_flow[-1].min() / WELL_BELOW
-    tolerance = smallest if prediction.kinks and 0 < smallest < np.inf else None
-    flow = harness.solve(
-        f"{label}gradient flow",
-        lambda tell: gf_jax.gradient_flow(
-            f,
-            start,
-            times,
-            tolerance=tolerance,
-            budget=workplace.config.schedule.gradient_evaluations // 2,
-            progress=tell,
-        ),
-    )
-    compared = gf_jax.compare_with_flow(
-        trajectory.snapshots, flow.params, flow.error, run.step_sizes
-    )
-    solves = (flow.statistics, prediction.flow.statistics)
-    return records.Reference(
-        loss=flow.loss,
-        distance_from_init=harness.distance_from_init(workplace, flow.params),
-        flow_error=flow.error,
-        distance_to_flow=compared.distance,
-        resolution=compared.resolution,
-        measured=compared.measured,
-        predicted_to_flow=prediction.to_flow,
-        predicted_to_base=prediction.to_base,
-        order=compared.order,
-        flow_evaluations=solves[0].gradient_evaluations,
-        prediction_evaluations=solves[1].gradient_evaluations,
-        checking_evaluations=sum(solve.checking_evaluations for solve in solves),
-    ), flow.params
+
+    def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
+        return harness.solve(label + what, solver)
+
+    reference, flow = follow(f, start, run, trajectory.snapshots, solve)
+    return reference, flow.params

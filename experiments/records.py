@@ -1,139 +1,17 @@
 """The numbers of experiments, of which files, figures and tables are made."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from gf_jax.bounds import AllowedStepSize
-from gf_jax.comparison import Metrics
+from gf_jax.record import PERCENTILES as PERCENTILES
+from gf_jax.record import Reference as Reference
+from gf_jax.record import Run as Run
+from gf_jax.record import join_references as join_references
+from gf_jax.record import percentiles as percentiles
 
-PERCENTILES = (5, 50, 95)
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
-
-
-class Reference(NamedTuple):
-    """Gradient flow and the predicted deviation, at the times of the snapshots.
-
-    Attributes:
-      loss: training loss of the flow, shape (snapshots,), as the next two.
-      distance_from_init: distance of the flow from the initial point.
-      flow_error: estimated distance of the flow from the exact one.
-      distance_to_flow: of every lane, shape (snapshots, lanes), as the next four.
-      resolution: error of that distance.
-      measured: whether the distance is well above its resolution.
-      predicted_to_flow: the distance to the flow, as predicted.
-      predicted_to_base: the distance to the base run, as predicted.
-      order: slope of log distance against log step size, shape (snapshots,).
-      flow_evaluations, prediction_evaluations: work in gradients of f.
-      checking_evaluations: work that only told the errors of both.
-    """
-
-    loss: np.ndarray
-    distance_from_init: np.ndarray
-    flow_error: np.ndarray
-    distance_to_flow: np.ndarray
-    resolution: np.ndarray
-    measured: np.ndarray
-    predicted_to_flow: np.ndarray
-    predicted_to_base: np.ndarray
-    order: np.ndarray
-    flow_evaluations: int | np.ndarray
-    prediction_evaluations: int | np.ndarray
-    checking_evaluations: int | np.ndarray
-
-
-class Run(NamedTuple):
-    """The numbers of a run that figures and tables are made of.
-
-    A run from several starting points has an axis of seeds in every array, before that of
-    the lanes.
-
-    Attributes:
-      network_label, data_label: what was trained on what.
-      step_size: step size of the base run.
-      ratios: ratio of every lane, ascending from 1.
-      iterations: base iterations recorded; time = iteration * step_size.
-      metrics: NumPy arrays of shape (iterations, lanes).
-      snapshot_iterations: base iterations of the snapshots.
-      accuracy: training accuracy, shape (snapshots, lanes).
-      reference: gradient flow beside it, None if it was left out.
-      seeds: of the starting points, if there are several.
-    """
-
-    network_label: str
-    data_label: str
-    step_size: float
-    ratios: tuple[int, ...]
-    iterations: np.ndarray
-    metrics: Metrics
-    snapshot_iterations: np.ndarray
-    accuracy: np.ndarray
-    reference: Reference | None = None
-    seeds: tuple[int, ...] = ()
-
-    @property
-    def of_seeds(self) -> "list[Run]":
-        """The run from each of several starting points."""
-        return [
-            self._replace(
-                metrics=Metrics(*(values[:, number] for values in self.metrics)),
-                accuracy=self.accuracy[:, number],
-                reference=self.reference and _of_seed(self.reference, number),
-                seeds=(),
-            )
-            for number in range(len(self.seeds))
-        ]
-
-    @property
-    def times(self) -> np.ndarray:
-        """Time of every base iteration."""
-        return self.iterations * self.step_size
-
-    @property
-    def snapshot_times(self) -> np.ndarray:
-        """Time of every snapshot."""
-        return self.snapshot_iterations * self.step_size
-
-    @property
-    def step_sizes(self) -> np.ndarray:
-        """Step size of every lane."""
-        return self.step_size / np.array(self.ratios)
-
-    @property
-    def arrived(self) -> bool:
-        """Whether any lane is finite at the end; a run of which none is stops early."""
-        return bool(np.isfinite(self.metrics.loss[-1]).any())
-
-    def diverged_at(self, lane: int) -> int | None:
-        """First base iteration at which the loss of a lane is not finite."""
-        broken = ~np.isfinite(self.metrics.loss[:, lane])
-        return int(self.iterations[broken.argmax()]) if broken.any() else None
-
-
-def join_references(references: Sequence[Reference | None]) -> Reference | None:
-    """References of several starting points as one; NaN and no work where there is none.
-
-    Shapes are (snapshots, seeds, ...), and of the work (seeds,). None if there is none at all.
-    """
-    known = next((each for each in references if each is not None), None)
-    if known is None:
-        return None
-    unknown = Reference(*(_unknown(np.asarray(value)) for value in known))
-    whole = [unknown if each is None else each for each in references]
-    return Reference(
-        *(np.stack(values, axis=min(1, np.ndim(values[0]))) for values in zip(*whole, strict=True))
-    )
-
-
-def _unknown(like: np.ndarray) -> np.ndarray:
-    return np.full_like(like, np.nan if like.dtype.kind == "f" else 0)
-
-
-def _of_seed(reference: Reference, number: int) -> Reference | None:
-    arrays = [np.asarray(value) for value in reference]
-    single = Reference(*(each[number] if each.ndim == 1 else each[:, number] for each in arrays))
-    return single if single.flow_evaluations else None
 
 
 class Prediction(NamedTuple):
@@ -378,9 +256,3 @@ class Starts(NamedTuple):
     gap_over_time: np.ndarray
     unbalancedness_over_time: np.ndarray
     opposite: np.ndarray
-
-
-def percentiles(values: np.ndarray) -> np.ndarray:
-    """Along the last axis, put first: entries themselves, of which any may be infinite."""
-    whole = np.where(np.isnan(values), np.inf, values)  # what diverged is beyond all bounds
-    return np.percentile(whole, PERCENTILES, axis=-1, method="nearest")

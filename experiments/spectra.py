@@ -60,7 +60,7 @@ def measure(workplace: NetworkWorkplace, label: str, stack: Params) -> records.S
     study = workplace.study
     curvature = harness.solve(
         f"curvature along {label}",
-        lambda tell: gf_jax.extremal_eigenvalues(study.objective.loss, stack, progress=tell),
+        lambda tell: gf_jax.curvature(study.objective.loss, stack, progress=tell),
     )
     bound = lower_bound(study, stack)
     return records.Spectrum(

@@ -34,7 +34,9 @@ import numpy as np
 import gf_jax
 from experiments.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.data import Dataset
-from experiments.files import (
+from experiments.records import Reference, Run
+from gf_jax.comparison import Metrics
+from gf_jax.files import (
     Header,
     check_format,
     open_arrays,
@@ -42,9 +44,8 @@ from experiments.files import (
     write_arrays,
     write_json,
 )
-from experiments.records import Reference, Run
-from gf_jax.comparison import Metrics
 from gf_jax.networks import Params, Shapes
+from gf_jax.record import check_run, clean_label
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -198,7 +199,9 @@ def read_run(directory: Path) -> Run:
     try:
         description = read_json(directory / "configuration.json")
         run = _read_metrics(directory, description)
-        return run._replace(reference=_read_reference(directory / "flow.npz", run))
+        run = run._replace(reference=_read_reference(directory / "flow.npz"))
+        check_run(run)
+        return run
     except KeyError as error:
         reason = f"{error} is missing"
     except (OSError, OverflowError, TypeError, ValueError) as error:
@@ -211,8 +214,8 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields), ("seed",))
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     run = Run(
-        network_label=_label(description["network"]),
-        data_label=_label(description["data"]["label"]),
+        network_label=clean_label(description["network"]),
+        data_label=clean_label(description["data"]["label"]),
         step_size=float(description["configuration"]["step_size"]),
         ratios=tuple(saved["ratio"].ravel().tolist()),
         iterations=saved["iteration"],
@@ -223,49 +226,14 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     )
     if not SMALLEST <= run.step_size <= LARGEST:
         raise ValueError(f"step_size is {run.step_size}")
-    for name, counts in (
-        ("ratio", saved["ratio"]),
-        ("iteration", saved["iteration"]),
-        ("iteration of snapshots", kept["iteration"]),
-    ):
-        _expect(name, counts, (counts.size,), "iu")
-        if (counts < 0).any() or (counts[1:] <= counts[:-1]).any():
-            raise ValueError(f"{name} is not ascending")
-    if run.ratios[:1] != (1,) or not len(run.iterations):
-        raise ValueError("ratio does not begin with 1, or there is no iteration")
-    lanes = (*_middle(run), len(run.ratios))
-    for name, values in run.metrics._asdict().items():
-        _expect(name, values, (len(run.iterations), *lanes), "f")
-    _expect("accuracy", run.accuracy, (len(run.snapshot_iterations), *lanes), "f")
-    if not np.isin(run.snapshot_iterations, run.iterations).all():
-        raise ValueError("snapshots are not of iterations that were recorded")
     return run
 
 
-def _label(text: object) -> str:
-    """A text of a stranger's, without what terminals and Matplotlib take for commands."""
-    return "".join(letter for letter in str(text)[:200] if letter.isprintable() and letter != "$")
-
-
-def _read_reference(path: Path, run: Run) -> Reference | None:
+def _read_reference(path: Path) -> Reference | None:
     """The flow beside the run, None if there is none."""
     if not path.exists():
         return None
-    reference = Reference(**_read(path.stem, path.parent, Reference._fields))
-    points = (len(run.snapshot_iterations), *_middle(run))
-    for name, values in reference._asdict().items():
-        if name.endswith("evaluations"):
-            _expect(name, values, _middle(run), "iu")
-        elif name in ("loss", "distance_from_init", "flow_error", "order"):
-            _expect(name, values, points, "f")
-        else:
-            _expect(name, values, (*points, len(run.ratios)), "bf")
-    return reference
-
-
-def _middle(run: Run) -> tuple[int, ...]:
-    """The axis of seeds, where there is one."""
-    return (len(run.seeds),) if run.seeds else ()
+    return Reference(**_read(path.stem, path.parent, Reference._fields))
 
 
 def _read(
@@ -280,11 +248,6 @@ def _read(
         archive.check_stored()
         check_format(f"{name}.npz", archive.read("format")["format"])
         return archive.read(*fields, *(name for name in optional if name in archive.headers))
-
-
-def _expect(name: str, values: np.ndarray, shape: tuple[int, ...], kinds: str) -> None:
-    if values.shape != shape or values.dtype.kind not in kinds:
-        raise ValueError(f"{name} is {values.dtype} of shape {values.shape}, wanted is {shape}")
 
 
 def write_params(path: Path, params: Params) -> None:

@@ -13,9 +13,6 @@ from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
 from gf_jax.comparison import distance as distance
 from gf_jax.comparison import measure as measure
-from gf_jax.curvature import Curvature as Curvature
-from gf_jax.curvature import Eigenvalue as Eigenvalue
-from gf_jax.curvature import extremal_eigenvalues as extremal_eigenvalues
 from gf_jax.deep_linear import end_to_end as end_to_end
 from gf_jax.deep_linear import end_to_end_flow as end_to_end_flow
 from gf_jax.deep_linear import end_to_end_loss as end_to_end_loss
@@ -46,6 +43,12 @@ from gf_jax.objective import row_space as row_space
 from gf_jax.placement import Memory as Memory
 from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
+from gf_jax.saving import load as load
 from gf_jax.schedule import Schedule as Schedule
+from gf_jax.spectrum import Curvature as Curvature
+from gf_jax.spectrum import Eigenvalue as Eigenvalue
+from gf_jax.spectrum import curvature as curvature
+from gf_jax.study import Comparison as Comparison
+from gf_jax.study import compare as compare
 
 __version__ = "0.1.0"

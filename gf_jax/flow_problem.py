@@ -104,5 +104,5 @@ def flow_problem(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | N
         params = jax.tree.map(numbers.cast, params)
         check_loss(f, params)
         pure, constants = hoist_constants(f, params)
-        gated = gate(lambda pair: pure(*pair), (constants, params))
+        gated = gate(lambda pair: pure(*pair), (constants, params), given=len(constants))
     return FlowProblem(pure, gated, constants, params, checked, tolerance, numbers)

@@ -1,7 +1,7 @@
 """The gated form of a piecewise smooth function.
 
 Every kink of f is ``below + H(z) (above - below)`` with a kink variable z and the
-unit step H: max(a, b) has z = a - b, and min, abs and ``where(x >= 0, x, s x)`` are
+unit step H: max(a, b) has z = a - b, and min, abs, sign and ``where(x >= 0, x, s x)`` are
 of the same form. ``gate`` traces f and gives F(params, gates), in which the gates,
 the values of H, are explicit inputs, together with all kink variables:
 
@@ -9,10 +9,14 @@ the values of H, are explicit inputs, together with all kink variables:
     grad f    = dF/dparams at those gates
     jump of grad f where kink i is crossed = d²F/dgate_i dparams
 
-Kinks inside loops and branches, and those of ``reduce_max``, are left as they are.
+A choice is a kink only where derivatives in the parameters reach it and its sign may change,
+see ``facts``: not in softmax, whose maximum is subtracted behind ``stop_gradient``, nor in
+masks, nor in the guards of normalisation layers. Loops with a fixed number of rounds
+(``scan``) and branches (``cond``) are walked through; what has a ``custom_vjp`` keeps its own
+derivative, and sorting is left as it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,17 +25,18 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-PyTree = Any
+from gf_jax.equations import (
+    difference,
+    evaluate,
+    floating,
+    inner_of,
+    is_choice,
+    live,
+    settled,
+)
+from gf_jax.facts import Fact, Facts
 
-# A comparison of floating values, and the sign of left minus right where it is true.
-COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
-# Their jaxprs run a varying number of times, or not always.
-OPAQUE = {"scan", "while", "cond", "reduce", "sort", "custom_linear_solve"}
-# A custom derivative around these marks a smooth function in a stable form (logaddexp).
-STABILISED = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh"}
-# What these give is positive, and what keeps it so: its abs (in logsumexp) is no kink.
-POSITIVE = {"exp", "exp2", "logistic"}
-KEEP_SIGN = {"reduce_sum", "broadcast_in_dim", "reshape", "squeeze"}
+PyTree = Any
 
 
 class Gated(NamedTuple):
@@ -49,13 +54,20 @@ class Gated(NamedTuple):
     size: int
 
 
-def gate(f: Callable[[PyTree], Array], params: PyTree) -> Gated:
-    """The gated form of f, traced at params, of which only the shapes matter."""
+def gate(f: Callable[[PyTree], Array], params: PyTree, *, given: int = 0) -> Gated:
+    """The gated form of f, traced at params, of which only the shapes matter.
+
+    Args:
+      f: maps params to a scalar.
+      params: a pytree of arrays.
+      given: number of leaves, the first ones, in which f is not differentiated: its data.
+    """
     closed = jax.make_jaxpr(f)(params)
 
     def both(params: PyTree, gates: list[Array] | None) -> tuple[Array, list[Array]]:
-        walker = _Walker(gates)
-        (out,) = walker.run(closed.jaxpr, closed.consts, jax.tree.leaves(params))
+        walker, leaves = _Walker(Facts(), gates), jax.tree.leaves(params)
+        known = [walker.facts.argument(depends=at >= given) for at in range(len(leaves))]
+        (out,), _ = walker.run(closed.jaxpr, closed.consts, leaves, known)
         return out, walker.found
 
     def kinks(params: PyTree) -> list[Array]:
@@ -72,8 +84,8 @@ def step(z: Array) -> Array:
 class _Walker:
     """Interprets a jaxpr, taking gates from a list or, without one, from H(z)."""
 
-    def __init__(self, gates: list[Array] | None) -> None:
-        self.given = gates
+    def __init__(self, facts: Facts, gates: list[Array] | None) -> None:
+        self.facts, self.given = facts, gates
         self.found: list[Array] = []
 
     def run(
@@ -81,60 +93,122 @@ class _Walker:
         jaxpr: core.Jaxpr,
         consts: Sequence[Any],
         args: Sequence[Any],
-        differences: Sequence[Array | None] = (),
-    ) -> list[Any]:
-        """Values of the outputs.
+        known: Sequence[Fact],
+        wanted: Sequence[bool] | None = None,
+    ) -> tuple[list[Any], list[Fact]]:
+        """Values of the outputs and their facts, from those of the arguments.
 
         Args:
           jaxpr: to interpret.
           consts: values of its constants.
           args: values of its arguments.
-          differences: for each argument that is a comparison of floating values made
-            outside, the difference with the sign of "true"; else None.
+          known: facts of its arguments.
+          wanted: which outputs matter to derivatives; None is all of them.
         """
+        reached = live(jaxpr, [True] * len(jaxpr.outvars) if wanted is None else wanted)
         values = dict(zip(jaxpr.constvars, consts, strict=True))
+        facts = {variable: self.facts.argument(depends=False) for variable in jaxpr.constvars}
         values |= dict(zip(jaxpr.invars, args, strict=True))
-        pairs = zip(jaxpr.invars, differences, strict=False)
-        compared: dict[Any, Array] = {variable: z for variable, z in pairs if z is not None}
-        positive: set[Any] = set()
+        facts |= dict(zip(jaxpr.invars, known, strict=True))
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else values[atom]
+        def read(atom: Any) -> tuple[Any, Fact]:
+            if isinstance(atom, core.Literal):
+                return atom.val, self.facts.literal(atom.val)
+            return values[atom], facts[atom]
 
         for eqn in jaxpr.eqns:
-            name, operands = eqn.primitive.name, [read(atom) for atom in eqn.invars]
-            variables = [None if isinstance(a, core.Literal) else a for a in eqn.invars]
-            if name in COMPARISONS and _floating(eqn.invars[0]):
-                difference = jnp.asarray(operands[0]) - operands[1]
-                compared[eqn.outvars[0]] = COMPARISONS[name] * difference
-            if name in POSITIVE or (name in KEEP_SIGN and variables[0] in positive):
-                positive.update(eqn.outvars)
-            if name == "abs" and variables[0] in positive:
-                results = operands
-            else:
-                results = self.equation(eqn, operands, [compared.get(a) for a in variables])
+            pairs = [read(atom) for atom in eqn.invars]
+            matters = [variable in reached for variable in eqn.outvars]
+            operands, facts_of = [p[0] for p in pairs], [p[1] for p in pairs]
+            results, found = self.equation(eqn, operands, facts_of, matters)
             values.update(zip(eqn.outvars, results, strict=True))
-        return [read(variable) for variable in jaxpr.outvars]
+            facts.update(zip(eqn.outvars, found, strict=True))
+        ends = [read(atom) for atom in jaxpr.outvars]
+        return [value for value, _ in ends], [fact for _, fact in ends]
 
-    def equation(self, eqn: Any, operands: list[Any], differences: list[Array | None]) -> list[Any]:
-        """Values of the outputs of one equation."""
-        name = eqn.primitive.name
-        inner = _inner(eqn)
+    def equation(
+        self, eqn: Any, operands: list[Any], known: list[Fact], matters: list[bool]
+    ) -> tuple[list[Any], list[Fact]]:
+        """Values of the outputs of one equation, and their facts."""
+        name, inner = eqn.primitive.name, inner_of(eqn)
         if inner is not None:
-            return self.run(inner.jaxpr, inner.consts, operands, differences)
-        if _is_kink(eqn):
-            out = eqn.outvars[0].aval
-            pair = operands if len(operands) == 2 else (operands[0], -operands[0])
-            a, b = (jnp.broadcast_to(jnp.asarray(x, out.dtype), out.shape) for x in pair)
-            return [self.choose(a - b, b, a) if name == "min" else self.choose(a - b, a, b)]
-        if name == "select_n" and differences[0] is not None and _floating(eqn.outvars[0]):
-            z = jnp.broadcast_to(differences[0], eqn.outvars[0].aval.shape)
-            return [self.choose(z, operands[2], operands[1])]
-        # As jax.core.eval_jaxpr does, whose return value here differs between versions.
-        params = eqn.primitive.get_bind_params(eqn.params)
-        functions, params = params if isinstance(params, tuple) else ((), params)
-        results = eqn.primitive.bind(*functions, *operands, **params)
-        return results if eqn.primitive.multiple_results else [results]
+            return self.run(inner.jaxpr, inner.consts, operands, known, matters)
+        if name == "scan":
+            return self.scan(eqn, operands, known)
+        if name == "cond":
+            return self.cond(eqn, operands, known)
+        if known and all(fact.number for fact in known):  # so that its sign is known
+            with jax.ensure_compile_time_eval():
+                results = evaluate(eqn, operands)
+            return results, [self.facts.literal(result) for result in results]
+        fact = self.facts.result(eqn, known)
+        if any(matters):
+            chosen = self.chosen(eqn, operands, known)
+            if chosen is not None:
+                return [chosen], [fact]
+        results = evaluate(eqn, operands)
+        if eqn.primitive.multiple_results:
+            return results, [fact._replace(name=self.facts.fresh()) for _ in results]
+        return results, [fact._replace(compared=difference(eqn, operands, known))]
+
+    def chosen(self, eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None:
+        """The value of what may choose another way on the path; None of all else."""
+        name, out = eqn.primitive.name, eqn.outvars[0].aval
+        compared = known[0].compared if known else None
+        if is_choice(eqn) and any(k.depends for k in known) and not settled(name, known):
+            return self.choice(eqn, operands)
+        if compared is None or not floating(eqn.outvars[0]):
+            return None
+        if name == "select_n":
+            z = jnp.broadcast_to(compared, out.shape)
+            return self.choose(z, operands[2], operands[1])
+        if name == "convert_element_type":  # a mask as a factor
+            return self.choose(compared, jnp.ones((), out.dtype), jnp.zeros((), out.dtype))
+        return None
+
+    def choice(self, eqn: Any, operands: list[Any]) -> Array:
+        """The value of a choice between floating values."""
+        name, out = eqn.primitive.name, eqn.outvars[0].aval
+        if name in ("reduce_max", "reduce_min"):
+            return self.reduce(operands[0], eqn.params["axes"], least=name == "reduce_min")
+        if name == "reduce_window_max":
+            return self.windows(operands[0], eqn.params)
+        if name == "clamp":
+            low, value, high = (jnp.broadcast_to(x, out.shape) for x in operands)
+            return self.larger(self.larger(value, low), high, least=True)
+        a = jnp.broadcast_to(jnp.asarray(operands[0], out.dtype), out.shape)
+        if name == "sign":
+            return self.choose(a, jnp.ones_like(a), -jnp.ones_like(a))
+        b = -a if name == "abs" else jnp.asarray(operands[1], out.dtype)
+        return self.larger(a, jnp.broadcast_to(b, out.shape), least=name == "min")
+
+    def larger(self, a: Array, b: Array, *, least: bool = False) -> Array:
+        """The larger of two arrays, or the lesser."""
+        return self.choose(a - b, b, a) if least else self.choose(a - b, a, b)
+
+    def reduce(self, array: Array, axes: Sequence[int], *, least: bool = False) -> Array:
+        """Largest or least entries along axes, by halves."""
+        kept = [axis for axis in range(array.ndim) if axis not in axes]
+        stack = jnp.transpose(array, (*axes, *kept)).reshape(-1, *(array.shape[a] for a in kept))
+        while len(stack) > 1:
+            half = len(stack) // 2
+            larger = self.larger(stack[:half], stack[half : 2 * half], least=least)
+            stack = jnp.concatenate([larger, stack[2 * half :]])
+        return stack[0]
+
+    def windows(self, array: Array, params: dict[str, Any]) -> Array:
+        """Largest entries of all windows."""
+        least = float(np.finfo(array.dtype).min) / 4  # an infinity times a gate of 0 would be NaN
+        padded = jnp.pad(array, params["padding"], constant_values=least)
+        shape, strides = params["window_dimensions"], params["window_strides"]
+        spread = params["window_dilation"]
+        parts = []
+        for corner in np.ndindex(*shape):
+            begin = np.multiply(corner, spread)
+            reach = np.multiply(np.subtract(shape, 1), spread)
+            end = np.subtract(padded.shape, reach) + begin
+            parts.append(jax.lax.slice(padded, begin, end, strides))
+        return self.reduce(jnp.stack(parts), (0,))
 
     def choose(self, z: Array, above: Array, below: Array) -> Array:
         """Above where z > 0, below where z < 0, and between for gates between."""
@@ -145,42 +219,87 @@ class _Walker:
         self.found.append(z)
         return gates * above + (1 - gates) * below
 
+    def scan(
+        self, eqn: Any, operands: list[Any], known: list[Fact]
+    ) -> tuple[list[Any], list[Fact]]:
+        """A loop whose rounds have their own gates, stacked as its other inputs are."""
+        params, inner = eqn.params, eqn.params["jaxpr"]
+        consts, carries = params["num_consts"], params["num_carry"]
+        given, first, rows = _split(operands, consts, carries)
+        depends, outs = self.reach(inner, [fact.depends for fact in known], consts, carries)
 
-def _inner(eqn: Any) -> core.ClosedJaxpr | None:
-    """The jaxpr to walk into; None if the equation is to be evaluated as it is."""
-    inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
-    if eqn.primitive.name in OPAQUE or not isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
-        return None
-    inner = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
-    if eqn.primitive.name.startswith("custom_"):
-        equations = list(_equations(inner.jaxpr))
-        names = {equation.primitive.name for equation in equations}
-        has_kinks = "select_n" in names or any(_is_kink(equation) for equation in equations)
-        if names & STABILISED or not has_kinks:
-            return None  # its own derivative rule stands
-    return inner
+        def body(carry: list[Any], row: tuple[list[Any], list[Array] | None]) -> Any:
+            walker = _Walker(self.facts, row[1])
+            arguments = [self.facts.argument(depends=each) for each in depends]
+            values, _ = walker.run(inner.jaxpr, inner.consts, [*given, *carry, *row[0]], arguments)
+            return values[:carries], (values[carries:], walker.found)
+
+        one = [jax.ShapeDtypeStruct(jnp.shape(row)[1:], jnp.result_type(row)) for row in rows]
+        number = len(jax.eval_shape(body, first, (one, None))[1][1])
+        facts = [self.facts.argument(depends=each) for each in outs]
+        if not number:
+            return evaluate(eqn, operands), facts
+        at = len(self.found)
+        gates = None if self.given is None else self.given[at : at + number]
+        options = {name: params[name] for name in ("length", "reverse", "unroll")}
+        last, (stacked, found) = jax.lax.scan(body, first, (rows, gates), **options)
+        self.found.extend(found)
+        return [*last, *stacked], facts
+
+    def reach(
+        self, inner: core.ClosedJaxpr, depends: list[bool], consts: int, carries: int
+    ) -> tuple[list[bool], list[bool]]:
+        """Which inputs and outputs of a loop's round derivatives reach, after all rounds."""
+        shapes = [variable.aval for variable in inner.jaxpr.invars]
+        while True:
+            outs = self.dry(inner, shapes, depends)[0]
+            carried = [a or b for a, b in zip(depends[consts:], outs[:carries], strict=False)]
+            found = [*depends[:consts], *carried, *depends[consts + carries :]]
+            if found == depends:
+                return depends, outs
+            depends = found
+
+    def dry(
+        self, inner: core.ClosedJaxpr, shapes: Sequence[Any], depends: Sequence[bool]
+    ) -> tuple[list[bool], int]:
+        """Of a program that is not run: which outputs derivatives reach, and how many kinks."""
+        reached: list[bool] = []
+
+        def trace(*values: Any) -> list[Array]:
+            walker = _Walker(self.facts, None)
+            known = [self.facts.argument(depends=each) for each in depends]
+            _, facts = walker.run(inner.jaxpr, inner.consts, values, known)
+            reached.extend(fact.depends for fact in facts)
+            return walker.found
+
+        structs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
+        return reached, len(jax.eval_shape(trace, *structs))
+
+    def cond(
+        self, eqn: Any, operands: list[Any], known: list[Fact]
+    ) -> tuple[list[Any], list[Fact]]:
+        """Branches: all are evaluated, if one has kinks or the choice itself is one."""
+        branches, compared = eqn.params["branches"], known[0].compared
+        depends = [fact.depends for fact in known[1:]]
+        shapes = [variable.aval for variable in eqn.invars[1:]]
+        tried = [self.dry(branch, shapes, depends) for branch in branches]
+        facts = [
+            self.facts.argument(depends=any(each) or compared is not None)
+            for each in zip(*(outs for outs, _ in tried), strict=True)
+        ]
+        if compared is None and not any(number for _, number in tried):
+            return evaluate(eqn, operands), facts
+        values = [self.run(b.jaxpr, b.consts, operands[1:], known[1:])[0] for b in branches]
+        return [
+            self.branch(operands[0], compared, each) for each in zip(*values, strict=True)
+        ], facts
+
+    def branch(self, index: Array, compared: Array | None, cases: Sequence[Any]) -> Array:
+        """One output of the branch that is taken."""
+        if compared is None or not jnp.issubdtype(jnp.result_type(cases[0]), jnp.floating):
+            return jax.lax.select_n(index, *map(jnp.asarray, cases))
+        return self.choose(jnp.broadcast_to(compared, jnp.shape(cases[0])), cases[1], cases[0])
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[Any]:
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
-                yield from _equations(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
-
-
-def _is_kink(eqn: Any) -> bool:
-    """Whether this is max, min or abs of finite floating values.
-
-    A literal infinity makes no kink, and 0 * inf would be NaN.
-    """
-    return (
-        eqn.primitive.name in ("max", "min", "abs")
-        and _floating(eqn.outvars[0])
-        and _floating(eqn.invars[0])
-        and all(not isinstance(a, core.Literal) or np.all(np.isfinite(a.val)) for a in eqn.invars)
-    )
-
-
-def _floating(atom: Any) -> bool:
-    return bool(jnp.issubdtype(atom.aval.dtype, jnp.floating))
+def _split(values: list[Any], first: int, second: int) -> tuple[list[Any], list[Any], list[Any]]:
+    return values[:first], values[first : first + second], values[first + second :]

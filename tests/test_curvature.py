@@ -28,7 +28,7 @@ def test_both_ends_against_the_dense_hessian(activation, digits):
         gf_jax.xavier_uniform(jax.random.key(k), network.shapes, scale=s)
         for k, s in ((0, 1.0), (1, 1.0), (2, 0.01))
     ]
-    found = gf_jax.extremal_eigenvalues(f, stacked(points), tolerance=1e-6)
+    found = gf_jax.curvature(f, stacked(points), tolerance=1e-6)
     for number, point in enumerate(points):
         eigenvalues = dense_eigenvalues(f, point)
         for end, exact in ((found.lambda_min, eigenvalues[0]), (found.lambda_max, eigenvalues[-1])):
@@ -43,8 +43,8 @@ def test_restarts_and_warm_starts_save_products(smooth_problem):
     """A point next to one that is known takes fewer products than a first one."""
     f, start = smooth_problem
     options = {"products": 12, "restarts": 100, "tolerance": 1e-4}
-    once = gf_jax.extremal_eigenvalues(f, stacked([start]), **options)
-    twice = gf_jax.extremal_eigenvalues(f, stacked([start, start]), **options)
+    once = gf_jax.curvature(f, stacked([start]), **options)
+    twice = gf_jax.curvature(f, stacked([start, start]), **options)
     assert once.products > 12
     assert twice.products == once.products + 12
     assert twice.lambda_min.value[1] <= twice.lambda_min.value[0] + 1e-9
@@ -55,15 +55,13 @@ def test_spectra_that_end_the_iteration_early(curvatures):
     """Few different eigenvalues: a Krylov space smaller than the depth."""
     curvatures = jnp.array(curvatures)
     points = jnp.stack([jnp.ones(len(curvatures)), jnp.arange(len(curvatures)) - 1.0])
-    found = gf_jax.extremal_eigenvalues(lambda x: 0.5 * jnp.sum(curvatures * x**2), points)
+    found = gf_jax.curvature(lambda x: 0.5 * jnp.sum(curvatures * x**2), points)
     np.testing.assert_allclose(found.lambda_min.value, curvatures.min(), atol=1e-6)
     np.testing.assert_allclose(found.lambda_max.value, curvatures.max(), atol=1e-6)
 
 
 def test_a_point_that_diverged_is_no_number():
-    found = gf_jax.extremal_eigenvalues(
-        lambda x: jnp.sum(x**4), jnp.array([[1.0, 2], [jnp.nan, 1]])
-    )
+    found = gf_jax.curvature(lambda x: jnp.sum(x**4), jnp.array([[1.0, 2], [jnp.nan, 1]]))
     assert np.isfinite(found.lambda_max.value[0])
     assert np.isnan(found.lambda_max.value[1])
 
@@ -71,4 +69,4 @@ def test_a_point_that_diverged_is_no_number():
 @pytest.mark.parametrize("name", ["products", "restarts"])
 def test_numbers_that_are_not_accepted(name):
     with pytest.raises(ValueError, match=f"{name}: got 0"):
-        gf_jax.extremal_eigenvalues(jnp.sum, jnp.ones((1, 2)), **{name: 0})
+        gf_jax.curvature(jnp.sum, jnp.ones((1, 2)), **{name: 0})

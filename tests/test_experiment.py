@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, figures, show, store
+from experiments import data, show, store
 from experiments.configuration import EXIT_DIVERGED
-from experiments.figures import style
+from gf_jax import drawing
 from tests.conftest import SMALL, weights
 
 ROOT = Path(__file__).parents[1]
@@ -134,14 +134,13 @@ def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):
     assert (folder / "figure.png").exists()
 
 
-def test_a_diverging_lane_is_drawn_up_to_there(finished_once, monkeypatch):
+def test_a_diverging_lane_is_drawn_up_to_there(finished_once):
     run = store.read_run(finished_once[0])
     loss = run.metrics.loss.copy()
     loss[5:, 1] = np.inf
-    drawn = []
-    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
-    figures.draw_run(run._replace(metrics=run.metrics._replace(loss=loss), reference=None), None)
-    base, wild, other = drawn[0].axes[0].lines
+    metrics = run.metrics._replace(loss=loss)
+    figure = drawing.draw(run._replace(metrics=metrics, reference=None))
+    base, wild, other = figure.axes[0].lines
     assert "diverged at 5" in wild.get_label()
     np.testing.assert_array_equal(wild.get_ydata()[:5], loss[:5, 1])
     assert np.isnan(wild.get_ydata()[5:]).all()

@@ -9,8 +9,46 @@ from gf_jax.kinks import gate, step
 POINTS = np.array([-3.0, -0.7, 0.4, 2.5])
 
 
+MASK = np.array([True, False, True, True])
+
+
 def size(f, params=POINTS):
     return gate(f, params).size
+
+
+def variance(x):
+    """As fast normalisation layers take it."""
+    return jnp.maximum(0.0, jnp.mean(jnp.square(x)) - jnp.square(jnp.mean(x)))
+
+
+def nn_max_pool(x):
+    """Windows of two, as layers of libraries take them."""
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (2,), "VALID")
+
+
+def attention(x):
+    """A causal head on four tokens of one channel each."""
+    scores = jnp.where(jnp.tri(4, dtype=bool), jnp.outer(x, x), -jnp.inf)
+    return jnp.sum(jax.nn.softmax(scores) @ x)
+
+
+def recurrent(x):
+    """Four rounds of which each has a ReLU, and a carry that starts without parameters."""
+
+    def body(state, x):
+        state = jax.nn.relu(0.5 * state + x)
+        return state, state**2
+
+    last, rows = jax.lax.scan(body, jnp.zeros_like(x[0]), x)
+    return last + rows.sum()
+
+
+@jax.custom_vjp
+def straight_through(x):
+    return jnp.maximum(x, 0.0)
+
+
+straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct,))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +62,28 @@ def size(f, params=POINTS):
         (lambda x: jnp.clip(x, -1.0, 1.0).sum(), 8),
         (lambda x: jax.checkpoint(lambda y: jax.nn.relu(y) * y)(x).sum(), 4),
         (lambda x: jax.jit(lambda y: jax.nn.relu(y))(x).sum(), 4),
+        (lambda x: jnp.sum(x * (x > 0)), 4),
+        (lambda x: jnp.where((x > 0) & MASK, x, 0.0).sum(), 4),
+        (lambda x: jnp.where((x > 0)[:, None], jnp.ones(2), x[:, None]).sum(), 8),
+        (lambda x: jnp.sum(x * jnp.sign(x)), 4),
+        (lambda x: jax.lax.clamp(-1.0, x, 1.0).sum(), 8),
+        (lambda x: jnp.max(x) + jnp.min(x[:3]), 3 + 2),
+        (lambda x: nn_max_pool(x).sum(), 2),
+        (recurrent, 4),
+        (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.abs(y) - 1, x).sum(), 12),
+        (lambda x: jax.lax.cond(x[0] > 0, jnp.sum, lambda x: jnp.sum(x**2), x), 1),
+        (lambda x: jax.lax.cond(MASK[0], jax.nn.relu, jnp.sin, x).sum(), 4),
         # Smooth, though made of max, abs or where inside.
+        (lambda x: jnp.sum(x * jax.nn.relu(POINTS)) + jnp.sum(jnp.where(POINTS > 0, x, 0)), 0),
+        (lambda x: jnp.sum(jax.nn.softmax(x) * POINTS) + jax.nn.log_softmax(x)[0], 0),
+        (attention, 0),
+        (lambda x: jnp.sum((x - x.mean()) * jax.lax.rsqrt(variance(x) + 1e-3) * POINTS), 0),
+        (lambda x: jnp.sqrt(jnp.maximum(0.0, jnp.var(x))), 0),
+        (lambda x: jnp.sum(x * jax.lax.stop_gradient(jnp.abs(x))), 0),
+        (lambda x: jnp.abs(jnp.sum(jnp.exp(x))) + jnp.linalg.norm(x), 0),
+        (lambda x: jax.lax.scan(lambda c, y: (jnp.tanh(c + y), c), 0.0, x)[0], 0),
+        (lambda x: jax.lax.cond(MASK[0], jnp.cos, jnp.sin, x).sum(), 0),
+        (lambda x: straight_through(x).sum(), 0),  # its own derivative stands
         (lambda x: jax.nn.softplus(x).sum(), 0),
         (lambda x: jax.nn.logsumexp(x), 0),
         (lambda x: jax.nn.gelu(x).sum() + jnp.tanh(x).sum(), 0),

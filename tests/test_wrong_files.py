@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import files, report, show, store
+from experiments import report, show, store
 from experiments.configuration import UsageError
+from gf_jax import files
 from tests.conftest import SMALL, damaged, weights
 
 SHAPES = gf_jax.fully_connected((64, 6, 10)).shapes

@@ -1,52 +1,31 @@
-"""What all figures share: colours, dashes, marks, how axes are described and saved."""
+"""What all figures share: colours, dashes, how axes are described, and how they are saved."""
 
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.files import atomically
-
-# Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
-# differ too, so that curves on top of each other are all seen.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
-    "-",
-    (0, (7, 2)),
-    (4, (4, 3)),
-    (0, (1, 2)),
-    (2, (6, 2, 1, 2)),
-)
-MARKS = ("o", "s", "D", "^", "v", "P", "X")
+from gf_jax.files import atomically
+from gf_jax.style import COLOURS as COLOURS
+from gf_jax.style import DASHES as DASHES
+from gf_jax.style import MARKS as MARKS
+from gf_jax.style import colour as colour
+from gf_jax.style import describe as describe
+from gf_jax.style import entitle
+from gf_jax.style import run_name as run_name
 
 
 def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> list[Path]:
     """Adds title and legend, the latter from the lines of one panel if given, and saves."""
-    figure.suptitle(title[:1].upper() + title[1:])
-    lines = [] if named is None else named.lines
-    handles = [line for line in lines if not str(line.get_label()).startswith("_")]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
+    entitle(figure, named, title)
+    return write(figure, directory)
+
+
+def write(figure: Figure, directory: Path) -> list[Path]:
+    """Writes ``figure.png`` and ``figure.pdf`` into a folder; returns their paths."""
     paths = [directory / "figure.png", directory / "figure.pdf"]
     for path in paths:
         with atomically(path) as temporary:
             figure.savefig(temporary, dpi=130)
         figure.set_layout_engine("none")  # what is laid out stays
     return paths
-
-
-def colour(lane: int) -> str:
-    """That of a lane; the base run is black."""
-    return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
-
-
-def run_name(ratio: int) -> str:
-    """What a figure calls a lane."""
-    return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
-
-
-def describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
-    """Titles a panel whose horizontal axis is time."""
-    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
-    axes.margins(x=0.02)
-    axes.grid(visible=True, alpha=0.25)

@@ -48,7 +48,7 @@ class Curvature(NamedTuple):
     products: int
 
 
-def extremal_eigenvalues(
+def curvature(
     f: Loss,
     params: PyTree,
     *,

@@ -1,0 +1,42 @@
+"""What figures share: colours, dashes, and how axes are described."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
+# differ too, so that curves on top of each other are all seen.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-",
+    (0, (7, 2)),
+    (4, (4, 3)),
+    (0, (1, 2)),
+    (2, (6, 2, 1, 2)),
+)
+MARKS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def colour(lane: int) -> str:
+    """That of a lane; the base run is black."""
+    return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
+
+
+def run_name(ratio: int) -> str:
+    """What a figure calls a lane."""
+    return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
+
+
+def describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
+    """Titles a panel whose horizontal axis is time."""
+    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
+    axes.margins(x=0.02)
+    axes.grid(visible=True, alpha=0.25)
+
+
+def entitle(figure: Figure, named: Axes | None, title: str) -> None:
+    """Adds title and legend, the latter from the lines of one panel if given."""
+    figure.suptitle(title[:1].upper() + title[1:])
+    lines = [] if named is None else named.lines
+    handles = [line for line in lines if not str(line.get_label()).startswith("_")]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
