@@ -76,9 +76,9 @@ def run(config: Configuration) -> int:
     store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
     store.write_summary(workplace.directory, summary)
-    figures.draw_sweep(saved, sweep, workplace.directory)
+    figure = figures.draw_sweep(saved, sweep, workplace.directory)
     report.print_sweep(summary, workplace.console)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     return EXIT_DIVERGED if report.divergences(summary) else 0
 
 

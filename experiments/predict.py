@@ -53,9 +53,9 @@ def run(config: Configuration) -> int:
     summary = summarise(saved, prediction, time.perf_counter() - started)
     store.write_record(workplace.directory, "prediction", saved)
     store.write_summary(workplace.directory, summary)
-    figures.draw_prediction(saved, workplace.directory)
+    figure = figures.draw_prediction(saved, workplace.directory)
     report.print_prediction(summary, workplace.console)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     return 0
 
 

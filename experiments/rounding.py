@@ -61,9 +61,9 @@ def run(config: Configuration) -> int:
     label = f"{runs[next(iter(runs))].network_label}{IN_COORDINATES[config.coordinates]}"
     summary = summarise(runs, predicted, label)
     store.write_summary(workplace.directory, summary | {"interrupted": interrupted})
-    figures.draw_rounding(runs, predicted, label, workplace.directory)
+    figure = figures.draw_rounding(runs, predicted, label, workplace.directory)
     report.print_rounding(summary, workplace.console)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED

@@ -23,7 +23,7 @@ NOTE = "lines: predicted; marks: measured"
 TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
 
 
-def draw_run(run: Run, directory: Path) -> list[Path]:
+def draw_run(run: Run, directory: Path) -> Figure:
     """Draws a run as ``figure.png`` and ``figure.pdf`` in a folder.
 
     Upper row, as in the paper: training losses of all runs; distances from the
@@ -38,7 +38,7 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
     at every time, and bands the spread of what was measured.
 
     Returns:
-      The paths written.
+      The figure.
     """
     run = run if run.seeds else _with_seeds(run)
     metrics, reference, others = run.metrics, run.reference, len(run.ratios) > 1
@@ -75,7 +75,7 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
 
 def draw_rounding(
     runs: dict[str, Run], predicted: np.ndarray | None, label: str, directory: Path
-) -> list[Path]:
+) -> Figure:
     """Draws the gaps to the base run in every arithmetic, one panel per ratio.
 
     Args:
@@ -117,7 +117,7 @@ def draw_rounding(
     return style.save(figure, panels[0], title, directory)
 
 
-def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
+def draw_prediction(prediction: Prediction, directory: Path) -> Figure:
     """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
     figure = Figure(figsize=(16.5, 4.9), layout="constrained")
     paper, to_base, to_flow = figure.subplots(1, 3)
@@ -126,9 +126,9 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
         look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
         label = rf"$\eta$ = {step_size:g}"
         paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **look)
-        to_flow.plot(prediction.times, prediction.to_flow[:, lane], **look)
+        to_flow.plot(prediction.times, prediction.to_flow[:, lane], label=f"_{label}", **look)
         if lane > 0:
-            to_base.plot(prediction.times, prediction.to_base[:, lane], **look)
+            to_base.plot(prediction.times, prediction.to_base[:, lane], label=f"_{label}", **look)
     style.describe(paper, "Flow from initialisation (above), gaps (below)")
     style.describe(to_flow, "Descent from gradient flow", "Euclidean distance, logarithmic")
     style.describe(
@@ -143,7 +143,7 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
     return style.save(figure, paper, title, directory)
 
 
-def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
+def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> Figure:
     """Draws where each description of descent ends.
 
     Upper row: training loss; distances at the last time, and the largest share of
@@ -190,11 +190,12 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
         panel.set_xscale("log")
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
-        panel.axvline(sweep.edge, color="0.4", linestyle=":")
+        panel.axvline(sweep.edge, color="0.4", linestyle=":", label="_edge of stability")
         panel.set_xlabel("step size; dotted: edge of stability at the start")
         for lane, step_size in enumerate(run.step_sizes):
             if run.diverged_at(lane) is not None:
                 top = {"transform": panel.get_xaxis_transform(), "color": "red"}
+                top["label"] = rf"_diverged; $\eta$ = {step_size:g}"
                 panel.plot(step_size, 0.97, "x", **top)
     axes[0, 1].legend(frameon=False)
     title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"
@@ -248,9 +249,10 @@ def _to_base(axes: Axes, run: Run) -> None:
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
     order = reference.order[:, _has_flow(reference)]
     low, median, high = np.where(np.isfinite(order).all(axis=1), _over_seeds(order), np.nan)
-    axes.axhline(1, color="0.6", linewidth=1)
+    axes.axhline(1, color="0.6", linewidth=1, label="_first order")
     _band(axes, run, run.snapshot_times, low, high, 0)
-    axes.plot(run.snapshot_times, median, "o", color=style.COLOURS[0], markersize=3)
+    black = style.COLOURS[0]
+    axes.plot(run.snapshot_times, median, "o", color=black, markersize=3, label="_order")
     axes.set_ylim(min(0.0, np.nanmin(low, initial=0)), max(2.0, 1.1 * np.nanmax(high, initial=0)))
     style.describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
 
@@ -311,7 +313,7 @@ def _marks(
     kept = np.arange(len(measured) - 1, -1, -max(1, len(measured) // 25))
     for lane in range(first, len(run.ratios)):
         low, median, high = found[..., lane]
-        colour = style.colour(lane)
+        colour, name = style.colour(lane), style.run_name(run.ratios[lane])
         _band(axes, run, run.snapshot_times, low, high, lane)
         axes.plot(
             run.snapshot_times[kept],
@@ -320,8 +322,15 @@ def _marks(
             color=colour,
             markersize=5,
             markerfacecolor="none",
+            label=f"_{name}; measured",
         )
-        axes.plot(run.snapshot_times, expected[1, :, lane], color=colour, linewidth=1)
+        axes.plot(
+            run.snapshot_times,
+            expected[1, :, lane],
+            color=colour,
+            linewidth=1,
+            label=f"_{name}; predicted",
+        )
 
 
 def _band(

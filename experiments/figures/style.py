@@ -17,22 +17,22 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (1, 2)),
     (2, (6, 2, 1, 2)),
 )
+FILES = ("figure.png", "figure.pdf")
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
-def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> list[Path]:
+def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> Figure:
     """Adds title and legend, the latter from the lines of one panel if given, and saves."""
     figure.suptitle(title[:1].upper() + title[1:])
     lines = [] if named is None else named.lines
     handles = [line for line in lines if not str(line.get_label()).startswith("_")]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False)
-    paths = [directory / "figure.png", directory / "figure.pdf"]
-    for path in paths:
-        with atomically(path) as temporary:
+    for name in FILES:
+        with atomically(directory / name) as temporary:
             figure.savefig(temporary, dpi=130)
         figure.set_layout_engine("none")  # what is laid out stays
-    return paths
+    return figure
 
 
 def colour(lane: int) -> str:
