@@ -6,10 +6,9 @@ python -m experiments.show runs/fully_connected-20260101-120000
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
-from experiments import figures, report, seeds, store
+from experiments import figures, page, report, seeds, store
 from experiments.configuration import EXIT_USAGE, UsageError
 
 
@@ -31,17 +30,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(directory: Path) -> None:
-    console = Console()
+    console = page.Transcript()
     run = store.read_run(directory)
+    summary = seeds.summarise(run) if run.seeds else report.summarise(run)
     if run.seeds:
-        seeds.print_seeds(seeds.summarise(run), console)
+        seeds.print_seeds(summary, console)
     else:
-        report.print_run(report.summarise(run), console)
+        report.print_run(summary, console)
     try:
-        paths = figures.draw_run(run, directory)
+        path = page.write(directory, summary, figures.draw_run(run, directory), console.told)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
-    console.print("drawn: " + escape(", ".join(map(str, paths))), soft_wrap=True, highlight=False)
+    console.print("drawn: " + escape(str(path)), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

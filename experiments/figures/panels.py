@@ -97,7 +97,7 @@ def panels(figure: Figure) -> list[Panel]:
             title=as_html(axes.get_title()),
             x=_axis(axes.xaxis, [o.xaxis for o in axes.get_shared_x_axes().get_siblings(axes)]),
             y=_axis(axes.yaxis, [o.yaxis for o in axes.get_shared_y_axes().get_siblings(axes)]),
-            series=list(_series(axes)),
+            series=[each for each in _series(axes) if any(at is not None for at in each.y)],
         )
         for axes in figure.axes
     ]
