@@ -10,7 +10,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 from jax import lax
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -21,6 +20,7 @@ import gf_jax
 from experiments import devices, memory, page, problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
+from experiments.figures import Figure
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress

@@ -34,6 +34,7 @@ def test_everything_is_written(finished):
         "summary.json",
         "figure.png",
         "figure.pdf",
+        "report.html",
     }
     description = json.loads((folder / "configuration.json").read_text())
     assert description["configuration"]["snapshots"] == 12
@@ -106,13 +107,15 @@ def test_convolutional_networks_run_on_digits(network, invoke, tmp_path):
 def test_a_saved_run_is_drawn_and_tabulated_again(finished, capsys):
     folder, out = finished
     table = [line for line in out.splitlines() if line.lstrip().startswith("η")]
-    for name in ("figure.png", "figure.pdf", "summary.json"):
+    page = (folder / "report.html").read_text()
+    for name in ("figure.png", "figure.pdf", "summary.json", "report.html"):
         (folder / name).unlink()
     assert show.main([str(folder)]) == 0
     again = capsys.readouterr().out
     assert [line for line in again.splitlines() if line.lstrip().startswith("η")] == table
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "report.html").read_text()[:2_000] == page[:2_000]
 
 
 def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):
@@ -140,7 +143,7 @@ def test_a_diverging_lane_is_drawn_up_to_there(finished_once, monkeypatch):
     loss = run.metrics.loss.copy()
     loss[5:, 1] = np.inf
     drawn = []
-    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
+    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure))
     figures.draw_run(run._replace(metrics=run.metrics._replace(loss=loss), reference=None), None)
     base, wild, other = drawn[0].axes[0].lines
     assert "diverged at 5" in wild.get_label()

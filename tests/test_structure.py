@@ -34,7 +34,9 @@ OUTSIDE = {
     "diffrax": {"smooth"},
     "matfree": {"curvature"},
     "absl": {"main", "benchmark"},
-    "matplotlib": {"figures"},  # a folder, as is benchmark
+    "matplotlib": {"figures"},  # a folder, as are benchmark and page
+    "plotly": {"page"},
+    "jinja2": {"page"},
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
     "torch": {"benchmark"},

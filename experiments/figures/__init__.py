@@ -1,5 +1,7 @@
 """Figures of saved results, each drawn as ``figure.png`` and ``figure.pdf`` in a folder."""
 
+from matplotlib.figure import Figure as Figure
+
 from experiments.figures.benchmark import draw_benchmark as draw_benchmark
 from experiments.figures.deep_linear import draw_starts as draw_starts
 from experiments.figures.panels import Axis as Axis

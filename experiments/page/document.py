@@ -10,10 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.figures import Panel
+from experiments.figures import Figure, Panel
 from experiments.files import atomically, read_json
 from experiments.page import explanations, plots
 from experiments.page.transcript import WARNING, Told
@@ -60,7 +59,7 @@ def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequen
         panels=[_panel(panel) for panel in drawn],
         plots=[plots.plot(panel) for panel in drawn],
         names=list(_names(drawn)),
-        folder=directory.name,
+        again=f"python -m experiments.show {shlex.quote(str(directory))}",
         static=_encoded((directory / "figure.png").read_bytes()),
         library=_library(),
         **_facts(description),

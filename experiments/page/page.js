@@ -28,6 +28,7 @@ function contrast(a, b) {
 
 // The colour, moved towards that of text until it is seen on the ground; black becomes text.
 function seen(colour) {
+  if (colour === "#000000") return variable("--text");
   const ground = channels(variable("--ground")), text = channels(variable("--text"));
   let found = channels(colour);
   for (let n = 0; n < 20 && contrast(found, ground) < CONTRAST; n++) {

@@ -79,7 +79,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
     low, high = axis.limits
     layout: dict[str, Any] = {"title": {"text": axis.label}, "type": "linear"}
     if axis.scale == "log":
-        layout |= {"type": "log", "exponentformat": "power"}
+        layout |= {"type": "log", "exponentformat": "power", "nticks": 6}
         low, high = math.log10(low), math.log10(high)
     if axis.ticks:
         places, names = zip(*axis.ticks, strict=True)
