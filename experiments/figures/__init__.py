@@ -7,6 +7,7 @@ from experiments.figures.deep_linear import draw_starts as draw_starts
 from experiments.figures.panels import Axis as Axis
 from experiments.figures.panels import Panel as Panel
 from experiments.figures.panels import Series as Series
+from experiments.figures.panels import as_html as as_html
 from experiments.figures.panels import panels as panels
 from experiments.figures.panels import title as title
 from experiments.figures.runs import draw_prediction as draw_prediction

@@ -116,6 +116,7 @@ def as_html(label: str) -> str:
 
 
 def _mathematics(text: str) -> str:
+    text = text.replace(" ", "")  # only \\, is a space there
     for command, letter in LETTERS.items():
         text = text.replace(command, letter)
     for sign, tag in (("_", "sub"), ("\\^", "sup")):

@@ -78,7 +78,7 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
 def _sentence(line: str) -> str:
     """A line of the verdict, under a heading that says so."""
     text = line.removeprefix("Verdict: ")
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text  # λ is no Λ
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
