@@ -77,9 +77,9 @@ def run(config: Configuration) -> int:
         return EXIT_INTERRUPTED
     summary = summarise(saved, answers)
     store.write_summary(workplace.directory, summary)
-    figures.draw_bounds(saved, answers, workplace.directory)
+    figure = figures.draw_bounds(saved, answers, workplace.directory)
     _print(summary, workplace)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     return 0
 
 

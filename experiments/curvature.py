@@ -58,9 +58,9 @@ def run(config: Configuration) -> int:
     summary = summarise(saved)
     store.write_record(workplace.directory, "curvature", saved)
     store.write_summary(workplace.directory, summary)
-    figures.draw_curvature(saved, workplace.directory)
+    figure = figures.draw_curvature(saved, workplace.directory)
     _print(summary, workplace)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     if times[-1] < config.schedule.iterations * config.schedule.step_size * (1 - 1e-9):
         workplace.say(f"{config.along} diverged: the curvature is told up to time {times[-1]:g}")
         return EXIT_DIVERGED

@@ -91,9 +91,9 @@ def run(config: Configuration) -> int:
     labels = [data.label for data in study.regressions]
     summary = summarise(done, labels, config)
     store.write_summary(workplace.directory, summary)
-    figures.draw_starts(done, labels, summary["epsilon"], workplace.directory)
+    figure = figures.draw_starts(done, labels, summary["epsilon"], workplace.directory)
     _print(summary, workplace)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     if len(done) < len(config.depths):
         return EXIT_INTERRUPTED
     return 0 if all(np.isfinite(starts.excess).all() for starts in done) else EXIT_DIVERGED

@@ -17,9 +17,10 @@ from rich.text import Text
 from tqdm import tqdm
 
 import gf_jax
-from experiments import devices, memory, problem, records, store
+from experiments import devices, memory, page, problem, records, store
 from experiments.configuration import Configuration, UsageError
 from experiments.data import Dataset
+from experiments.figures import Figure
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
@@ -47,7 +48,7 @@ class Workplace(NamedTuple, Generic[Study]):
     study: Study
     dataset: Dataset | None
     directory: Path
-    console: Console
+    console: page.Transcript
 
     def say(self, text: str) -> None:
         """Prints a line that terminals may wrap and that is not markup."""
@@ -116,9 +117,9 @@ def open_folder(
     name = config.network if config.experiment == "paper" else None
     if not devices.leads():
         devices.agreed(lambda: None)
-        return Workplace(config, study, dataset, Path(os.devnull), Console(quiet=True))
+        return Workplace(config, study, dataset, Path(os.devnull), page.Transcript(quiet=True))
     directory = devices.agreed(lambda: store.create(config.output_dir, name or config.experiment))
-    workplace = Workplace(config, study, dataset, directory, Console())
+    workplace = Workplace(config, study, dataset, directory, page.Transcript())
     if dataset is not None:
         warn(dataset)
     on = "" if dataset is None else f", on {dataset.label}"
@@ -134,9 +135,10 @@ def warn(dataset: Dataset) -> None:
         Console(stderr=True).print(panel)
 
 
-def end(workplace: Workplace) -> None:
-    """Says once more which data were used, and where the results lie."""
+def end(workplace: Workplace, summary: dict[str, Any], figure: Figure) -> None:
+    """Writes the page, and says once more which data were used and where the results lie."""
     dataset, console = workplace.dataset, workplace.console
+    page.write(workplace.directory, summary, figure, console.told)
     if dataset is not None and dataset.warning:
         console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)
     workplace.say(f"everything lies in {workplace.directory}")

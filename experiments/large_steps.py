@@ -65,8 +65,10 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted: the flows were not solved")
         return EXIT_INTERRUPTED
     if not np.isfinite(saved.metrics.loss).all(axis=0).any():
-        report.print_run(report.summarise(saved), workplace.console)
+        summary = report.summarise(saved)
+        report.print_run(summary, workplace.console)
         workplace.say("every run diverged, so that there is nothing to compare with flows")
+        harness.end(workplace, summary, figures.draw_run(saved, workplace.directory))
         return EXIT_DIVERGED
     try:
         sweep = _compare(workplace, saved, outcome.trajectory, edge)
@@ -76,9 +78,10 @@ def run(config: Configuration) -> int:
     store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
     store.write_summary(workplace.directory, summary)
-    figures.draw_sweep(saved, sweep, workplace.directory)
+    figure = figures.draw_sweep(saved, sweep, workplace.directory)
     report.print_sweep(summary, workplace.console)
-    harness.end(workplace)
+    workplace.say(summary["verdict"])
+    harness.end(workplace, summary, figure)
     return EXIT_DIVERGED if report.divergences(summary) else 0
 
 
@@ -88,7 +91,31 @@ def summarise(run: records.Run, sweep: records.Sweep) -> dict[str, Any]:
     for lane, entry in enumerate(summary["runs"]):
         for name in records.DESCRIPTIONS:
             entry[name] = report.finite(getattr(sweep, name)[-1, lane])
-    return summary | {"edge": sweep.edge, "travelled": report.finite(sweep.travelled[-1])}
+    summary |= {"edge": sweep.edge, "travelled": report.finite(sweep.travelled[-1])}
+    return summary | {"verdict": _verdict(run, sweep)}
+
+
+def _verdict(run: records.Run, sweep: records.Sweep) -> str:
+    """How far the step size may go, and what corrections gain."""
+    whole = np.isfinite(run.metrics.loss).all(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = sweep.from_flow[-1] / sweep.travelled[-1]
+        gain = sweep.from_flow[-1, -1] / sweep.from_first_order[-1, -1]
+    near = run.step_sizes[whole & (shares < report.NEAR)]
+    lines = [
+        f"Verdict: the edge of stability at the start is step size {sweep.edge:.3g}.",
+        f"Descent stays near its gradient flow up to step size {near.max():.3g}."
+        if near.size
+        else "Descent stays near its gradient flow at none of these step sizes.",
+    ]
+    if np.isfinite(gain):
+        lines.append(
+            f"At the smallest, {run.step_sizes[-1]:.3g}, the flow with its first-order deviation "
+            f"is {gain:.3g} times nearer to descent than the flow."
+        )
+    if not whole.all():
+        lines.append(f"Descent diverges from step size {run.step_sizes[~whole].min():.3g} on.")
+    return " ".join(lines)
 
 
 def _doubling(config: Configuration, edge: float) -> Configuration:

@@ -70,9 +70,9 @@ def run(config: Configuration) -> int:
     summary = summarise(saved)
     store.write_record(workplace.directory, "near_zero", saved)
     store.write_summary(workplace.directory, summary)
-    figures.draw_near_zero(saved, workplace.directory)
+    figure = figures.draw_near_zero(saved, workplace.directory)
     _print(summary, workplace)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     return 0
 
 

@@ -59,9 +59,9 @@ def run(config: Configuration) -> int:
     summary = summarise(saddle)
     store.write_record(workplace.directory, "saddle", saddle)
     store.write_summary(workplace.directory, summary)
-    figures.draw_saddle(saddle, workplace.directory)
+    figure = figures.draw_saddle(saddle, workplace.directory)
     _print(summary, workplace)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     return 0
 
 

@@ -58,12 +58,12 @@ def run(config: Configuration) -> int:
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
     store.write_summary(directory, summary | timing)
-    figures.draw_run(saved, directory)
+    figure = figures.draw_run(saved, directory)
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:
         report.print_run(summary, workplace.console)
-    harness.end(workplace)
+    harness.end(workplace, summary, figure)
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED

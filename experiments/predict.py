@@ -53,9 +53,10 @@ def run(config: Configuration) -> int:
     summary = summarise(saved, prediction, time.perf_counter() - started)
     store.write_record(workplace.directory, "prediction", saved)
     store.write_summary(workplace.directory, summary)
-    figures.draw_prediction(saved, workplace.directory)
+    figure = figures.draw_prediction(saved, workplace.directory)
     report.print_prediction(summary, workplace.console)
-    harness.end(workplace)
+    workplace.say(summary["verdict"])
+    harness.end(workplace, summary, figure)
     return 0
 
 
@@ -66,6 +67,7 @@ def summarise(
     return {
         "network": saved.network_label,
         "data": saved.data_label,
+        "verdict": _verdict(saved),
         "time": float(saved.times[-1]),
         "loss": report.finite(saved.loss[-1]),
         "distance_from_init": report.finite(saved.distance_from_init[-1]),
@@ -82,3 +84,16 @@ def summarise(
         "seconds": seconds,
         **prediction.flow.statistics._asdict(),
     }
+
+
+def _verdict(saved: records.Prediction) -> str:
+    """How far descent with the largest step size is predicted to stand from its flow."""
+    gap, travelled = saved.to_flow[-1, 0], saved.distance_from_init[-1]
+    if not (np.isfinite(gap) and travelled > 0):
+        return "Verdict: none, since the flow could not be followed."
+    share = gap / travelled
+    return (
+        f"Verdict: as predicted, descent with step size {saved.step_sizes[0]:g} "
+        f"{report.nearness(share)} its gradient flow. At time {saved.times[-1]:g} it stands apart "
+        f"by {gap:.3g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled."
+    )

@@ -61,9 +61,10 @@ def run(config: Configuration) -> int:
     label = f"{runs[next(iter(runs))].network_label}{IN_COORDINATES[config.coordinates]}"
     summary = summarise(runs, predicted, label)
     store.write_summary(workplace.directory, summary | {"interrupted": interrupted})
-    figures.draw_rounding(runs, predicted, label, workplace.directory)
+    figure = figures.draw_rounding(runs, predicted, label, workplace.directory)
     report.print_rounding(summary, workplace.console)
-    harness.end(workplace)
+    workplace.say(summary["verdict"])
+    harness.end(workplace, summary, figure)
     if interrupted:
         workplace.say("interrupted: this is less than was asked for")
         return EXIT_INTERRUPTED
@@ -100,8 +101,22 @@ def summarise(
         "step_size": first.step_size,
         "ratios": list(first.ratios),
         "table": rows,
+        "verdict": _verdict(first, rows),
         "runs": {name: report.summarise(saved) for name, saved in runs.items()},
     }
+
+
+def _verdict(first: records.Run, rows: list[dict[str, Any]]) -> str:
+    """How much of the gap to the smallest step is rounding in plain float32, at the end."""
+    gaps = rows[-1]["gaps"]
+    plain, true = (gaps.get(name, [None])[-1] for name in ("float32", "compensated"))
+    if not plain or not true:
+        return "Verdict: none, since there is no gap in both arithmetics to compare."
+    return (
+        f"Verdict: after {rows[-1]['iteration']:,} iterations the gap to the run with step size "
+        f"{first.step_sizes[-1]:g} is {true:.3g}. Plain float32 gives {plain:.3g}, "
+        f"{plain / true:.3g} times that: the rest is rounding."
+    )
 
 
 def _arithmetics() -> list[str]:

@@ -8,10 +8,9 @@ Exit status: 0 done; 2 a folder that holds no such run, or cannot be written.
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
-from experiments import figures, report, seeds, store, usage
+from experiments import figures, page, report, seeds, store, usage
 from experiments.configuration import EXIT_USAGE, UsageError
 
 COMMAND = "python -m experiments.show"
@@ -19,7 +18,7 @@ PAGE = usage.Page(
     command=COMMAND,
     takes="RUN_DIR [RUN_DIR ...]",
     purpose="Draws and tabulates saved runs of the main experiment again, without computing them. "
-    "Each folder's figure.png and figure.pdf are written anew.",
+    "Each folder's figure and report.html are written anew.",
     examples=(
         usage.Example(f"{COMMAND} runs/*", "All runs that lie here; a second or two for each."),
     ),
@@ -52,17 +51,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(directory: Path) -> None:
-    console = Console()
+    console = page.Transcript()
     run = store.read_run(directory)
+    summary = seeds.summarise(run) if run.seeds else report.summarise(run)
     if run.seeds:
-        seeds.print_seeds(seeds.summarise(run), console)
+        seeds.print_seeds(summary, console)
     else:
-        report.print_run(report.summarise(run), console)
+        report.print_run(summary, console)
     try:
-        paths = figures.draw_run(run, directory)
+        path = page.write(directory, summary, figures.draw_run(run, directory), console.told)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
-    console.print("drawn: " + escape(", ".join(map(str, paths))), soft_wrap=True, highlight=False)
+    console.print("drawn: " + escape(str(path)), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

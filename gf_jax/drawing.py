@@ -112,9 +112,10 @@ def _to_base(axes: Axes, run: Run) -> None:
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
     order = reference.order[:, _has_flow(reference)]
     low, median, high = np.where(np.isfinite(order).all(axis=1), _over_seeds(order), np.nan)
-    axes.axhline(1, color="0.6", linewidth=1)
+    axes.axhline(1, color="0.6", linewidth=1, label="_first order")
     _band(axes, run, run.snapshot_times, low, high, 0)
-    axes.plot(run.snapshot_times, median, "o", color=style.COLOURS[0], markersize=3)
+    black = style.COLOURS[0]
+    axes.plot(run.snapshot_times, median, "o", color=black, markersize=3, label="_order")
     axes.set_ylim(min(0.0, np.nanmin(low, initial=0)), max(2.0, 1.1 * np.nanmax(high, initial=0)))
     style.describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
 
@@ -175,7 +176,7 @@ def _marks(
     kept = np.arange(len(measured) - 1, -1, -max(1, len(measured) // 25))
     for lane in range(first, len(run.ratios)):
         low, median, high = found[..., lane]
-        colour = style.colour(lane)
+        colour, name = style.colour(lane), style.run_name(run.ratios[lane])
         _band(axes, run, run.snapshot_times, low, high, lane)
         axes.plot(
             run.snapshot_times[kept],
@@ -184,8 +185,15 @@ def _marks(
             color=colour,
             markersize=5,
             markerfacecolor="none",
+            label=f"_{name}; measured",
         )
-        axes.plot(run.snapshot_times, expected[1, :, lane], color=colour, linewidth=1)
+        axes.plot(
+            run.snapshot_times,
+            expected[1, :, lane],
+            color=colour,
+            linewidth=1,
+            label=f"_{name}; predicted",
+        )
 
 
 def _band(

@@ -34,6 +34,7 @@ def test_everything_is_written(finished):
         "summary.json",
         "figure.png",
         "figure.pdf",
+        "report.html",
     }
     description = json.loads((folder / "configuration.json").read_text())
     assert description["configuration"]["snapshots"] == 12
@@ -105,13 +106,15 @@ def test_convolutional_networks_run_on_digits(network, invoke, tmp_path):
 def test_a_saved_run_is_drawn_and_tabulated_again(finished, capsys):
     folder, out = finished
     table = [line for line in out.splitlines() if line.lstrip().startswith("η")]
-    for name in ("figure.png", "figure.pdf", "summary.json"):
+    page = (folder / "report.html").read_text()
+    for name in ("figure.png", "figure.pdf", "summary.json", "report.html"):
         (folder / name).unlink()
     assert show.main([str(folder)]) == 0
     again = capsys.readouterr().out
     assert [line for line in again.splitlines() if line.lstrip().startswith("η")] == table
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "report.html").read_text()[:2_000] == page[:2_000]
 
 
 def test_a_diverging_run_says_so_and_keeps_its_results(invoke, tmp_path):

@@ -49,8 +49,10 @@ OUTSIDE = {
     "matfree": {"spectrum"},
     "absl": {"command_line", "benchmark"},
     "pdoc": {"api"},
-    # figures is a folder, as is benchmark; study only names a type.
+    # figures is a folder, as are benchmark and page; study only names a type.
     "matplotlib": {"drawing", "figures", "study", "style"},
+    "plotly": {"page"},
+    "jinja2": {"page"},
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
     "torch": {"benchmark"},

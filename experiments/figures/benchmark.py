@@ -17,14 +17,14 @@ HORIZONTAL = {
 }
 
 
-def draw_benchmark(summary: dict[str, Any], directory: Path) -> list[Path]:
+def draw_benchmark(summary: dict[str, Any], directory: Path) -> Figure:
     """Draws the time of every implementation, and how the engine's grows.
 
     Upper row: medians and quartiles, one panel per network, with the time that the matrix
     products take alone. Lower row: marks with quartiles, and the power that fits.
 
     Returns:
-      The paths written.
+      The figure.
     """
     networks, growth = summary["networks"], summary["growth"]
     rows = 2 if growth else 1

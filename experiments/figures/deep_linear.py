@@ -28,7 +28,7 @@ UNITS = (
 
 def draw_starts(
     done: Sequence[Starts], labels: Sequence[str], epsilon: float, directory: Path
-) -> list[Path]:
+) -> Figure:
     """Draws what becomes of the starts, one column per depth.
 
     From above: loss above its minimum, with that of the start opposite to the target
@@ -43,7 +43,7 @@ def draw_starts(
       directory: where.
 
     Returns:
-      The paths written.
+      The figure.
     """
     figure = Figure(figsize=(max(11, 1 + 5 * len(done)), 14), layout="constrained")
     panels = figure.subplots(4, len(done), squeeze=False, sharex=True, sharey="row")
@@ -99,6 +99,7 @@ def _share(axes: Axes, starts: Starts, lane: int, labels: Sequence[str]) -> None
             color=style.colour(lane),
             linestyle=_dash(lane),
             alpha=1 if number == DATA else 0.3,
+            label=f"_{_name(starts, lane)}; {labels[number]}",
         )
 
 

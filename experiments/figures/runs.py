@@ -18,18 +18,18 @@ from gf_jax import drawing
 TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
 
 
-def draw_run(run: Run, directory: Path) -> list[Path]:
+def draw_run(run: Run, directory: Path) -> Figure:
     """Draws a run, see ``gf_jax.drawing``, and writes the figure into a folder.
 
     Returns:
-      The paths written.
+      The figure.
     """
     return style.write(drawing.draw(run), directory)
 
 
 def draw_rounding(
     runs: dict[str, Run], predicted: np.ndarray | None, label: str, directory: Path
-) -> list[Path]:
+) -> Figure:
     """Draws the gaps to the base run in every arithmetic, one panel per ratio.
 
     Args:
@@ -71,7 +71,7 @@ def draw_rounding(
     return style.save(figure, panels[0], title, directory)
 
 
-def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
+def draw_prediction(prediction: Prediction, directory: Path) -> Figure:
     """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
     figure = Figure(figsize=(16.5, 4.9), layout="constrained")
     paper, to_base, to_flow = figure.subplots(1, 3)
@@ -80,9 +80,9 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
         look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
         label = rf"$\eta$ = {step_size:g}"
         paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **look)
-        to_flow.plot(prediction.times, prediction.to_flow[:, lane], **look)
+        to_flow.plot(prediction.times, prediction.to_flow[:, lane], label=f"_{label}", **look)
         if lane > 0:
-            to_base.plot(prediction.times, prediction.to_base[:, lane], **look)
+            to_base.plot(prediction.times, prediction.to_base[:, lane], label=f"_{label}", **look)
     style.describe(paper, "Flow from initialisation (above), gaps (below)")
     style.describe(to_flow, "Descent from gradient flow", "Euclidean distance, logarithmic")
     style.describe(
@@ -97,7 +97,7 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
     return style.save(figure, paper, title, directory)
 
 
-def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
+def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> Figure:
     """Draws where each description of descent ends.
 
     Upper row: training loss; distances at the last time, and the largest share of
@@ -144,11 +144,12 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> list[Path]:
         panel.set_xscale("log")
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
-        panel.axvline(sweep.edge, color="0.4", linestyle=":")
+        panel.axvline(sweep.edge, color="0.4", linestyle=":", label="_edge of stability")
         panel.set_xlabel("step size; dotted: edge of stability at the start")
         for lane, step_size in enumerate(run.step_sizes):
             if run.diverged_at(lane) is not None:
                 top = {"transform": panel.get_xaxis_transform(), "color": "red"}
+                top["label"] = rf"_diverged; $\eta$ = {step_size:g}"
                 panel.plot(step_size, 0.97, "x", **top)
     axes[0, 1].legend(frameon=False)
     title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"

@@ -14,13 +14,13 @@ COORDINATES = ("x", "y")
 SHAPES = ("convex", "concave")
 
 
-def draw_saddle(saddle: Saddle, directory: Path) -> list[Path]:
+def draw_saddle(saddle: Saddle, directory: Path) -> Figure:
     """Draws gaps against time along both coordinates, and the step sizes they allow.
 
     Marks are measured, lines are the closed form.
 
     Returns:
-      The paths written.
+      The figure.
     """
     figure = Figure(figsize=(16.5, 5.2), layout="constrained")
     along_y, along_x, allowed = figure.subplots(1, 3)
@@ -43,8 +43,14 @@ def draw_saddle(saddle: Saddle, directory: Path) -> list[Path]:
 def _gaps(axes: Axes, saddle: Saddle, number: int) -> None:
     kept = slice(4, None, 5)
     for lane in range(0, len(saddle.step_sizes), SHOWN):
-        colour = style.colour(lane // SHOWN)
-        axes.plot(saddle.times, saddle.exact[number, :, lane], color=colour, linewidth=1)
+        colour, name = style.colour(lane // SHOWN), rf"$\eta$ = {saddle.step_sizes[lane]:.3g}"
+        axes.plot(
+            saddle.times,
+            saddle.exact[number, :, lane],
+            color=colour,
+            linewidth=1,
+            label=f"_{name}; closed form",
+        )
         axes.plot(
             saddle.times[kept],
             saddle.gap[number, kept, lane],
@@ -52,7 +58,7 @@ def _gaps(axes: Axes, saddle: Saddle, number: int) -> None:
             markersize=5,
             markerfacecolor="none",
             color=colour,
-            label=rf"$\eta$ = {saddle.step_sizes[lane]:.3g}",
+            label=name,
         )
     axes.axhline(saddle.epsilon, color="0.4", linestyle=":", label=r"accuracy $\epsilon$")
     axes.set_yscale("log")
@@ -61,7 +67,13 @@ def _gaps(axes: Axes, saddle: Saddle, number: int) -> None:
 def _allowed(axes: Axes, saddle: Saddle) -> None:
     for number, colour in ((1, style.COLOURS[2]), (0, style.COLOURS[1])):
         name = f"along {COORDINATES[number]}"
-        axes.plot(saddle.times, saddle.largest_exact[number], color=colour, linewidth=1)
+        axes.plot(
+            saddle.times,
+            saddle.largest_exact[number],
+            color=colour,
+            linewidth=1,
+            label=f"_{name}; closed form",
+        )
         kept = np.arange(len(saddle.times) - 1, -1, -3)
         axes.plot(
             saddle.times[kept],

@@ -14,18 +14,19 @@ from gf_jax.style import describe as describe
 from gf_jax.style import entitle
 from gf_jax.style import run_name as run_name
 
+FILES = ("figure.png", "figure.pdf")
 
-def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> list[Path]:
+
+def save(figure: Figure, named: Axes | None, title: str, directory: Path) -> Figure:
     """Adds title and legend, the latter from the lines of one panel if given, and saves."""
     entitle(figure, named, title)
     return write(figure, directory)
 
 
-def write(figure: Figure, directory: Path) -> list[Path]:
-    """Writes ``figure.png`` and ``figure.pdf`` into a folder; returns their paths."""
-    paths = [directory / "figure.png", directory / "figure.pdf"]
-    for path in paths:
-        with atomically(path) as temporary:
+def write(figure: Figure, directory: Path) -> Figure:
+    """Writes a figure into a folder, and returns it."""
+    for name in FILES:
+        with atomically(directory / name) as temporary:
             figure.savefig(temporary, dpi=130)
         figure.set_layout_engine("none")  # what is laid out stays
-    return paths
+    return figure

@@ -11,12 +11,13 @@ from experiments.figures import style
 from experiments.records import Answer, BoundsRun, CurvatureRun, NearZero, Spectrum
 
 
-def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
+def draw_curvature(run: CurvatureRun, directory: Path) -> Figure:
     """Draws both ends of the Hessian's spectrum, and what the lower one lets grow."""
     figure = Figure(figsize=(16.5, 4.9), layout="constrained")
     largest, smallest, growth = figure.subplots(1, 3)
     times, spectrum = run.times, run.spectrum
-    largest.plot(times, spectrum.lambda_max, "o-", color=style.COLOURS[2], markersize=3)
+    look = {"color": style.COLOURS[2], "markersize": 3, "label": r"_$\lambda_{max}$"}
+    largest.plot(times, spectrum.lambda_max, "o-", **look)
     largest.axhline(
         2 / run.step_size, color="0.4", linestyle=":", label=r"$2/\eta_0$, the edge of stability"
     )
@@ -24,7 +25,8 @@ def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
     largest.legend(frameon=False)
     style.describe(largest, r"Largest eigenvalue, $\lambda_{max}$", "1 / time, logarithmic")
     _smallest(smallest, times, spectrum)
-    growth.plot(times, run.integral, "o-", color=style.COLOURS[1], markersize=3)
+    look = {"color": style.COLOURS[1], "markersize": 3, "label": "_integral"}
+    growth.plot(times, run.integral, "o-", **look)
     style.describe(
         growth, r"$\int\max(-\lambda_{min}, 0)\,dt$", "no unit; a gap grows by exp of it"
     )
@@ -34,7 +36,7 @@ def draw_curvature(run: CurvatureRun, directory: Path) -> list[Path]:
     return style.save(figure, smallest, title, directory)
 
 
-def draw_bounds(run: BoundsRun, answers: Sequence[Answer], directory: Path) -> list[Path]:
+def draw_bounds(run: BoundsRun, answers: Sequence[Answer], directory: Path) -> Figure:
     """Draws curvature, the gap under its bound, and step sizes for the accuracy."""
     figure = Figure(figsize=(17, 5.2), layout="constrained")
     smallest, gap, step_sizes = figure.subplots(1, 3)
@@ -72,7 +74,7 @@ def draw_bounds(run: BoundsRun, answers: Sequence[Answer], directory: Path) -> l
     return style.save(figure, None, title, directory)
 
 
-def draw_near_zero(sweep: NearZero, directory: Path) -> list[Path]:
+def draw_near_zero(sweep: NearZero, directory: Path) -> Figure:
     """Draws the smallest eigenvalue against scale and width; solid measured, dashed bounds."""
     figure = Figure(figsize=(13, 5.4), layout="constrained")
     by_scale, by_width = figure.subplots(1, 2, sharey=True)
@@ -91,7 +93,8 @@ def draw_near_zero(sweep: NearZero, directory: Path) -> list[Path]:
                 color=colour,
                 label=label,
             )
-            panel.plot(sweep.scales, -bounds[row], "--", color=colour, linewidth=1)
+            look = {"color": colour, "linewidth": 1, "label": f"_{label}; bound"}
+            panel.plot(sweep.scales, -bounds[row], "--", **look)
         panel.set(xscale="log", yscale="log")
         panel.grid(visible=True, alpha=0.25)
     by_scale.set(
@@ -112,7 +115,14 @@ def _answers(axes: Axes, run: BoundsRun, answers: Sequence[Answer]) -> None:
     sizes = np.array([answer.step_size for answer in answers])
     shown = np.isfinite(sizes) & (sizes > 0)
     for row in np.flatnonzero(shown):
-        axes.plot(sizes[row], row, style.MARKS[row], color=style.COLOURS[1 + row], markersize=9)
+        axes.plot(
+            sizes[row],
+            row,
+            style.MARKS[row],
+            color=style.COLOURS[1 + row],
+            markersize=9,
+            label=f"_{answers[int(row)].by}",
+        )
         axes.annotate(
             f"{sizes[row]:.2e}",
             (sizes[row], row),
@@ -142,7 +152,7 @@ def _smallest(axes: Axes, times: np.ndarray, spectrum: Spectrum) -> None:
         axes.plot(times, values, line, color=colour, label=label, markersize=3)
     scale = np.abs(spectrum.lambda_min)
     axes.set_yscale("symlog", linthresh=max(float(scale.min()), 1e-3 * float(scale.max()), 1e-12))
-    axes.axhline(0, color="0.7", linewidth=1)
+    axes.axhline(0, color="0.7", linewidth=1, label="_zero")
     style.describe(axes, r"Smallest eigenvalue, $\lambda_{min}$", "1 / time, logarithmic")
 
 
