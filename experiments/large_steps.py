@@ -21,6 +21,7 @@ from experiments import figures, harness, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import NetworkWorkplace
 from gf_jax.descent import Trajectory
+from gf_jax.summary import NEAR
 
 BEYOND = 2.0  # the sweep ends at the first step size this many times the edge
 
@@ -101,7 +102,7 @@ def _verdict(run: records.Run, sweep: records.Sweep) -> str:
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = sweep.from_flow[-1] / sweep.travelled[-1]
         gain = sweep.from_flow[-1, -1] / sweep.from_first_order[-1, -1]
-    near = run.step_sizes[whole & (shares < report.NEAR)]
+    near = run.step_sizes[whole & (shares < NEAR)]
     lines = [
         f"Verdict: the edge of stability at the start is step size {sweep.edge:.3g}.",
         f"Descent stays near its gradient flow up to step size {near.max():.3g}."

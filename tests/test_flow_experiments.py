@@ -15,7 +15,7 @@ def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gf_jax, "predict", interrupted)
+    monkeypatch.setattr(gf_jax.prediction, "predict", interrupted)
     folder = tmp_path / "short"
     status, out, _ = invoke(*WITH_FLOW, "--ratios=2", f"--output_dir={folder}")
     assert status == 130

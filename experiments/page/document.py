@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from experiments import figures
 from experiments.figures import Figure, Panel
-from gf_jax.files import atomically, read_json
 from experiments.page import explanations, plots
 from experiments.page.transcript import WARNING, Told
+from gf_jax.files import atomically, read_json
 
 FILE = "report.html"
 PROGRAM = "python -m experiments.main"
