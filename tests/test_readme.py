@@ -1,29 +1,198 @@
-"""What the README shows is what the program does."""
+"""What the README and the guide show is what the program does: every example is run.
+
+A command is run with the very flags that are shown, and with SHORTER where it takes them and does
+not give them. What is run elsewhere is named here, and what is not known fails.
+"""
 
 import dataclasses
+import importlib.util
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
-from experiments.configuration import Configuration
+import pytest
+from absl.flags import FlagValues
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from experiments import command_line, flags, usage
+from experiments.benchmark import __main__ as benchmark
+from experiments.configuration import EXPERIMENTS, WITHOUT_EFFECT, Configuration
+from tests import test_devices
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "experiments" / "GUIDE.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README + GUIDE, re.MULTILINE | re.DOTALL)
+
+# What makes the main program's runs small. The largest step of large_steps is 64 of the smallest.
+SHORTER = {
+    "dataset": "digits",
+    "examples": "50",
+    "iterations": "256",
+    "widths": "6",
+    "depths": "2,3",
+    "snapshots": "4",
+}
+OF_STARTS = {"seeds": "5"}  # deep_linear's thousand
+OF_BENCHMARK = {
+    "dataset": "digits",
+    "examples": "40",
+    "ratios": "2",
+    "rounds": "1",
+    "networks": "linear",
+}
+# Blocks that are no commands, by their first line: what they are, or where they are run.
+OTHER_BLOCKS = {
+    "@inproceedings{elkabetz2021continuous,": "the paper",
+    'mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))': "tests/eight_devices.py",
+}
+
+
+def command_lines():
+    """The shell's lines and those of notebooks, without their comments."""
+    for language, block in BLOCKS:
+        lines = block.replace("\\\n", " ").splitlines()
+        if language == "bash":
+            yield from (re.sub(r"\s+#.*", "", line) for line in lines if line.strip())
+        elif language == "" and lines[0] not in OTHER_BLOCKS:
+            yield from (re.sub(r"\s+#.*", "", line.removeprefix("!")) for line in lines)
+
+
+PROGRAM = re.compile(r"^(?:\.venv/bin/)?python -m experiments\.(\w+)")
+LINES = list(dict.fromkeys(command_lines()))
+RUN = [line for line in LINES if PROGRAM.match(line)]
+SET_UP = [line for line in LINES if line.startswith("python3 -m venv .venv ")]
+INSTALL = [line for line in LINES if re.match(r"(?:\.venv/bin/)?pip install -q -e ", line)]
+HOSTS = [line for line in LINES if re.match(r"(?:export )?JAX_\w+=", line)]
+
+
+def test_there_is_a_way_to_run_every_block():
+    assert set(LINES) == {*RUN, *SET_UP, *INSTALL, *HOSTS}
+    first_lines = {block.splitlines()[0] for language, block in BLOCKS if language == "bibtex"}
+    assert first_lines <= set(OTHER_BLOCKS)
+    assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex", ""}
+    assert {PROGRAM.match(line)[1] for line in RUN} <= {"main", "benchmark", "show", "api"}
 
 
 def test_every_flag_is_in_the_table():
     listed = re.findall(r"^\| `--(\w+)` \|", README, re.MULTILINE)
-    flags = [field.name for field in dataclasses.fields(Configuration)]
-    assert sorted(set(listed) - {"network"}) == sorted(set(flags) - {"network"})
+    fields = [field.name for field in dataclasses.fields(Configuration)]
+    assert sorted(set(listed) - {"network"}) == sorted(set(fields) - {"network"})
     assert listed.count("network") == 2  # the flag, and the head of the table of networks
 
 
-def test_the_library_example_runs(capsys):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_python_blocks_run(block, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    if "# (snapshots, runs), and 1 for descent" not in block:
+        return
     assert "(100, 3)" in capsys.readouterr().out
 
 
-def test_the_two_lines_are_there():
-    lines = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
-    assert len(lines) == 2
-    assert lines[0].endswith("-m experiments.main --ratios=2,5,10,20")
-    assert lines[1].endswith("-m pytest")
+def test_the_two_lines_are_run_by_every_change():
+    """They make an environment and install from the network: .ci/run does it, on a clean clone."""
+    assert len(SET_UP) == 2
+    assert SET_UP[0].endswith("-m experiments.main --ratios=2,5,10,20")
+    assert SET_UP[1].endswith("-m pytest")
+    script = (ROOT / ".ci" / "run").read_text()
+    for what in ("pytest", "experiments.main"):
+        assert f'bash -euo pipefail -c "$(readme_line {what})"' in script
+
+
+@pytest.mark.parametrize("line", INSTALL)
+def test_what_is_installed_exists(line):
+    """Of frameworks for other machines, and large ones, that the extra is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = re.findall(r'-e "\.\[(\w+)\]"$', line)
+    assert wanted
+    assert set(wanted) <= set(extras)
+
+
+def test_several_hosts_are_two_processes():
+    """The variables and the command are those that the test of two processes uses."""
+    assert hasattr(test_devices, "test_two_processes_equal_one")
+    variables = set(re.findall(r"(JAX_\w+)=", " ".join(HOSTS)))
+    assert variables == {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"}
+    for line in HOSTS:
+        if "python" in line:
+            accepted(re.sub(r"^.*?(?=python)", "", line))
+
+
+def given_flags(line):
+    """The flags of a command, with their values."""
+    return dict(re.findall(r"--(\w+)(?:=(\S*))?", line))
+
+
+def accepted(line):
+    """The configuration that a line of the main program describes."""
+    values = FlagValues()
+    command_line.define(flags.GROUPS, Configuration, values)
+    assert values(["main", *shlex.split(line)[3:]]) == ["main"]
+    return Configuration(**command_line.values_of(Configuration, values))
+
+
+@pytest.mark.parametrize("line", [line for line in RUN if "experiments.main" in line])
+def test_the_flags_shown_are_accepted(line):
+    accepted(line)
+
+
+def test_examples_of_mistakes_and_flags_in_the_text_exist():
+    known = {flag.name for group in (*flags.GROUPS, *benchmark.GROUPS) for flag in group.flags}
+    shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", README + GUIDE))
+    assert shown <= known | {"help", "helpfull"}
+
+
+def shortened(line):
+    """The same command with flags that make it short."""
+    program, given = PROGRAM.match(line)[1], given_flags(line)
+    extra = {"main": _shorter_run, "benchmark": lambda _: OF_BENCHMARK}.get(program, lambda _: {})
+    added = [f"--{name}={v}" for name, v in extra(given).items() if name not in given]
+    return " ".join(
+        [PROGRAM.sub(rf"{shlex.quote(sys.executable)} -m experiments.\1", line), *added]
+    )
+
+
+def _shorter_run(given):
+    experiment = given.get("experiment", "paper")
+    network = given.get("network", "fully_connected")
+    wanted = SHORTER | (OF_STARTS if experiment == "deep_linear" else {})
+    unused = set(WITHOUT_EFFECT[experiment]) | (
+        set() if network == "fully_connected" else {"widths"}
+    )
+    return {name: value for name, value in wanted.items() if name not in unused}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("line", RUN)
+def test_a_command_runs(line, tmp_path, finished_once):
+    if PROGRAM.match(line)[1] == "api" and importlib.util.find_spec("pdoc") is None:
+        pytest.skip('the pages are built by pdoc: pip install -e ".[docs]"')
+    if "show" in line:  # what an earlier command has made
+        shutil.copytree(finished_once[0], tmp_path / "runs" / "fully_connected-1")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", shortened(line)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert list(tmp_path.glob("*/*/*")) or list(tmp_path.glob("build/api/*"))
+
+
+def test_shorter_flags_are_known():
+    names = {field.name for field in dataclasses.fields(Configuration)}
+    assert set(SHORTER) | set(OF_STARTS) <= names
+    assert usage.default_in_words(Configuration().seeds) == "1"  # what OF_STARTS would lengthen
+    assert {
+        experiment for experiment in EXPERIMENTS if Configuration(experiment).seeds == 1_000
+    } == {"deep_linear"}
