@@ -71,7 +71,9 @@ function draw() {
   const options = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    showTips: false,
+    // Chosen, since Plotly's own set has one that sends the data elsewhere.
+    modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"], ["toImage"]],
   };
   places.forEach((place, at) => {
     const { data, layout } = plots[at];
