@@ -206,7 +206,7 @@ def _observe_runs(
     lanes = len(schedule.lanes)
     rows = [[np.repeat(values[:1], lanes, axis=1) for values in flowing]]  # all start there
     recorded = 1
-    for part in harness.segments(
+    for part, _ in harness.segments(
         _loss(targets), start, schedule, "float64", f"depth {depth}, descent"
     ):
         kept = slice(recorded, recorded + len(part.snapshot_iterations))

@@ -3,10 +3,12 @@
     python -m experiments.main --ratios=2,5,10,20
 
 Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
-diverged, results are written; 130 interrupted, what was computed is written.
+diverged, results are written; 4 results could not be written; 130 interrupted, 143 terminated,
+what was computed is written.
 """
 
 import dataclasses
+import errno
 import importlib
 import re
 import sys
@@ -15,15 +17,18 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import folders, interruption
 from experiments.configuration import (
     ALONG,
     COORDINATES,
     DATASETS,
     EXIT_INTERRUPTED,
+    EXIT_UNWRITTEN,
     EXIT_USAGE,
     EXPERIMENTS,
     NETWORKS,
     Configuration,
+    UnwrittenError,
     UsageError,
 )
 from gf_jax.arithmetic import ARITHMETICS
@@ -35,6 +40,13 @@ KINDS = {
     "float": "accepted is a number",
     "bool": "accepted are true and false",
 }
+
+
+# What systems report of a place that takes no more.
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 
 class Numbers(flags.ArgumentParser):
@@ -214,18 +226,47 @@ def define_flags() -> None:
         None,
         "New or empty folder for the results; runs/<network>-<time> if not given.",
     )
+    flags.DEFINE_string(
+        "checkpoint_dir",
+        None,
+        "Where checkpoints lie, a folder or gs://...; <run directory>/checkpoints if not given.",
+    )
+    flags.DEFINE_float(
+        "checkpoint_every",
+        None,
+        "Seconds between checkpoints, 30 if not given: the next is made at the first end of a "
+        "segment after that.",
+    )
+    flags.DEFINE_string(
+        "resume",
+        None,
+        "Run directory of a run that was cut short, which goes on from its newest checkpoint, in "
+        "the same directory and with the flags that it had.",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the experiment that the flags describe."""
 
     def experiment() -> int:
-        config = Configuration(**values_of(Configuration))
+        config = _configuration()
+        if config is None:
+            return 0
         # Slow to load, so after the flags are known to be right.
         importlib.import_module("experiments.devices").start_processes(config)
         return importlib.import_module(f"experiments.{config.experiment}").run(config)
 
-    return exit_status(argv, experiment)
+    with interruption.handled():
+        return interruption.exit_status(exit_status(argv, experiment))
+
+
+def _configuration() -> Configuration | None:
+    """That of the flags, or of the run to be resumed; None if that is complete."""
+    values = values_of(Configuration)
+    if values["resume"] is None:
+        return Configuration(**values)
+    given = {name: value for name, value in values.items() if flags.FLAGS[name].present}
+    return importlib.import_module("experiments.resumption").configuration(given)
 
 
 def values_of(configuration: type, values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
@@ -241,15 +282,23 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
         return program()
     except UsageError as error:
         return fail(str(error))
+    except UnwrittenError as error:
+        return fail(str(error), EXIT_UNWRITTEN)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        return fail(f"{error.filename or 'results'}: {error.strerror}", EXIT_UNWRITTEN)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        folders.unlock()
 
 
-def fail(message: str) -> int:
-    """Shows a mistake of the user's in one line."""
+def fail(message: str, status: int = EXIT_USAGE) -> int:
+    """Shows what is wrong in one line."""
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
-    return EXIT_USAGE
+    return status
 
 
 def _in_words(error: Exception, values: flags.FlagValues) -> str:
@@ -276,4 +325,4 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse_flags)
+    app.run(lambda argv: interruption.leave(main(argv)), flags_parser=parse_flags)

@@ -73,7 +73,7 @@ def f(params: dict[str, Array]) -> Array:
 def measure(epsilon: float) -> records.Saddle:
     """Runs descent and flow, and finds the largest step sizes of accuracy epsilon."""
     start = {name: np.array(value) for name, value in START.items()}
-    parts = list(harness.segments(f, start, SCHEDULE, "float64"))
+    parts = [part for part, _ in harness.segments(f, start, SCHEDULE, "float64")]
     times = SCHEDULE.snapshot_iterations * SCHEDULE.step_size
     flow = harness.solve(
         "flow",

@@ -20,7 +20,7 @@ import numpy as np
 
 import gf_jax
 from experiments import devices, figures, harness, records, report, seeds, store
-from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.comparison import WELL_BELOW
 from gf_jax.descent import Trajectory
@@ -35,36 +35,37 @@ def run(config: Configuration) -> int:
 
     Raises:
       UsageError: on data, weights or an output directory that are not accepted.
+      UnwrittenError: if results cannot be written.
     """
     assert config.arithmetic is not None
     workplace = harness.begin(config)
     outcome = harness.descend(workplace, config.schedule, config.arithmetic)
     if outcome is None:
-        workplace.say("interrupted before the first segment was complete")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "before the first segment was complete")
     diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
     if not devices.leads():  # of several processes one compares, writes and prints
         return EXIT_DIVERGED if diverged else 0
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
-    store.write_metrics(directory, saved)
-    snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
-    store.write_snapshots(directory, saved, snapshots)
+    with harness.results(workplace):
+        store.write_metrics(directory, saved)
+        snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
+        store.write_snapshots(directory, saved, snapshots)
     if config.flow and not interrupted:
         follow = _follow_seeds if saved.seeds else _follow
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
-    store.write_summary(directory, summary | timing)
-    figures.draw_run(saved, directory)
+    with harness.results(workplace):
+        figures.draw_run(saved, directory)
+        store.write_summary(directory, summary | timing)  # the last: it says what is complete
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:
         report.print_run(summary, workplace.console)
-    harness.end(workplace)
+    harness.end(workplace, interrupted=interrupted)
     if interrupted:
-        workplace.say("interrupted: this is less than was asked for")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "this is less than was asked for")
     return EXIT_DIVERGED if diverged else 0
 
 
@@ -79,7 +80,8 @@ def _follow(
     except KeyboardInterrupt:
         return run, True
     run = run._replace(reference=reference)
-    store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
+    with harness.results(workplace):
+        store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
     return run, False
 
 
@@ -113,7 +115,8 @@ def _follow_seeds(
             kept[:, number] = leaf
     run = run._replace(reference=records.join_references(references))
     if run.reference is not None:
-        store.write_flow(workplace.directory, run, study.restore(points))
+        with harness.results(workplace):
+            store.write_flow(workplace.directory, run, study.restore(points))
     return run, interrupted
 
 
@@ -123,15 +126,18 @@ def _reference(
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times = run.snapshot_times
-    prediction = harness.solve(
+    prediction = harness.solve_once(
+        workplace,
         f"{label}prediction",
         lambda tell: gf_jax.predict(f, start, times, run.step_sizes, progress=tell),
+        harness.prediction_like(start),
     )
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
     # than half the work of the runs. A smooth flow is far more accurate at far less.
     smallest = prediction.to_flow[-1].min() / WELL_BELOW
     tolerance = smallest if prediction.kinks and 0 < smallest < np.inf else None
-    flow = harness.solve(
+    flow = harness.solve_once(
+        workplace,
         f"{label}gradient flow",
         lambda tell: gf_jax.gradient_flow(
             f,
@@ -141,6 +147,7 @@ def _reference(
             budget=workplace.config.schedule.gradient_evaluations // 2,
             progress=tell,
         ),
+        harness.flow_like(start),
     )
     compared = gf_jax.compare_with_flow(
         trajectory.snapshots, flow.params, flow.error, run.step_sizes

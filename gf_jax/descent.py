@@ -179,12 +179,9 @@ def resumable_segments(
     A state is a list of arrays without a meaning outside. It lies on the device until the
     next segment takes its place there, so copy what is to be kept.
 
-    Args:
-      f: as in ``descent_segments``, like all that follows but the last.
-      params, schedule, arithmetic, starts, sharding, check_memory: of the whole run.
-      resume_from: base iterations that are done, and the state behind them. The segments
-        that follow are, to the last bit, those of the run that was not interrupted, if
-        everything else is the same, device and compiler included.
+    ``resume_from`` are the base iterations that are done, and the state behind them; all else
+    is as in ``descent_segments``. The segments that follow are, to the last bit, those of the
+    run that was not interrupted, if nothing else differs, device and compiler included.
 
     Raises:
       ValueError, FloatingPointError: as ``gradient_descent``, and ValueError if

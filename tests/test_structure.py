@@ -39,6 +39,10 @@ OUTSIDE = {
     "sklearn": {"data"},
     "torch": {"benchmark"},
     "tqdm": {"harness"},
+    "orbax": {"checkpoints"},
+    "etils": {"checkpoints"},
+    "fcntl": {"folders"},
+    "signal": {"interruption"},
 }
 
 
