@@ -39,7 +39,6 @@ from experiments.configuration import (
 from experiments.data import Dataset
 from experiments.journal import Journal
 from gf_jax.arithmetic import arithmetic as get_arithmetic
-from gf_jax.comparison import Metrics
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
@@ -74,6 +73,8 @@ class Workplace(NamedTuple, Generic[Study]):
         """Prints a line that terminals may wrap and that is not markup."""
         self.console.print(escape(text), soft_wrap=True, highlight=False)
 
+
+_ANY = np.zeros(0)  # an array in a structure
 
 NetworkWorkplace = Workplace[problem.Problem]
 
@@ -145,7 +146,7 @@ def open_folder(
       UsageError: on an output directory that is not accepted.
     """
     name = config.network if config.experiment == "paper" else None
-    nothing = Journal(None, 0.0, "", str)
+    nothing = _nothing()
     if not devices.leads():
         devices.agreed(lambda: None)
         return Workplace(config, study, dataset, Path(os.devnull), Console(quiet=True), nothing)
@@ -260,23 +261,23 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     )
     if chosen.text:
         workplace.say(chosen.text)
-    kept, state = journal.records(label), journal.state(label)
-    structure = jax.tree.structure(Trajectory(0, Metrics(0, 0, 0, 0), 0, study.initial_params))
+    kept = journal.records(label)
+    structure = jax.tree.structure(trajectory_like(study.initial_params))
     parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
     started, interrupted = time.perf_counter(), False
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
     if parts:
         recorded = int(parts[-1].iterations[-1])
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
-        options["resume_from"] = (recorded, state)
+        options["resume_from"] = (recorded, journal.state(label))
     options["check_memory"] = functools.partial(_check_memory, workplace)
     f, start = devices.objective(study, chosen), study.initial_params
     try:
         if not kept or not kept[-1].done:
             for part, state in segments(f, start, schedule, arithmetic, **options):
                 parts.append(part)
-                diverged = not np.isfinite(part.metrics.loss[-1]).any()
-                done = diverged or part.iterations[-1] == schedule.iterations
+                diverged = not bool(np.isfinite(part.metrics.loss[-1]).any())
+                done = diverged or int(part.iterations[-1]) == schedule.iterations
                 journal.add(label, part, state, done=done)
                 if diverged:
                     break
@@ -378,11 +379,21 @@ def solve_once(
     return workplace.journal.once(label, lambda: solve(label, solver), like)
 
 
+def trajectory_like(params: Params) -> Trajectory:
+    """The structure of a trajectory."""
+    return Trajectory(_ANY, gf_jax.Metrics(_ANY, _ANY, _ANY, _ANY), _ANY, params)
+
+
 def flow_like(params: Params) -> gf_jax.Flow:
     """The structure of a flow."""
-    return gf_jax.Flow(0, params, 0, 0, gf_jax.Statistics(*gf_jax.Statistics._fields))
+    return gf_jax.Flow(_ANY, params, _ANY, _ANY, gf_jax.Statistics(0, 0, 0, True, 0))
 
 
 def prediction_like(params: Params) -> gf_jax.Prediction:
     """The structure of a prediction."""
-    return gf_jax.Prediction(flow_like(params), 0, 0, 0, 0, 0)
+    return gf_jax.Prediction(flow_like(params), _ANY, _ANY, _ANY, 0.0, 0)
+
+
+def _nothing() -> Journal:
+    """The journal of what is not resumed."""
+    return Journal(None, 0.0, "", print)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import platform
 import shlex
 import sys
 import types
@@ -70,7 +69,7 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
     folders.lock("resume", directory)
     description = _description(directory)
     for name, text in DIGESTS.items():
-        if description.get("digests", {}).get(name) != digests[name]:
+        if description["digests"].get(name) != digests[name]:
             raise UsageError(f"--resume={directory}: {text}")
     folders.tidy(directory)
     now = store.surroundings()
@@ -111,7 +110,7 @@ def _description(directory: Path) -> dict[str, Any]:
 
 def _configuration(directory: Path, saved: dict[str, Any]) -> Configuration:
     """The configuration that was saved; its types are checked, as others may have written it."""
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
     kinds = typing.get_type_hints(Configuration)
     wrong = [n for n, value in values.items() if n not in kinds or not _fits(value, kinds[n])]
     if wrong:
