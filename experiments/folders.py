@@ -2,6 +2,7 @@
 
 import datetime
 import fcntl
+import fnmatch
 import itertools
 import os
 from pathlib import Path
@@ -31,7 +32,7 @@ def create(output_dir: str | None, name: str) -> Path:
             directory = _make_new(directory)
         else:
             directory.mkdir(parents=True, exist_ok=True)
-        if any(path.name != LOCK for path in directory.iterdir()):
+        if any(not _is_left(path.name) for path in directory.iterdir()):
             raise UsageError(
                 f"--output_dir={directory}: is not empty, and results are never overwritten; "
                 "give a new or an empty folder"
@@ -39,7 +40,13 @@ def create(output_dir: str | None, name: str) -> Path:
     except OSError as error:
         raise _unwritable("output_dir", directory, error) from None
     lock("output_dir", directory)
+    tidy(directory)
     return directory
+
+
+def _is_left(name: str) -> bool:
+    """Whether a run that was killed before it had begun leaves a file of that name."""
+    return name == LOCK or fnmatch.fnmatch(name, ".[0-9]*.configuration.json")
 
 
 def _unwritable(flag: str, directory: Path, error: OSError) -> UsageError:
