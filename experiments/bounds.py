@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, spectra, store
+from experiments import figures, harness, progress, records, report, spectra, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.networks import Params
@@ -76,7 +76,6 @@ def run(config: Configuration) -> int:
         workplace.say(f"interrupted; what is complete lies in {workplace.directory}")
         return EXIT_INTERRUPTED
     summary = summarise(saved, answers)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_bounds(saved, answers, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
@@ -159,12 +158,12 @@ def _predict(
     epsilon = workplace.config.epsilon
     assert epsilon is not None
     if not workplace.study.linear:
-        prediction = harness.solve(
+        prediction = progress.solve(
             "prediction",
             lambda tell: gf_jax.predict(f, start, times[1:], np.array([step_size]), progress=tell),
         )
         return prediction.to_flow[:, 0], float(step_size * epsilon / gap.max())
-    deviation = harness.solve(
+    deviation = progress.solve(
         "prediction", lambda tell: gf_jax.deviation(f, start, times[1:], progress=tell)
     )
     low, high = 0.0, float(times[-1])

@@ -1,6 +1,7 @@
 """What the command lines share: flags from their description, help, mistakes, exit statuses."""
 
 import dataclasses
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +9,14 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import usage
-from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments import folders, usage
+from experiments.configuration import (
+    EXIT_INTERRUPTED,
+    EXIT_UNWRITTEN,
+    EXIT_USAGE,
+    UnwrittenError,
+    UsageError,
+)
 
 # What is accepted of the kinds of flags of which absl does not say it.
 ACCEPTED = {
@@ -17,6 +24,12 @@ ACCEPTED = {
     "float": "accepted is a number",
     "bool": "accepted are true and false",
 }
+
+# What systems report of a place that takes no more.
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 
 class _Several(flags.ArgumentParser):
@@ -96,6 +109,11 @@ def values_of(configuration: type, values: flags.FlagValues = flags.FLAGS) -> di
     return {field.name: values[field.name].value for field in dataclasses.fields(configuration)}
 
 
+def given(configuration: type, values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """The values of those flags alone that were given."""
+    return {n: value for n, value in values_of(configuration, values).items() if values[n].present}
+
+
 def start(page: usage.Page, configuration: type, main: Callable[[Sequence[str]], int]) -> None:
     """Shows help, or parses the flags and ends the program with the status of its main function."""
     if any(argument in usage.HELP for argument in sys.argv[1:]):
@@ -113,15 +131,23 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
         return program()
     except UsageError as error:
         return fail(str(error))
+    except UnwrittenError as error:
+        return fail(str(error), EXIT_UNWRITTEN)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        return fail(f"{error.filename or 'results'}: {error.strerror}", EXIT_UNWRITTEN)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        folders.unlock()
 
 
-def fail(message: str) -> int:
-    """Shows a mistake of the user's in one line."""
+def fail(message: str, status: int = EXIT_USAGE) -> int:
+    """Shows what is wrong in one line."""
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
-    return EXIT_USAGE
+    return status
 
 
 def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:

@@ -26,15 +26,20 @@ COORDINATES = ("row_space", "pixels")
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
+EXIT_UNWRITTEN = 4
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
+EXIT_TERMINATED = 143
 # What help tells of them.
 EXIT_STATUSES = {
     0: "done",
     EXIT_USAGE: "a mistake in flags or files, or too little memory; nothing was run",
     EXIT_DIVERGED: "a run diverged; the results are written and say which, and when",
-    EXIT_INTERRUPTED: "interrupted; what was computed is written",
+    EXIT_UNWRITTEN: "results could not be written; --resume finishes the run when they can",
+    EXIT_INTERRUPTED: "interrupted; what was computed is written, and --resume goes on",
+    EXIT_TERMINATED: "terminated, likewise",
 }
 
+RESUMABLE = ("paper", "rounding")
 
 # Of numbers that float32 holds, less what a product of two needs.
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -42,6 +47,10 @@ SMALLEST, LARGEST = 1e-30, 1e30
 
 class UsageError(Exception):
     """A mistake of the user's; its text is the one line that is shown."""
+
+
+class UnwrittenError(Exception):
+    """Results that could not be written; its text is the one line that is shown."""
 
 
 def expand(flag: str, path: str) -> Path:
@@ -65,6 +74,7 @@ _OF_MANY_STARTS = ("seeds", "mesh")
 _OF_NETWORKS = ("network", "activation", "initial_params", "coordinates")
 _OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
 _OF_DESCENT = ("arithmetic", "segments")
+_OF_CHECKPOINTS = ("checkpoint_dir", "checkpoint_every")
 _OF_DATA = ("dataset", "data_dir", "examples")
 _OF_THE_START = ("init_scale", "seed", "widths")
 
@@ -92,6 +102,9 @@ WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
         *_OF_THE_START,
     ),
 }
+for _experiment in EXPERIMENTS:
+    if _experiment not in RESUMABLE:
+        WITHOUT_EFFECT[_experiment] += _OF_CHECKPOINTS
 # Experiments with hidden layers of one width, in any number, and its default.
 ONE_WIDTH = {"near_zero": (50,), "deep_linear": (2,)}
 
@@ -106,6 +119,7 @@ DEFAULTS: dict[str, object] = {
     "iterations": 10_000,
     "along": "flow",
     "mesh": "auto",
+    "checkpoint_every": 30.0,
 }
 MOST_SEEDS = 100_000
 MOST_LAYERS = 100  # each is compiled
@@ -164,6 +178,9 @@ class Configuration:
     mesh: str | None = None
     initial_params: str | None = None
     output_dir: str | None = None
+    checkpoint_dir: str | None = None
+    checkpoint_every: float | None = None
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         self._check_effects()
@@ -249,6 +266,14 @@ class Configuration:
             )
         if self.mesh not in (None, "auto", "none") and not _is_count(self.mesh):
             raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
+        if self.checkpoint_every is not None and not self.checkpoint_every >= 0:
+            raise UsageError(
+                f"--checkpoint_every={self.checkpoint_every:g}: accepted is a number of seconds, "
+                "0 or more"
+            )
+        if self.checkpoint_dir is not None and "://" not in self.checkpoint_dir:
+            folder = expand("checkpoint_dir", self.checkpoint_dir).absolute()
+            self._resolve(checkpoint_dir=str(folder))
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:

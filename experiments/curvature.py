@@ -57,7 +57,6 @@ def run(config: Configuration) -> int:
     )
     summary = summarise(saved)
     store.write_record(workplace.directory, "curvature", saved)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_curvature(saved, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace, summary, figure)

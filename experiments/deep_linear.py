@@ -32,7 +32,17 @@ import numpy as np
 from jaxtyping import Array
 
 import gf_jax
-from experiments import figures, harness, memory, problem, records, regression, report, store
+from experiments import (
+    figures,
+    harness,
+    memory,
+    problem,
+    progress,
+    records,
+    regression,
+    report,
+    store,
+)
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import Workplace
 from gf_jax.networks import Params
@@ -90,7 +100,6 @@ def run(config: Configuration) -> int:
             return EXIT_INTERRUPTED
     labels = [data.label for data in study.regressions]
     summary = summarise(done, labels, config)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_starts(done, labels, summary["epsilon"], workplace.directory)
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
@@ -151,14 +160,14 @@ def measure(workplace: Workplace[Study], depth: int) -> records.Starts:
     schedule = config.schedule
     start = starting_points(config, targets, depth)
     times = _times(schedule)
-    flow = harness.solve(
+    flow = progress.solve(
         f"depth {depth}, flow",
         lambda tell: gf_jax.gradient_flow(_loss(targets), start, times, progress=tell),
     )
     observed = _observe_runs(targets, start, flow.params, schedule, depth)
     excess, unbalancedness, gap = (values[..., :-1] for values in observed)
     vectors = _vectors(flow.params)[..., :-1, :]
-    reduced = harness.solve(
+    reduced = progress.solve(
         f"depth {depth}, reduced equation",
         lambda tell: gf_jax.end_to_end_flow(
             vectors[0], targets[:, None], times, depth=depth, progress=tell
@@ -206,7 +215,7 @@ def _observe_runs(
     lanes = len(schedule.lanes)
     rows = [[np.repeat(values[:1], lanes, axis=1) for values in flowing]]  # all start there
     recorded = 1
-    for part in harness.segments(
+    for part, _ in progress.segments(
         _loss(targets), start, schedule, "float64", f"depth {depth}, descent"
     ):
         kept = slice(recorded, recorded + len(part.snapshot_iterations))

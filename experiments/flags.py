@@ -179,6 +179,26 @@ RESULTS = Group(
             "all, if there are fewer.",
         ),
         OUTPUT_DIR,
+        Flag(
+            "resume",
+            "text",
+            "Run directory of a run that was cut short, which goes on from its newest checkpoint, "
+            "in the same directory and with the flags that it had.",
+            value="FOLDER",
+        ),
+        Flag(
+            "checkpoint_dir",
+            "text",
+            "Where checkpoints lie, a folder or gs://..., instead of a folder of the run "
+            "directory.",
+            value="FOLDER",
+        ),
+        Flag(
+            "checkpoint_every",
+            "number",
+            "Seconds between checkpoints: the next is made at the first end of a segment after "
+            "that.",
+        ),
     ),
 )
 

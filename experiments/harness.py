@@ -1,5 +1,7 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
+import contextlib
+import functools
 import operator
 import os
 import time
@@ -14,20 +16,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
-from tqdm import tqdm
 
 import gf_jax
-from experiments import devices, memory, page, problem, records, store
-from experiments.configuration import Configuration, UsageError
+from experiments import (
+    devices,
+    folders,
+    interruption,
+    memory,
+    page,
+    problem,
+    progress,
+    records,
+    resumption,
+    store,
+)
+from experiments.configuration import (
+    EXIT_INTERRUPTED,
+    Configuration,
+    UnwrittenError,
+    UsageError,
+)
 from experiments.data import Dataset
 from experiments.figures import Figure
+from experiments.journal import Journal
+from gf_jax import files
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
 from gf_jax.placement import Memory
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss
 
 Solution = TypeVar("Solution")
 Study = TypeVar("Study")
@@ -42,6 +60,7 @@ class Workplace(NamedTuple, Generic[Study]):
       dataset: the training set, None where there is none.
       directory: the run directory.
       console: for standard output.
+      journal: what is kept of what it computes.
     """
 
     config: Configuration
@@ -49,11 +68,14 @@ class Workplace(NamedTuple, Generic[Study]):
     dataset: Dataset | None
     directory: Path
     console: page.Transcript
+    journal: Journal
 
     def say(self, text: str) -> None:
         """Prints a line that terminals may wrap and that is not markup."""
         self.console.print(escape(text), soft_wrap=True, highlight=False)
 
+
+_ANY = np.zeros(0)  # an array in a structure
 
 NetworkWorkplace = Workplace[problem.Problem]
 
@@ -81,7 +103,11 @@ def begin(config: Configuration) -> NetworkWorkplace:
     if study.row_space is not None:
         rank, features = study.row_space.basis.shape
         size += f", inputs in {rank} of {features} dimensions"
-    workplace = open_folder(config, study, study.dataset, study.network_label, size)
+    digests = {
+        "data": files.digest([study.dataset.images, study.dataset.labels]),
+        "initial_params": files.digest(map(np.asarray, jax.tree.leaves(study.start))),
+    }
+    workplace = open_folder(config, study, study.dataset, study.network_label, size, digests)
     if devices.leads():
         store.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
@@ -100,9 +126,14 @@ def _study(config: Configuration) -> problem.Problem:
 
 
 def open_folder(
-    config: Configuration, study: Study, dataset: Dataset | None, label: str, size: str
+    config: Configuration,
+    study: Study,
+    dataset: Dataset | None,
+    label: str,
+    size: str,
+    digests: dict[str, str] | None = None,
 ) -> Workplace[Study]:
-    """Makes the run directory and says what is studied.
+    """Makes the run directory, or opens that of a run to be resumed, and says what is studied.
 
     Args:
       config: the configuration.
@@ -110,22 +141,55 @@ def open_folder(
       dataset: the training set, if there is one.
       label: what every output calls the network or function.
       size: of it, in words.
+      digests: of data and starting point, which a resumed run must have again.
 
     Raises:
       UsageError: on an output directory that is not accepted.
     """
     name = config.network if config.experiment == "paper" else None
+    nothing = _nothing()
     if not devices.leads():
         devices.agreed(lambda: None)
-        return Workplace(config, study, dataset, Path(os.devnull), page.Transcript(quiet=True))
-    directory = devices.agreed(lambda: store.create(config.output_dir, name or config.experiment))
-    workplace = Workplace(config, study, dataset, directory, page.Transcript())
+        console = page.Transcript(quiet=True)
+        return Workplace(config, study, dataset, Path(os.devnull), console, nothing)
+    warnings: list[str] = []
+
+    def open_directory() -> Path:
+        nonlocal warnings
+        if config.resume is None:
+            return folders.create(config.output_dir, name or config.experiment)
+        directory, warnings = resumption.reopen(config, digests or {})
+        return directory
+
+    directory = devices.agreed(open_directory)
+    workplace = Workplace(config, study, dataset, directory, page.Transcript(), nothing)
     if dataset is not None:
         warn(dataset)
     on = "" if dataset is None else f", on {dataset.label}"
-    workplace.say(f"{label}, {size}{on}")
-    store.write_configuration(directory, config, dataset, label)
-    return workplace
+    for line in (f"{label}, {size}{on}", *warnings):
+        workplace.say(line)
+    if config.resume is None:
+        store.write_configuration(directory, config, dataset, label, digests)
+    return workplace._replace(journal=_journal(workplace, digests or {}))
+
+
+def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
+    """The journal of a run that can be resumed, read if it is; that of another keeps nothing.
+
+    Raises:
+      UsageError: on a folder of checkpoints that is not accepted.
+    """
+    config = workplace.config
+    if config.checkpoint_every is None or jax.process_count() > 1:
+        return workplace.journal
+    run = files.digest([np.frombuffer("".join(digests.values()).encode(), np.uint8)])
+    folder = config.checkpoint_dir or str(workplace.directory / "checkpoints")
+    journal = Journal(folder, config.checkpoint_every, run, workplace.say)
+    if config.resume is not None:
+        journal.read()
+    elif config.checkpoint_dir is not None:
+        journal.begin()
+    return journal
 
 
 def warn(dataset: Dataset) -> None:
@@ -135,17 +199,55 @@ def warn(dataset: Dataset) -> None:
         Console(stderr=True).print(panel)
 
 
-def end(workplace: Workplace, summary: dict[str, Any], figure: Figure) -> None:
-    """Writes the page, and says once more which data were used and where the results lie."""
+def end(
+    workplace: Workplace, summary: dict[str, Any], figure: Figure, *, interrupted: bool = False
+) -> None:
+    """Writes page and summary, and says once more which data were used and where results lie.
+
+    The summary is the last to be written: it says that the run is complete.
+    """
     dataset, console = workplace.dataset, workplace.console
-    page.write(workplace.directory, summary, figure, console.told)
+    with results(workplace):
+        page.write(workplace.directory, summary, figure, console.told)
+        store.write_summary(workplace.directory, summary)
     if dataset is not None and dataset.warning:
         console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)
     workplace.say(f"everything lies in {workplace.directory}")
+    if not interrupted:
+        workplace.journal.remove()
+
+
+def interrupt(workplace: Workplace, text: str) -> int:
+    """Says that a run was cut short, and how it goes on; the exit status."""
+    workplace.journal.close()
+    workplace.say(f"interrupted: {text}")
+    if workplace.journal.keeps:
+        workplace.say(f"resume it: {resumption.command(workplace.directory)}")
+    return EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def results(workplace: Workplace) -> Iterator[None]:
+    """While results are written: a signal waits, and a full disk ends the run in one line.
+
+    Raises:
+      UnwrittenError: if they cannot be written.
+    """
+    with interruption.shielded():
+        try:
+            yield
+        except OSError as error:
+            workplace.journal.close()
+            raise UnwrittenError(
+                f"{workplace.directory}: results cannot be written ({error.strerror}); when they "
+                f"can, resume the run: {resumption.command(workplace.directory)}"
+            ) from None
 
 
 def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) -> Outcome | None:
     """Runs descent segment by segment; stops early if every lane has diverged.
+
+    What an earlier process has kept of it is not run again.
 
     Args:
       workplace: the workplace.
@@ -159,10 +261,9 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
       UsageError: if it does not fit into memory; a run directory without results is then
         removed.
     """
-    parts: list[Trajectory] = []
-    config, study = workplace.config, workplace.study
-    starts = len(config.starts_of_seeds)
-    chosen = devices.spread(config, len(study.dataset.labels))
+    study, journal, label = workplace.study, workplace.journal, f"descent, {arithmetic}"
+    starts = len(workplace.config.starts_of_seeds)
+    chosen = devices.spread(workplace.config, len(study.dataset.labels))
     workplace.say(
         f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
         f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
@@ -170,45 +271,43 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     )
     if chosen.text:
         workplace.say(chosen.text)
+    kept = journal.records(label)
+    structure = jax.tree.structure(trajectory_like(study.initial_params))
+    parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
     started, interrupted = time.perf_counter(), False
-    f, start = devices.objective(study, chosen), study.initial_params
-
-    def check_memory(needed: Memory) -> None:
-        try:
-            devices.agreed(lambda: memory.check(config, needed))
-        except UsageError:
-            if devices.leads():
-                store.discard(workplace.directory)
-            raise
-
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
-    options["check_memory"] = check_memory
+    if parts:
+        recorded = int(parts[-1].iterations[-1])
+        workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
+        options["resume_from"] = (recorded, journal.state(label))
+    options["check_memory"] = functools.partial(_check_memory, workplace)
+    f, start = devices.objective(study, chosen), study.initial_params
     try:
-        for part in segments(f, start, schedule, arithmetic, **options):
-            parts.append(part)
-            if not np.isfinite(part.metrics.loss[-1]).any():
-                break
+        if not kept or not kept[-1].done:
+            for part, state in progress.segments(f, start, schedule, arithmetic, **options):
+                parts.append(part)
+                diverged = not bool(np.isfinite(part.metrics.loss[-1]).any())
+                done = diverged or int(part.iterations[-1]) == schedule.iterations
+                journal.add(label, part, state, done=done)
+                if diverged:
+                    break
     except KeyboardInterrupt:
         interrupted = True
+        journal.flush(wait=True)
     if not parts:
         return None
-    return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
+    seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
+    return Outcome(gf_jax.join(parts), seconds, interrupted)
 
 
-def segments(
-    f: Loss,
-    params: Any,
-    schedule: Schedule,
-    arithmetic: str,
-    label: str | None = None,
-    **options: Any,
-) -> Iterator[Trajectory]:
-    """The segments of descent, see ``gf_jax.descent_segments``, with a progress bar."""
-    options["arithmetic"] = arithmetic
-    with tqdm(total=schedule.iterations, unit="it", desc=label, **_bar()) as bar:
-        for part in gf_jax.descent_segments(f, params, schedule, **options):
-            bar.update(int(part.iterations[-1]) - bar.n)
-            yield part
+def _check_memory(workplace: Workplace, needed: Memory) -> None:
+    """Refuses a run that does not fit, and removes its directory if it is new."""
+    try:
+        devices.agreed(lambda: memory.check(workplace.config, needed))
+    except UsageError:
+        if devices.leads() and workplace.config.resume is None:
+            folders.discard(workplace.directory)
+        raise
 
 
 def saved_form(
@@ -248,15 +347,28 @@ def distances(stack: Params, reference: Params) -> np.ndarray:
         return np.asarray(gf_jax.distance(stack, reference, stack_axes=1))
 
 
-def _bar() -> dict[str, Any]:
-    """Of every progress bar: as wide as the terminal, and shown by one process."""
-    return {"dynamic_ncols": True, "disable": not devices.leads()}
+def solve_once(
+    workplace: NetworkWorkplace, label: str, solver: Callable[[Progress], Solution], like: Solution
+) -> Solution:
+    """``progress.solve``, unless an earlier process has done so; like: a solution of the same structure."""
+    return workplace.journal.once(label, lambda: progress.solve(label, solver), like)
 
 
-def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
-    """Calls a solver of a flow with a progress bar."""
-    shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, bar_format=shape, **_bar()) as bar:
-        solution = solver(lambda share: bar.update(max(0.0, float(share) - bar.n)))
-        bar.update(1.0 - bar.n)
-    return solution
+def trajectory_like(params: Params) -> Trajectory:
+    """The structure of a trajectory."""
+    return Trajectory(_ANY, gf_jax.Metrics(_ANY, _ANY, _ANY, _ANY), _ANY, params)
+
+
+def flow_like(params: Params) -> gf_jax.Flow:
+    """The structure of a flow."""
+    return gf_jax.Flow(_ANY, params, _ANY, _ANY, gf_jax.Statistics(0, 0, 0, True, 0))
+
+
+def prediction_like(params: Params) -> gf_jax.Prediction:
+    """The structure of a prediction."""
+    return gf_jax.Prediction(flow_like(params), _ANY, _ANY, _ANY, 0.0, 0)
+
+
+def _nothing() -> Journal:
+    """The journal of what is not resumed."""
+    return Journal(None, 0.0, "", print)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, store
+from experiments import figures, harness, progress, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import NetworkWorkplace
 from gf_jax.descent import Trajectory
@@ -78,7 +78,6 @@ def run(config: Configuration) -> int:
         return EXIT_INTERRUPTED
     store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_sweep(saved, sweep, workplace.directory)
     report.print_sweep(summary, workplace.console)
     workplace.say(summary["verdict"])
@@ -138,14 +137,14 @@ def _compare(
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times, step_sizes = run.snapshot_times, run.step_sizes
     budget = 2 * run.iterations[-1] * sum(run.ratios)  # with kinks: twice what the runs took
-    deviation = harness.solve(
+    deviation = progress.solve(
         "flow and first-order deviation",
         lambda tell: gf_jax.deviation(
             f, start, times, difference=step_sizes[-1], budget=budget, progress=tell
         ),
     )
     whole = np.isfinite(run.metrics.loss).all(axis=0)  # of others a modified flow is no help
-    modified = harness.solve(
+    modified = progress.solve(
         "modified flows",
         lambda tell: gf_jax.modified_flow(
             f, start, times, step_sizes[whole], budget=budget, progress=tell

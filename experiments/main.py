@@ -3,13 +3,14 @@
     python -m experiments.main --ratios=2,5,10,20
 
 Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
-diverged, results are written; 130 interrupted, what was computed is written.
+diverged, results are written; 4 results could not be written; 130 interrupted, 143 terminated,
+what was computed is written.
 """
 
 import importlib
 from collections.abc import Sequence
 
-from experiments import command_line, flags
+from experiments import command_line, flags, interruption
 from experiments.configuration import Configuration
 
 
@@ -17,13 +18,25 @@ def main(argv: Sequence[str]) -> int:
     """Runs the experiment that the flags describe."""
 
     def experiment() -> int:
-        config = Configuration(**command_line.values_of(Configuration))
+        config = _configuration()
+        if config is None:
+            return 0
         # Slow to load, so after the flags are known to be right.
         importlib.import_module("experiments.devices").start_processes(config)
         return importlib.import_module(f"experiments.{config.experiment}").run(config)
 
-    return command_line.exit_status(argv, experiment)
+    with interruption.handled():
+        return interruption.exit_status(command_line.exit_status(argv, experiment))
+
+
+def _configuration() -> Configuration | None:
+    """That of the flags, or of the run to be resumed; None if that is complete."""
+    values = command_line.values_of(Configuration)
+    if values["resume"] is None:
+        return Configuration(**values)
+    given = command_line.given(Configuration)
+    return importlib.import_module("experiments.resumption").configuration(given)
 
 
 if __name__ == "__main__":
-    command_line.start(flags.page(), Configuration, main)
+    command_line.start(flags.page(), Configuration, lambda argv: interruption.leave(main(argv)))

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, problem, records, report, spectra, store
+from experiments import figures, harness, problem, progress, records, report, spectra, store
 from experiments.configuration import EXIT_INTERRUPTED, Configuration
 from experiments.data import Dataset
 from experiments.harness import Workplace
@@ -69,7 +69,6 @@ def run(config: Configuration) -> int:
     )
     summary = summarise(saved)
     store.write_record(workplace.directory, "near_zero", saved)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_near_zero(saved, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
@@ -107,7 +106,7 @@ def _measure(
         directions,
     )
     points = jax.tree.map(lambda *parts: np.concatenate(parts), starts, tubes)
-    curvature = harness.solve(
+    curvature = progress.solve(
         study.network_label,
         lambda tell: gf_jax.curvature(study.objective.loss, points, progress=tell),
     )

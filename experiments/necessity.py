@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 import gf_jax
-from experiments import figures, harness, problem, records, report, store
+from experiments import figures, harness, problem, progress, records, report, store
 from experiments.configuration import EXIT_INTERRUPTED, Configuration
 from gf_jax.comparison import WELL_BELOW
 from gf_jax.schedule import Schedule
@@ -58,7 +58,6 @@ def run(config: Configuration) -> int:
         return EXIT_INTERRUPTED
     summary = summarise(saddle)
     store.write_record(workplace.directory, "saddle", saddle)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_saddle(saddle, workplace.directory)
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
@@ -73,9 +72,9 @@ def f(params: dict[str, Array]) -> Array:
 def measure(epsilon: float) -> records.Saddle:
     """Runs descent and flow, and finds the largest step sizes of accuracy epsilon."""
     start = {name: np.array(value) for name, value in START.items()}
-    parts = list(harness.segments(f, start, SCHEDULE, "float64"))
+    parts = [part for part, _ in progress.segments(f, start, SCHEDULE, "float64")]
     times = SCHEDULE.snapshot_iterations * SCHEDULE.step_size
-    flow = harness.solve(
+    flow = progress.solve(
         "flow",
         lambda tell: gf_jax.gradient_flow(f, start, times, tolerance=TOLERANCE, progress=tell),
     )

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from experiments import devices, figures, harness, records, report, seeds, store
-from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
@@ -37,36 +37,36 @@ def run(config: Configuration) -> int:
 
     Raises:
       UsageError: on data, weights or an output directory that are not accepted.
+      UnwrittenError: if results cannot be written.
     """
     assert config.arithmetic is not None
     workplace = harness.begin(config)
     outcome = harness.descend(workplace, config.schedule, config.arithmetic)
     if outcome is None:
-        workplace.say("interrupted before the first segment was complete")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "before the first segment was complete")
     diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
     if not devices.leads():  # of several processes one compares, writes and prints
         return EXIT_DIVERGED if diverged else 0
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
-    store.write_metrics(directory, saved)
-    snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
-    store.write_snapshots(directory, saved, snapshots)
+    with harness.results(workplace):
+        store.write_metrics(directory, saved)
+        snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
+        store.write_snapshots(directory, saved, snapshots)
     if config.flow and not interrupted:
         follow = _follow_seeds if saved.seeds else _follow
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
-    store.write_summary(directory, summary | timing)
-    figure = figures.draw_run(saved, directory)
+    with harness.results(workplace):
+        figure = figures.draw_run(saved, directory)
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:
         report.print_run(summary, workplace.console)
-    harness.end(workplace, summary, figure)
+    harness.end(workplace, summary | timing, figure, interrupted=interrupted)
     if interrupted:
-        workplace.say("interrupted: this is less than was asked for")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "this is less than was asked for")
     return EXIT_DIVERGED if diverged else 0
 
 
@@ -81,7 +81,8 @@ def _follow(
     except KeyboardInterrupt:
         return run, True
     run = run._replace(reference=reference)
-    store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
+    with harness.results(workplace):
+        store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
     return run, False
 
 
@@ -115,7 +116,8 @@ def _follow_seeds(
             kept[:, number] = leaf
     run = run._replace(reference=records.join_references(references))
     if run.reference is not None:
-        store.write_flow(workplace.directory, run, study.restore(points))
+        with harness.results(workplace):
+            store.write_flow(workplace.directory, run, study.restore(points))
     return run, interrupted
 
 
@@ -124,9 +126,13 @@ def _reference(
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
+    likes = {
+        "prediction": harness.prediction_like(start),
+        "gradient flow": harness.flow_like(start),
+    }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
-        return harness.solve(label + what, solver)
+        return harness.solve_once(workplace, label + what, solver, likes[what])
 
     reference, flow = follow(f, start, run, trajectory.snapshots, solve)
     return reference, flow.params

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, store
+from experiments import figures, harness, progress, records, report, store
 from experiments.configuration import Configuration
 
 
@@ -29,7 +29,7 @@ def run(config: Configuration) -> int:
     study, started = workplace.study, time.perf_counter()
     assert config.step_size is not None
     step_sizes, step_size = np.array(config.all_step_sizes), config.step_size
-    prediction = harness.solve(
+    prediction = progress.solve(
         "prediction",
         lambda tell: gf_jax.predict(
             study.objective.loss,
@@ -52,7 +52,6 @@ def run(config: Configuration) -> int:
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
     store.write_record(workplace.directory, "prediction", saved)
-    store.write_summary(workplace.directory, summary)
     figure = figures.draw_prediction(saved, workplace.directory)
     report.print_prediction(summary, workplace.console)
     workplace.say(summary["verdict"])

@@ -17,7 +17,7 @@ import numpy as np
 
 import gf_jax
 from experiments import figures, harness, records, report, store
-from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
+from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 
 # The size of the rounding depends on the coordinates, so every output names them.
@@ -44,7 +44,8 @@ def run(config: Configuration) -> int:
         outcome = harness.descend(workplace, shorter.schedule, name)
         if outcome is not None:
             saved = harness.saved_form(workplace, shorter.schedule, name, outcome.trajectory)
-            store.write_metrics(workplace.directory, saved, f"metrics_{name}")
+            with harness.results(workplace):
+                store.write_metrics(workplace.directory, saved, f"metrics_{name}")
             runs[name] = saved
         if outcome is None or outcome.interrupted:
             interrupted = True
@@ -56,18 +57,17 @@ def run(config: Configuration) -> int:
         except KeyboardInterrupt:
             interrupted = True
     if not runs:
-        workplace.say("interrupted before the first segment was complete")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "before the first segment was complete")
     label = f"{runs[next(iter(runs))].network_label}{IN_COORDINATES[config.coordinates]}"
     summary = summarise(runs, predicted, label)
-    store.write_summary(workplace.directory, summary | {"interrupted": interrupted})
-    figure = figures.draw_rounding(runs, predicted, label, workplace.directory)
+    summary["interrupted"] = interrupted
+    with harness.results(workplace):
+        figure = figures.draw_rounding(runs, predicted, label, workplace.directory)
     report.print_rounding(summary, workplace.console)
     workplace.say(summary["verdict"])
-    harness.end(workplace, summary, figure)
+    harness.end(workplace, summary, figure, interrupted=interrupted)
     if interrupted:
-        workplace.say("interrupted: this is less than was asked for")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "this is less than was asked for")
     return EXIT_DIVERGED if any(report.divergences(r) for r in summary["runs"].values()) else 0
 
 
@@ -135,7 +135,8 @@ def _shortened(config: Configuration) -> Configuration:
 def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
     """Gaps to the base run at the snapshots' times, shape (snapshots, lanes)."""
     study = workplace.study
-    prediction = harness.solve(
+    prediction = harness.solve_once(
+        workplace,
         "prediction",
         lambda tell: gf_jax.predict(
             study.objective.loss,
@@ -144,5 +145,6 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             saved.step_sizes,
             progress=tell,
         ),
+        harness.prediction_like(study.initial_params),
     )
     return prediction.to_base

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 import gf_jax
-from experiments import harness, records
+from experiments import progress, records
 from experiments.harness import NetworkWorkplace
 from experiments.problem import Problem
 from gf_jax.arithmetic import flow_arithmetic
@@ -47,7 +47,7 @@ def with_start(start: Params, snapshots: Params) -> Params:
 def follow(workplace: NetworkWorkplace, times: np.ndarray, budget: int) -> gf_jax.Flow:
     """Gradient flow at the times, with kinks for at most so many gradient evaluations."""
     study = workplace.study
-    return harness.solve(
+    return progress.solve(
         "gradient flow",
         lambda tell: gf_jax.gradient_flow(
             study.objective.loss, study.initial_params, times, budget=budget, progress=tell
@@ -58,7 +58,7 @@ def follow(workplace: NetworkWorkplace, times: np.ndarray, budget: int) -> gf_ja
 def measure(workplace: NetworkWorkplace, label: str, stack: Params) -> records.Spectrum:
     """Curvature, its bounds and the gradient at every point of a stack."""
     study = workplace.study
-    curvature = harness.solve(
+    curvature = progress.solve(
         f"curvature along {label}",
         lambda tell: gf_jax.curvature(study.objective.loss, stack, progress=tell),
     )

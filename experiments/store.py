@@ -21,7 +21,6 @@ Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
 import dataclasses
 import datetime
 import importlib.metadata
-import itertools
 import platform
 import sys
 from collections.abc import Sequence
@@ -54,66 +53,14 @@ if TYPE_CHECKING:
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
 
 
-def create(output_dir: str | None, name: str) -> Path:
-    """Creates an empty run directory.
-
-    Args:
-      output_dir: where; None makes ``runs/<name>-<date>-<time>``, numbered on if
-        that is taken.
-      name: what the run is about, for the default.
-
-    Raises:
-      UsageError: if the directory has contents or cannot be written.
-    """
-    stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    directory = Path("runs", stem) if output_dir is None else expand("output_dir", output_dir)
-    try:
-        if output_dir is None:
-            directory = _make_new(directory)
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise UsageError(
-                f"--output_dir={directory}: is not empty, and results are never overwritten; "
-                "give a new or an empty folder"
-            )
-        probe = directory / "writable"
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"--output_dir={directory}: cannot be written ({error.strerror}); "
-            "give a folder that can"
-        ) from None
-    return directory
-
-
-def _make_new(directory: Path) -> Path:
-    """Makes the directory, numbered on if it is there, also by another program just now."""
-    numbered = (directory.with_name(f"{directory.name}-{n}") for n in itertools.count(2))
-    for candidate in itertools.chain([directory], numbered):
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return candidate
-    raise AssertionError("there are infinitely many candidates")
-
-
-def discard(directory: Path) -> None:
-    """Removes the directory of a run that is not made after all; one with results stays."""
-    if any(directory.glob("metrics*.npz")):
-        return
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
-
-
 def write_configuration(
-    directory: Path, config: "DataclassInstance", dataset: Dataset | None, network_label: str
+    directory: Path,
+    config: "DataclassInstance",
+    dataset: Dataset | None,
+    network_label: str,
+    digests: dict[str, str] | None = None,
 ) -> None:
-    """Writes what is needed to repeat the run."""
-    device = jax.devices()[0]
+    """Writes what is needed to repeat the run, and what it is compared by when it is resumed."""
     write_json(
         directory / "configuration.json",
         {
@@ -121,17 +68,26 @@ def write_configuration(
             "network": network_label,
             "data": dataset
             and {field: getattr(dataset, field) for field in ("label", "source", "mean", "std")},
-            "device": {
-                "platform": device.platform,
-                "kind": device.device_kind,
-                "count": jax.device_count(),
-            },
-            "versions": {"python": platform.python_version(), "gf_jax": gf_jax.__version__}
-            | {library: importlib.metadata.version(library) for library in LIBRARIES},
+            **surroundings(),
+            "digests": digests or {},
             "command": sys.argv,
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         },
     )
+
+
+def surroundings() -> dict[str, dict[str, Any]]:
+    """The device and the versions of libraries that a run is made by."""
+    device = jax.devices()[0]
+    return {
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "versions": {"python": platform.python_version(), "gf_jax": gf_jax.__version__}
+        | {library: importlib.metadata.version(library) for library in LIBRARIES},
+    }
 
 
 def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:

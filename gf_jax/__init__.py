@@ -21,6 +21,7 @@ from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
 from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
+from gf_jax.descent import resumable_segments as resumable_segments
 from gf_jax.flow import Deviation as Deviation
 from gf_jax.flow import Flow as Flow
 from gf_jax.flow import deviation as deviation

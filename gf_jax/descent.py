@@ -158,6 +158,35 @@ def descent_segments(
     Raises:
       ValueError, FloatingPointError: as ``gradient_descent``.
     """
+    options: dict[str, Any] = {"arithmetic": arithmetic, "starts": starts, "sharding": sharding}
+    for part, _ in resumable_segments(f, params, schedule, check_memory=check_memory, **options):
+        yield part
+
+
+def resumable_segments(
+    f: Loss,
+    params: PyTree,
+    schedule: Schedule,
+    *,
+    arithmetic: str = "compensated",
+    starts: bool = False,
+    sharding: NamedSharding | None = None,
+    check_memory: Callable[[Memory], None] | None = None,
+    resume_from: tuple[int, Sequence[Array | np.ndarray]] | None = None,
+) -> Iterator[tuple[Trajectory, list[Array]]]:
+    """``descent_segments``, each with the state behind it, from which the run can go on.
+
+    A state is a list of arrays without a meaning outside. It lies on the device until the
+    next segment takes its place there, so copy what is to be kept.
+
+    ``resume_from`` are the base iterations that are done, and the state behind them; all else
+    is as in ``descent_segments``. The segments that follow are, to the last bit, those of the
+    run that was not interrupted, if nothing else differs, device and compiler included.
+
+    Raises:
+      ValueError, FloatingPointError: as ``gradient_descent``, and ValueError if
+        ``resume_from`` is of no run like this one.
+    """
     numbers = get_arithmetic(arithmetic)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = jax.tree.map(numbers.cast, params)
@@ -170,13 +199,13 @@ def descent_segments(
         shapes = _state_shapes(f, point, numbers, stack, sharding)
         run_segment: Any = _jit(_segment(pure, schedule, numbers, starts), sharding)
         if check_memory is not None:
-            slots, _ = _snapshot_slots(schedule, 0)
+            slots, _ = schedule.snapshot_slots(0)
             run_segment = run_segment.lower(constants, shapes, params, slots, True).compile()
             check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
-        state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding), shapes)
-    recorded, length = 0, schedule.segment_length
+        recorded, state = _state_at(resume_from, schedule, shapes)
+    length = schedule.segment_length
     while recorded < schedule.iterations:
-        slots, kept = _snapshot_slots(schedule, recorded)
+        slots, kept = schedule.snapshot_slots(recorded)
         with numbers.context():
             state, start, metrics, snapshots = run_segment(
                 constants, state, params, slots, recorded == 0
@@ -188,13 +217,42 @@ def descent_segments(
             snapshot_iterations=kept,
             snapshots=jax.tree.map(operator.itemgetter(slice(len(kept))), snapshots),
         )
-        yield part if recorded else _with_start(part, start)
+        yield part if recorded else _with_start(part, start), jax.tree.leaves(state)
         recorded += length
 
 
 def join(trajectories: Sequence[Trajectory]) -> Trajectory:
     """Consecutive parts of a trajectory as one."""
     return jax.tree.map(lambda *parts: np.concatenate(parts), *trajectories)
+
+
+def _state_at(
+    resume_from: tuple[int, Sequence[Array | np.ndarray]] | None,
+    schedule: Schedule,
+    shapes: _State,
+) -> tuple[int, _State]:
+    """Base iterations done, and the state that the next segment takes."""
+    wanted, structure = jax.tree.flatten(shapes)
+    if resume_from is None:
+        blank = [jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding) for leaf in wanted]
+        return 0, jax.tree.unflatten(structure, blank)
+    recorded, leaves = resume_from
+    if not 0 < recorded <= schedule.iterations or recorded % schedule.segment_length:
+        raise ValueError(
+            f"resume_from: {recorded} iterations are done; accepted is the end of a segment, a "
+            f"multiple of {schedule.segment_length} up to {schedule.iterations}"
+        )
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(w.shape, w.dtype) for w in wanted]:
+        raise ValueError(
+            "resume_from: the state is of another run; accepted is one of the same parameters, "
+            "ratios and arithmetic"
+        )
+    # Copied, since the segment writes into it.
+    copies = [
+        jax.device_put(jnp.array(leaf), like.sharding)
+        for leaf, like in zip(leaves, wanted, strict=True)
+    ]
+    return recorded, jax.tree.unflatten(structure, copies)
 
 
 def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
@@ -212,7 +270,7 @@ def _segment(
     starts: bool,
 ) -> Callable:
     """Builds the function of one segment; the number of slots is its length."""
-    capacity = _snapshot_capacity(schedule)
+    capacity = schedule.snapshot_capacity
     # What follows is written for one start; the schedule is the same for all.
     each_start: Callable[[Callable], Callable] = jax.vmap if starts else lambda function: function
 
@@ -337,20 +395,3 @@ def _state_shapes(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(state),
     )
-
-
-def _snapshot_capacity(schedule: Schedule) -> int:
-    """Most snapshots that fall into one segment."""
-    segments = (schedule.snapshot_iterations - 1) // schedule.segment_length
-    return int(np.bincount(segments).max())
-
-
-def _snapshot_slots(
-    schedule: Schedule, recorded: int
-) -> tuple[Int[np.ndarray, " length"], Int[np.ndarray, " snapshots"]]:
-    """Row into which each iterate of a segment is written, and the iterations kept."""
-    wanted, length = schedule.snapshot_iterations, schedule.segment_length
-    kept = wanted[(wanted > recorded) & (wanted <= recorded + length)]
-    slots = np.full(length, _snapshot_capacity(schedule), np.int32)
-    slots[kept - recorded - 1] = np.arange(len(kept))
-    return slots, kept

@@ -5,11 +5,12 @@ are compared with what is wanted, or with the file's own, before memory is taken
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +78,15 @@ def check_format(name: str, found: object) -> None:
         raise ValueError(f"{name} has format {found}, of a newer gf_jax; this one reads {FORMAT}")
     if found != FORMAT:
         raise ValueError(f"{name} has no format that is known; accepted is {FORMAT}")
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of arrays, with their shapes and dtypes."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
 
 
 class Header(NamedTuple):

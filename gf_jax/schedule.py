@@ -119,6 +119,25 @@ class Schedule:
             return np.array(self.snapshots)
         return np.arange(1, self.snapshots + 1) * self.iterations // self.snapshots
 
+    @property
+    def snapshot_capacity(self) -> int:
+        """Most snapshots that fall into one segment."""
+        segments = (self.snapshot_iterations - 1) // self.segment_length
+        return int(np.bincount(segments).max())
+
+    def snapshot_slots(
+        self, recorded: int
+    ) -> tuple[Int[np.ndarray, " length"], Int[np.ndarray, " snapshots"]]:
+        """Of the segment behind ``recorded`` iterations: rows of its iterates, and those kept.
+
+        Rows are of a buffer of ``snapshot_capacity`` and one more, for what is not kept.
+        """
+        wanted, length = self.snapshot_iterations, self.segment_length
+        kept = wanted[(wanted > recorded) & (wanted <= recorded + length)]
+        slots = np.full(length, self.snapshot_capacity, np.int32)
+        slots[kept - recorded - 1] = np.arange(len(kept))
+        return slots, kept
+
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

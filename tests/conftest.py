@@ -65,6 +65,18 @@ def flipped(content, flips):
     return bytes(changed)
 
 
+def assert_same_results(folder, other):
+    """The same files, with the same bits in every array."""
+    names = sorted(path.name for path in other.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in (name for name in names if name.endswith(".npz")):
+        with np.load(folder / name) as here, np.load(other / name) as there:
+            assert here.files == there.files
+            for key in here.files:
+                assert here[key].dtype == there[key].dtype
+                np.testing.assert_array_equal(here[key], there[key], err_msg=f"{name}, {key}")
+
+
 @pytest.fixture(scope="session")
 def mnist_dir():
     folder = os.environ.get("GF_JAX_MNIST_DIR")

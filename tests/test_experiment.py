@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, show, store
+from experiments import data, folders, show, store
 from experiments.configuration import EXIT_DIVERGED
 from gf_jax import drawing
 from tests.conftest import SMALL, weights
@@ -152,7 +152,7 @@ def test_a_diverging_lane_is_drawn_up_to_there(finished_once):
 
 
 def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
-    segments = gf_jax.descent_segments
+    segments = gf_jax.resumable_segments
 
     def interrupted(*arguments, **options):
         for number, part in enumerate(segments(*arguments, **options)):
@@ -160,7 +160,7 @@ def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield part
 
-    monkeypatch.setattr(gf_jax, "descent_segments", interrupted)
+    monkeypatch.setattr(gf_jax, "resumable_segments", interrupted)
     folder = tmp_path / "short"
     status, out, _ = invoke(*SMALL, "--ratios=2", "--segments=4", f"--output_dir={folder}")
     assert status == 130
@@ -170,7 +170,7 @@ def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
 
 def test_the_default_directory_is_new_every_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [store.create(None, "lenet5") for _ in range(3)]
+    folders = [folders.create(None, "lenet5") for _ in range(3)]
     assert len(set(folders)) == 3
     assert all(folder.is_dir() and folder.parent.name == "runs" for folder in folders)
 

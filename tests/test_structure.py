@@ -56,7 +56,11 @@ OUTSIDE = {
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data"},
     "torch": {"benchmark"},
-    "tqdm": {"harness"},
+    "tqdm": {"progress"},
+    "orbax": {"checkpoints"},
+    "etils": {"checkpoints"},
+    "fcntl": {"folders"},
+    "signal": {"interruption"},
 }
 
 

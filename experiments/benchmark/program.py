@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments import figures, harness, problem, report, store, usage
+from experiments import figures, folders, harness, problem, progress, report, store, usage
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
@@ -101,7 +101,7 @@ def run(settings: Settings) -> int:
     device = problem.device()
     torch, without = _pytorch(settings.torch)
     workloads = build_workloads(settings)
-    directory = store.create(settings.output_dir, "benchmark")
+    directory = folders.create(settings.output_dir, "benchmark")
     console, dataset = Console(), next(iter(workloads.values())).study.dataset
 
     def say(text: str) -> None:
@@ -124,7 +124,9 @@ def run(settings: Settings) -> int:
         "interrupted": False,
     }
     try:
-        harness.solve("benchmark", lambda tell: _measure(settings, workloads, torch, summary, tell))
+        progress.solve(
+            "benchmark", lambda tell: _measure(settings, workloads, torch, summary, tell)
+        )
     except KeyboardInterrupt:
         summary["interrupted"] = True
     store.write_summary(directory, summary)
