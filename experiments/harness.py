@@ -350,7 +350,7 @@ def distances(stack: Params, reference: Params) -> np.ndarray:
 def solve_once(
     workplace: NetworkWorkplace, label: str, solver: Callable[[Progress], Solution], like: Solution
 ) -> Solution:
-    """``progress.solve``, unless an earlier process has done so; like: a solution of the same structure."""
+    """``progress.solve``, unless an earlier process has; like: a solution of that structure."""
     return workplace.journal.once(label, lambda: progress.solve(label, solver), like)
 
 
