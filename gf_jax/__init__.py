@@ -33,6 +33,9 @@ from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import balanced as balanced
 from gf_jax.initialization import random_balanced as random_balanced
 from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.momentum import Momentum as Momentum
+from gf_jax.momentum import heavy_ball as heavy_ball
+from gf_jax.momentum import nesterov as nesterov
 from gf_jax.networks import LayerNorms as LayerNorms
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted
@@ -47,5 +50,6 @@ from gf_jax.placement import Memory as Memory
 from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
 from gf_jax.schedule import Schedule as Schedule
+from gf_jax.stepping import Batches as Batches
 
 __version__ = "0.1.0"
