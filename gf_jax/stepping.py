@@ -25,18 +25,18 @@ PyTree = Any
 class Batches(NamedTuple):
     """Parts of a training set that descent goes through in turn.
 
-    Step j of every lane, from 0 on, follows the gradient of batch j mod count. A lane with
+    Step j of every lane, from 0 on, follows the gradient of batch j mod number. A lane with
     ratio r takes r steps to a step of the base run, so that it has seen r times as many
     batches at equal time. What is compared there is the full objective.
 
     Attributes:
       loss: maps (params, index) to the loss of one batch, a scalar; the index is a traced
-        integer from 0 to count - 1. Their mean is to be the full objective.
-      count: number of batches.
+        integer from 0 to number - 1. Their mean is to be the full objective.
+      number: how many batches there are.
     """
 
     loss: Callable[[PyTree, Int[Array, ""]], Array]
-    count: int
+    number: int
 
 
 class Rule(NamedTuple):
@@ -94,16 +94,16 @@ def rule(
     transformation = optax.identity() if transformation is None else transformation
     if batches is None:
         return Rule(pure, None, 0, schedule, numbers, transformation), constants
-    if not isinstance(batches.count, int | np.integer) or not 1 <= batches.count < 2**31:
-        raise ValueError(f"batches: count is {batches.count}; accepted is a positive integer")
-    index = np.int32(0)
-    check_loss(lambda params: batches.loss(params, index), point)
-    of_batch, others = hoist_constants(lambda pair: batches.loss(*pair), (point, index))
+    number, loss, index = batches.number, batches.loss, jnp.int32(0)
+    if not (isinstance(number, int) and 1 <= number < 2**31):
+        raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
+    check_loss(lambda params: loss(params, index), point)
+    of_batch, others = hoist_constants(lambda pair: loss(*pair), (point, index))
     known = len(constants)
     stepping = Rule(
         lambda constants, params: pure(constants[:known], params),
         lambda constants, params, index: of_batch(constants[known:], (params, index)),
-        int(batches.count),
+        number,
         schedule,
         numbers,
         transformation,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = {
     "networks": set(),
     "initialization": {"networks"},
-    "objective": {"networks"},
+    "objective": {"networks", "stepping"},
     "comparison": set(),
     "arithmetic": set(),
     "tracing": set(),
