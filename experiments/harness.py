@@ -163,8 +163,7 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     chosen = devices.spread(config, len(study.dataset.labels))
     workplace.say(
         f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
-        f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
-        f"on {problem.device().device_kind}"
+        f"{_work(config, schedule, starts or 1)} on {problem.device().device_kind}"
     )
     if chosen.text:
         workplace.say(chosen.text)
@@ -181,6 +180,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
     options["check_memory"] = check_memory
+    if config.method.record is not None:
+        options["transformation"] = config.method.record.transformation
+    if config.batch_size:
+        options["batches"] = study.objective.batches(config.batch_size)
     try:
         for part in segments(f, start, schedule, arithmetic, **options):
             parts.append(part)
@@ -191,6 +194,17 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     if not parts:
         return None
     return Outcome(gf_jax.join(parts), time.perf_counter() - started, interrupted)
+
+
+def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
+    """How many gradients the runs take, in words."""
+    evaluations = schedule.gradient_evaluations * starts
+    if not config.batch_size:
+        return f"{evaluations:,} gradient evaluations"
+    recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
+    return (
+        f"{evaluations - starts:,} gradient evaluations of batches and {recorded:,} of all examples"
+    )
 
 
 def segments(
@@ -232,6 +246,7 @@ def saved_form(
         snapshot_iterations=trajectory.snapshot_iterations,
         accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
         seeds=seeds,
+        method=workplace.config.method,
     )
 
 

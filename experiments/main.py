@@ -103,6 +103,22 @@ def define_flags() -> None:
         "Of the weights: compensated (float32 free of the rounding of updates), the default; "
         "float32, as the paper; float64; tf32 (float32 with a GPU's default products).",
     )
+    flags.DEFINE_float(
+        "momentum",
+        None,
+        "Decay of past gradients, beta, from 0 to below 1: heavy ball, whose time per iteration is "
+        "step_size / (1 - beta); plain descent if not given.",
+    )
+    flags.DEFINE_boolean("nesterov", None, "Whether momentum is Nesterov's instead of heavy ball.")
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Number of examples whose gradient a step follows, a divisor of examples; all of them if "
+        "not given. Batches follow each other in one order, the same for all runs.",
+    )
+    flags.DEFINE_integer(
+        "batch_seed", None, "Seed of the order of the examples in batches, 0 if not given."
+    )
     flags.DEFINE_boolean(
         "flow",
         None,
@@ -138,7 +154,7 @@ def define_flags() -> None:
         "iterations",
         None,
         "Iterations of the base run, 10,000 if not given (deep_linear: 400); time is this times "
-        "step_size.",
+        "step_size, over 1 - beta with momentum.",
     )
     flags.DEFINE_enum("network", None, NETWORKS, "Architecture, fully_connected if not given.")
     flags.DEFINE_enum(

@@ -123,14 +123,12 @@ def _reference(
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times = run.snapshot_times
-    prediction = harness.solve(
-        f"{label}prediction",
-        lambda tell: gf_jax.predict(f, start, times, run.step_sizes, progress=tell),
-    )
+    prediction = _prediction(workplace, run, label)
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
     # than half the work of the runs. A smooth flow is far more accurate at far less.
-    smallest = prediction.to_flow[-1].min() / WELL_BELOW
-    tolerance = smallest if prediction.kinks and 0 < smallest < np.inf else None
+    smallest = (prediction.to_flow[-1].min() if prediction else _smallest_gap(run)) / WELL_BELOW
+    kinks = not workplace.study.linear
+    tolerance = smallest if kinks and 0 < smallest < np.inf else None
     flow = harness.solve(
         f"{label}gradient flow",
         lambda tell: gf_jax.gradient_flow(
@@ -145,7 +143,8 @@ def _reference(
     compared = gf_jax.compare_with_flow(
         trajectory.snapshots, flow.params, flow.error, run.step_sizes
     )
-    solves = (flow.statistics, prediction.flow.statistics)
+    solves = [flow.statistics, *([prediction.flow.statistics] if prediction else [])]
+    unknown = np.full_like(compared.distance, np.nan)
     return records.Reference(
         loss=flow.loss,
         distance_from_init=harness.distance_from_init(workplace, flow.params),
@@ -153,10 +152,33 @@ def _reference(
         distance_to_flow=compared.distance,
         resolution=compared.resolution,
         measured=compared.measured,
-        predicted_to_flow=prediction.to_flow,
-        predicted_to_base=prediction.to_base,
+        predicted_to_flow=prediction.to_flow if prediction else unknown,
+        predicted_to_base=prediction.to_base if prediction else unknown,
         order=compared.order,
         flow_evaluations=solves[0].gradient_evaluations,
-        prediction_evaluations=solves[1].gradient_evaluations,
+        prediction_evaluations=sum(solve.gradient_evaluations for solve in solves[1:]),
         checking_evaluations=sum(solve.checking_evaluations for solve in solves),
     ), flow.params
+
+
+def _prediction(
+    workplace: NetworkWorkplace, run: records.Run, label: str
+) -> gf_jax.Prediction | None:
+    """The prediction at the snapshots' times; None where theory has none."""
+    if not workplace.config.predicts:
+        return None
+    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    return harness.solve(
+        f"{label}prediction",
+        lambda tell: gf_jax.predict(
+            *(f, start, run.snapshot_times, run.step_sizes),
+            momentum=run.method.record,
+            progress=tell,
+        ),
+    )
+
+
+def _smallest_gap(run: records.Run) -> float:
+    """Distance from the flow of the run with the smallest step, as its gap to the base tells it."""
+    gap, ratio = run.metrics.distance_to_base[-1, -1], run.ratios[-1]
+    return float(gap) / (ratio - 1) if ratio > 1 else 0.0  # proportional to the step size

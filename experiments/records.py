@@ -7,6 +7,7 @@ import numpy as np
 
 from gf_jax.bounds import AllowedStepSize
 from gf_jax.comparison import Metrics
+from gf_jax.method import Method
 
 PERCENTILES = (5, 50, 95)
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
@@ -53,12 +54,14 @@ class Run(NamedTuple):
       network_label, data_label: what was trained on what.
       step_size: step size of the base run.
       ratios: ratio of every lane, ascending from 1.
-      iterations: base iterations recorded; time = iteration * step_size.
+      iterations: base iterations recorded; time = iteration * step_size, times the
+        method's time scale.
       metrics: NumPy arrays of shape (iterations, lanes).
       snapshot_iterations: base iterations of the snapshots.
       accuracy: training accuracy, shape (snapshots, lanes).
       reference: gradient flow beside it, None if it was left out.
       seeds: of the starting points, if there are several.
+      method: how its steps are made of gradients.
     """
 
     network_label: str
@@ -71,6 +74,7 @@ class Run(NamedTuple):
     accuracy: np.ndarray
     reference: Reference | None = None
     seeds: tuple[int, ...] = ()
+    method: Method = Method()
 
     @property
     def of_seeds(self) -> "list[Run]":
@@ -88,12 +92,12 @@ class Run(NamedTuple):
     @property
     def times(self) -> np.ndarray:
         """Time of every base iteration."""
-        return self.iterations * self.step_size
+        return self.iterations * self.step_size * self.method.time_scale
 
     @property
     def snapshot_times(self) -> np.ndarray:
         """Time of every snapshot."""
-        return self.snapshot_iterations * self.step_size
+        return self.snapshot_iterations * self.step_size * self.method.time_scale
 
     @property
     def step_sizes(self) -> np.ndarray:
@@ -147,6 +151,7 @@ class Prediction(NamedTuple):
       distance_from_init: distance of the flow from the initial point, likewise.
       to_flow: predicted distance to the flow, shape (times, step sizes).
       to_base: predicted distance to descent with the largest step size, likewise.
+      momentum: its decay, 0 for plain descent.
     """
 
     network_label: str
@@ -157,6 +162,7 @@ class Prediction(NamedTuple):
     distance_from_init: np.ndarray
     to_flow: np.ndarray
     to_base: np.ndarray
+    momentum: float = 0.0
 
 
 class Sweep(NamedTuple):

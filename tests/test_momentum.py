@@ -111,9 +111,9 @@ def test_order_of_gaps_and_predictions_on_a_quadratic(kind):
     to_base = np.stack([np.linalg.norm(run - runs[0], axis=1) for run in runs], axis=1)
     told = gf_jax.predict(quadratic, START, times, step_sizes, momentum=momentum)
     # The next order of the expansion is smaller by c tau lambda, 0.03 for the largest step.
-    after_the_build_up = slice(2, None)
-    assert abs(slope(to_flow[after_the_build_up], ratios) - 1) < 0.03
-    assert abs(slope(told.to_flow - to_flow, ratios) - 2) < 0.1
+    late = slice(2, None)  # while momentum builds up, after 5 and 60 iterations, there is no power
+    assert abs(slope(to_flow[late], ratios) - 1) < 0.03
+    assert abs(slope((told.to_flow - to_flow)[late], ratios) - 2) < 0.1
     np.testing.assert_allclose(told.to_flow, to_flow, rtol=0.03)
     np.testing.assert_allclose(told.to_base, to_base, rtol=0.06)  # of differences of the above
     assert not told.to_base[:, 0].any()

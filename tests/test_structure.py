@@ -22,6 +22,7 @@ LIBRARY = {
     "stepping": {"arithmetic", "schedule", "tracing"},
     "descent": {"arithmetic", "comparison", "placement", "schedule", "stepping", "tracing"},
     "momentum": set(),
+    "method": {"momentum"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},

@@ -64,6 +64,7 @@ def draw_run(run: Run, directory: Path) -> list[Path]:
         _to_base(axes[1, 1], run)
         if reference is not None:
             _order(axes[1, 2], run, reference)
+    style.count_time(figure, run.method.momentum)
     title = rf"{run.network_label} on {run.data_label}, $\eta_0$ = {run.step_size:g}"
     if len(run.seeds) > 1:
         spread = "all of them" if len(run.seeds) <= 10 else "percentiles 5 to 95"
@@ -113,6 +114,7 @@ def draw_rounding(
             )
         style.describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
     panels[0].set_ylabel("Euclidean distance, logarithmic")
+    style.count_time(figure, first.method.momentum)
     title = rf"{label} on {first.data_label}, $\eta_0$ = {first.step_size:g}"
     return style.save(figure, panels[0], title, directory)
 
@@ -139,6 +141,7 @@ def draw_prediction(prediction: Prediction, directory: Path) -> list[Path]:
     for panel in (to_base, to_flow):
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
+    style.count_time(figure, prediction.momentum)
     title = f"Predicted: {prediction.network_label} on {prediction.data_label}"
     return style.save(figure, paper, title, directory)
 
@@ -220,7 +223,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     floor = WELL_BELOW * reference.resolution[:, known].max(axis=(1, 2))
     bottom = axes.get_ylim()[0]
     style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
-    note = NOTE
+    note = _note(reference.predicted_to_flow)
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
@@ -242,7 +245,11 @@ def _to_base(axes: Axes, run: Run) -> None:
     title = f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}"
     style.describe(axes, title, "Euclidean distance, logarithmic")
     if reference is not None:
-        axes.set_xlabel(f"{axes.get_xlabel()}\n{NOTE}")
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(predicted)}")
+
+
+def _note(predicted: np.ndarray) -> str:
+    return NOTE if np.isfinite(predicted).any() else "measured"
 
 
 def _order(axes: Axes, run: Run, reference: Reference) -> None:
