@@ -4,8 +4,18 @@ import dataclasses
 import math
 from pathlib import Path
 
+from experiments.effects import (
+    DEFAULTS,
+    FEWER_SNAPSHOTS,
+    OF_DESCENT,
+    ONE_WIDTH,
+    OWN_DEFAULTS,
+    WITHOUT_EFFECT,
+)
 from gf_jax.arithmetic import ARITHMETICS
+from gf_jax.method import Method
 from gf_jax.networks import ACTIVATIONS
+from gf_jax.objective import check_batch_size
 from gf_jax.schedule import MOST_STEPS, Schedule
 
 EXPERIMENTS = (
@@ -39,7 +49,8 @@ EXIT_STATUSES = {
     EXIT_TERMINATED: "terminated, likewise",
 }
 
-RESUMABLE = ("paper", "rounding")
+MOST_SEEDS = 100_000
+MOST_LAYERS = 100  # each is compiled
 
 # Of numbers that float32 holds, less what a product of two needs.
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -69,80 +80,6 @@ def expand(flag: str, path: str) -> Path:
         ) from None
 
 
-_OF_THEORY = ("along", "epsilon", "depths")
-_OF_MANY_STARTS = ("seeds", "mesh")
-_OF_NETWORKS = ("network", "activation", "initial_params", "coordinates")
-_OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
-_OF_DESCENT = ("arithmetic", "segments")
-_OF_CHECKPOINTS = ("checkpoint_dir", "checkpoint_every")
-_OF_DATA = ("dataset", "data_dir", "examples")
-_OF_THE_START = ("init_scale", "seed", "widths")
-
-# Flags that say nothing about an experiment; to give one is a mistake.
-WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
-    "paper": _OF_THEORY,
-    "rounding": (*_OF_THEORY, *_OF_MANY_STARTS, "arithmetic"),
-    "predict": (*_OF_THEORY, *_OF_MANY_STARTS, *_OF_DESCENT, "snapshots", "flow"),
-    "large_steps": (*_OF_THEORY, *_OF_MANY_STARTS, "ratios", "flow"),
-    "curvature": ("epsilon", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
-    "bounds": ("along", "depths", *_OF_MANY_STARTS, "ratios", "step_sizes", "flow"),
-    "near_zero": (
-        *("along", "epsilon", *_OF_MANY_STARTS, "network", "initial_params", "flow"),
-        "coordinates",
-        *_OF_STEPS,
-        *_OF_DESCENT,
-    ),
-    "deep_linear": ("along", "flow", "mesh", *_OF_NETWORKS, *_OF_DESCENT),
-    "necessity": (
-        *("along", "depths", *_OF_MANY_STARTS, "flow"),
-        *_OF_NETWORKS,
-        *_OF_STEPS,
-        *_OF_DESCENT,
-        *_OF_DATA,
-        *_OF_THE_START,
-    ),
-}
-for _experiment in EXPERIMENTS:
-    if _experiment not in RESUMABLE:
-        WITHOUT_EFFECT[_experiment] += _OF_CHECKPOINTS
-# Experiments with hidden layers of one width, in any number, and its default.
-ONE_WIDTH = {"near_zero": (50,), "deep_linear": (2,)}
-
-# Of flags whose default is the same wherever they have an effect.
-DEFAULTS: dict[str, object] = {
-    "arithmetic": "compensated",
-    "flow": True,
-    "dataset": "auto",
-    "examples": 1_000,
-    "network": "fully_connected",
-    "step_size": 0.001,
-    "iterations": 10_000,
-    "along": "flow",
-    "mesh": "auto",
-    "checkpoint_every": 30.0,
-}
-MOST_SEEDS = 100_000
-MOST_LAYERS = 100  # each is compiled
-FEWER_SNAPSHOTS = 40  # where the curvature is found at each
-
-# Of those that have another in some experiments.
-OWN_DEFAULTS: dict[str, dict[str, object]] = {
-    "paper": {"seeds": 1},
-    "near_zero": {"depths": (2, 3, 4, 5)},
-    "deep_linear": {
-        "depths": (2, 3, 4),
-        "seeds": 1_000,
-        "step_size": 0.1,
-        "ratios": (2, 4),
-        "iterations": 400,
-        "init_scale": 0.01,
-        "epsilon": 1e-3,
-    },
-    "bounds": {"epsilon": 1e-3},
-    "necessity": {"epsilon": 1e-2},
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Configuration:
     """What a run is to do. None stands for a default that depends on other fields.
@@ -159,6 +96,10 @@ class Configuration:
     step_sizes: tuple[float, ...] | None = None
     iterations: int | None = None
     arithmetic: str | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    batch_size: int | None = None
+    batch_seed: int | None = None
     flow: bool | None = None
     along: str | None = None
     epsilon: float | None = None
@@ -191,6 +132,7 @@ class Configuration:
         self._resolve_defaults()
         self._check_start()
         self._check_theory()
+        self._check_method()
         if self._uses("step_size"):
             self._check_steps()
 
@@ -202,6 +144,16 @@ class Configuration:
         return Schedule(
             self.step_size, self.ratios or (), self.iterations, self.snapshots, self.segments
         )
+
+    @property
+    def method(self) -> Method:
+        """How a step is made of gradients."""
+        return Method(self.momentum or 0.0, bool(self.nesterov), self.batch_size or 0)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether gaps can be predicted: of batches never, with momentum for a smooth loss."""
+        return not self.batch_size and (not self.momentum or self.activation == "linear")
 
     @property
     def starts_of_seeds(self) -> tuple[int, ...]:
@@ -234,7 +186,7 @@ class Configuration:
                     f"--{name}: has no effect on --experiment={self.experiment}, but on "
                     f"{', '.join(others)}; drop one of the two flags"
                 )
-        for name in _OF_DESCENT:
+        for name in OF_DESCENT:
             along_flow = self._uses("along") and self.along != "descent"
             if along_flow and getattr(self, name) is not None:
                 raise UsageError(
@@ -291,6 +243,27 @@ class Configuration:
                 )
             if len(set(self.depths)) < len(self.depths):
                 raise UsageError(f"--depths={listed}: give every depth once")
+
+    def _check_method(self) -> None:
+        try:
+            _ = self.method
+            if self.batch_size is not None:
+                check_batch_size(self.batch_size, self.examples or 0)
+        except ValueError as error:
+            raise UsageError(f"--{error}") from None
+        if self.batch_seed is not None and self.batch_size is None:
+            raise UsageError("--batch_seed: orders batches; give --batch_size too, or drop it")
+        if not 0 <= (self.batch_seed or 0) < 2**32:
+            raise UsageError(
+                f"--batch_seed={self.batch_seed}: accepted is an integer from 0 to 2^32 - 1"
+            )
+        if self.batch_size is not None and self.batch_seed is None:
+            self._resolve(batch_seed=0)
+        if self.experiment == "predict" and not self.predicts:
+            raise UsageError(
+                f"--momentum={self.momentum:g}: gaps with momentum are predicted for losses "
+                "without kinks; accepted is --activation=linear"
+            )
 
     def _check_steps(self) -> None:
         if self.snapshots is None and self.experiment in ("curvature", "bounds"):

@@ -146,11 +146,12 @@ def spread(config: Configuration, examples: int) -> Spread:
     split = NamedSharding(mesh, PartitionSpec("devices"))
     if starts and starts % count == 0:
         return Spread(split, text=f"{starts} starting points spread over {count} devices")
-    if examples % count == 0:
+    if examples % count == 0 and not config.batch_size:  # a batch lies on every device
         everywhere = NamedSharding(mesh, PartitionSpec())
         return Spread(everywhere, split, f"{examples:,} examples spread over {count} devices")
     neither = (
         f"{count} devices divide neither {starts or 1} starting points nor {examples} examples"
+        + (" in batches" if config.batch_size else "")
     )
     if wanted != "auto":
         raise UsageError(f"--mesh={wanted}: {neither}; change --seeds, --examples or --mesh")

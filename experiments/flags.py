@@ -12,9 +12,9 @@ from experiments.configuration import (
     EXIT_STATUSES,
     EXPERIMENTS,
     NETWORKS,
-    WITHOUT_EFFECT,
     Configuration,
 )
+from experiments.effects import WITHOUT_EFFECT
 from experiments.usage import Example, Flag, Group, Page, default_in_words
 from gf_jax.networks import ACTIVATIONS
 
@@ -81,7 +81,25 @@ STEPS = Group(
             "Step sizes of all runs, instead of step_size and ratios; the largest is that of the "
             "base run and a whole multiple of every other.",
         ),
-        Flag("iterations", "integer", "Iterations of the base run; time is this times step_size."),
+        Flag(
+            "iterations",
+            "integer",
+            "Iterations of the base run; time is this times step_size, over 1 - β with momentum.",
+        ),
+        Flag(
+            "momentum",
+            "number",
+            "Decay β of past gradients, from 0 to below 1: heavy ball, whose time per iteration is "
+            "step_size / (1 - β). Plain descent if not given.",
+        ),
+        Flag("nesterov", "switch", "Momentum is Nesterov's instead of heavy ball."),
+        Flag(
+            "batch_size",
+            "integer",
+            "Number of examples whose gradient a step follows, a divisor of examples; all of them "
+            "if not given. Batches follow each other in one order, the same for all runs.",
+        ),
+        Flag("batch_seed", "integer", "Seed of the order of the examples in batches."),
         Flag(
             "arithmetic",
             "choice",

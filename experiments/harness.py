@@ -261,13 +261,12 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
       UsageError: if it does not fit into memory; a run directory without results is then
         removed.
     """
-    study, journal, label = workplace.study, workplace.journal, f"descent, {arithmetic}"
-    starts = len(workplace.config.starts_of_seeds)
-    chosen = devices.spread(workplace.config, len(study.dataset.labels))
+    config, study, journal = workplace.config, workplace.study, workplace.journal
+    starts, label = len(config.starts_of_seeds), f"descent, {arithmetic}"
+    chosen = devices.spread(config, len(study.dataset.labels))
     workplace.say(
         f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
-        f"{schedule.gradient_evaluations * (starts or 1):,} gradient evaluations "
-        f"on {problem.device().device_kind}"
+        f"{_work(config, schedule, starts or 1)} on {problem.device().device_kind}"
     )
     if chosen.text:
         workplace.say(chosen.text)
@@ -281,6 +280,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
         options["resume_from"] = (recorded, journal.state(label))
     options["check_memory"] = functools.partial(_check_memory, workplace)
+    if config.method.record is not None:
+        options["transformation"] = config.method.record.transformation
+    if config.batch_size:
+        options["batches"] = study.objective.batches(config.batch_size)
     f, start = devices.objective(study, chosen), study.initial_params
     try:
         if not kept or not kept[-1].done:
@@ -298,6 +301,17 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
         return None
     seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
     return Outcome(gf_jax.join(parts), seconds, interrupted)
+
+
+def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
+    """How many gradients the runs take, in words."""
+    evaluations = schedule.gradient_evaluations * starts
+    if not config.batch_size:
+        return f"{evaluations:,} gradient evaluations"
+    recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
+    return (
+        f"{evaluations - starts:,} gradient evaluations of batches and {recorded:,} of all examples"
+    )
 
 
 def _check_memory(workplace: Workplace, needed: Memory) -> None:
@@ -333,6 +347,7 @@ def saved_form(
         snapshot_iterations=trajectory.snapshot_iterations,
         accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
         seeds=seeds,
+        method=workplace.config.method,
     )
 
 

@@ -134,5 +134,7 @@ def _reference(
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
         return harness.solve_once(workplace, label + what, solver, likes[what])
 
-    reference, flow = follow(f, start, run, trajectory.snapshots, solve)
+    reference, flow = follow(
+        f, start, run, trajectory.snapshots, solve, predict=workplace.config.predicts
+    )
     return reference, flow.params

@@ -34,8 +34,9 @@ def run(config: Configuration) -> int:
         lambda tell: gf_jax.predict(
             study.objective.loss,
             study.initial_params,
-            config.schedule.snapshot_iterations * step_size,
+            config.schedule.snapshot_iterations * step_size * config.method.time_scale,
             step_sizes,
+            momentum=config.method.record,
             progress=tell,
         ),
     )
@@ -49,6 +50,7 @@ def run(config: Configuration) -> int:
         distance_from_init=harness.distance_from_init(workplace, flow.params),
         to_flow=prediction.to_flow,
         to_base=prediction.to_base,
+        momentum=config.method.momentum,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
     store.write_record(workplace.directory, "prediction", saved)

@@ -25,7 +25,7 @@ class Problem(NamedTuple):
       inputs: the network's, shape (examples, *network.input_shape).
       objective: training loss and accuracy as functions of params.
       initial_params: the starting point; if there are several, leaves of shape (seeds, ...).
-      network_label: what every output calls the network.
+      network_label: what every output calls the network, and how it is trained.
       linear: whether the network is linear in its inputs.
       start: the starting point in the coordinates that users know.
       row_space: the coordinates of inputs and first layer, None if they are the pixels.
@@ -79,7 +79,7 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     Raises:
       UsageError: if data or initial parameters are not what is accepted.
     """
-    dataset = load_data(config) if dataset is None else dataset
+    dataset = _in_order(config, load_data(config) if dataset is None else dataset)
     network, label = _network(config, dataset.images[0].size)
     _check_size(config, network)
     start, rows = _initial_params(config, network), None
@@ -96,11 +96,19 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
         inputs=inputs,
         objective=objective,
         initial_params=params,
-        network_label=label,
+        network_label=label + config.method.words,
         linear=config.activation == "linear",
         start=start,
         row_space=rows,
     )
+
+
+def _in_order(config: Configuration, dataset: data.Dataset) -> data.Dataset:
+    """The examples in the order in which they are cut into batches, if they are."""
+    if not config.batch_size:
+        return dataset
+    order = np.random.default_rng(config.batch_seed).permutation(len(dataset.labels))
+    return dataset._replace(images=dataset.images[order], labels=dataset.labels[order])
 
 
 def _check_size(config: Configuration, network: Network) -> None:

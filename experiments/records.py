@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
       distance_from_init: distance of the flow from the initial point, likewise.
       to_flow: predicted distance to the flow, shape (times, step sizes).
       to_base: predicted distance to descent with the largest step size, likewise.
+      momentum: its decay, 0 for plain descent.
     """
 
     network_label: str
@@ -35,6 +36,7 @@ class Prediction(NamedTuple):
     distance_from_init: np.ndarray
     to_flow: np.ndarray
     to_base: np.ndarray
+    momentum: float = 0.0
 
 
 class Sweep(NamedTuple):

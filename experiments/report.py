@@ -12,9 +12,12 @@ from experiments.records import DESCRIPTIONS
 from gf_jax.summary import divergences as divergences
 from gf_jax.summary import finite as finite
 from gf_jax.summary import nearness as nearness
+from gf_jax.summary import predicted as predicted
 from gf_jax.summary import run_name as run_name
+from gf_jax.summary import steps as steps
 from gf_jax.summary import summarise as summarise
 from gf_jax.summary import text as text
+from gf_jax.summary import unpredicted as unpredicted
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
 LEGEND = """\
@@ -183,9 +186,9 @@ def _print_flow(summary: dict[str, Any], console: Console) -> None:
         row = (
             run_name(lane["ratio"]),
             bound + text(seen, ".3e"),
-            text(beside["predicted_to_flow"], ".3e"),
+            predicted(flow, beside["predicted_to_flow"]),
             text(beside["gap"], ".3e"),
-            text(beside["predicted_gap"], ".3e"),
+            predicted(flow, beside["predicted_gap"]),
             text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
         )
         rows.append(row)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import folders, store
-from experiments.configuration import RESUMABLE, Configuration, UsageError, expand
+from experiments.configuration import Configuration, UsageError, expand
+from experiments.effects import RESUMABLE
 from gf_jax.files import read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.

@@ -51,7 +51,8 @@ def run(config: Configuration) -> int:
             interrupted = True
             break
     predicted = None
-    if config.flow and not interrupted and runs["compensated"].arrived:
+    wanted = config.flow and config.predicts
+    if wanted and not interrupted and runs["compensated"].arrived:
         try:
             predicted = _predicted(workplace, runs["compensated"])
         except KeyboardInterrupt:
@@ -83,6 +84,7 @@ def summarise(
       label: of the network and the coordinates it was computed in.
     """
     first = next(iter(runs.values()))
+    scale = first.step_size * first.method.time_scale
     ends = sorted({int(saved.iterations[-1]) for saved in runs.values()})
     rows = []
     for iteration in ends:
@@ -94,7 +96,7 @@ def summarise(
         if predicted is not None and iteration in first.snapshot_iterations:
             (at,) = np.flatnonzero(first.snapshot_iterations == iteration)
             gaps["predicted"] = [report.finite(gap) for gap in predicted[at]]
-        rows.append({"iteration": iteration, "time": iteration * first.step_size, "gaps": gaps})
+        rows.append({"iteration": iteration, "time": iteration * scale, "gaps": gaps})
     return {
         "network": label,
         "data": first.data_label,
@@ -143,6 +145,7 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             study.initial_params,
             saved.snapshot_times,
             saved.step_sizes,
+            momentum=saved.method.record,
             progress=tell,
         ),
         harness.prediction_like(study.initial_params),

@@ -145,7 +145,7 @@ def _verdict(flow: dict[str, Any], shares: Sequence[float | None], run: Run) -> 
     ]
     low, median, high = (report.text(value, ".2g") for value in flow["share_of_distance"])
     lines = [
-        f"Verdict: descent with step size {run.step_size:g} {', '.join(counts)}. At time "
+        f"Verdict: descent with {report.steps(run)} {', '.join(counts)}. At time "
         f"{flow['time']:g} it stands apart by {median} ({low} to {high}) of the distance that "
         "the flow has travelled."
     ]
@@ -156,7 +156,7 @@ def _verdict(flow: dict[str, Any], shares: Sequence[float | None], run: Run) -> 
             f"{flow['prediction_evaluations']:,} gradient-sized evaluations where the runs took "
             f"{flow['run_evaluations']:,}."
         )
-    return lines
+    return lines + report.unpredicted(run, flow)
 
 
 def _print_flow(flow: dict[str, Any], console: Console) -> None:
@@ -164,8 +164,11 @@ def _print_flow(flow: dict[str, Any], console: Console) -> None:
     for lane in flow["runs"]:
         for at, row in enumerate(ROWS):
             bound = "" if lane["measured"] else "< "
-            names = ("predicted_to_flow", "gap", "predicted_gap")
-            texts = (report.text(lane[name][at], ".3e") for name in names)
+            texts = (
+                report.predicted(flow, lane["predicted_to_flow"][at]),
+                report.text(lane["gap"][at], ".3e"),
+                report.predicted(flow, lane["predicted_gap"][at]),
+            )
             seen = bound + report.text(lane["distance_to_flow"][at], ".3e")
             rows.append((report.run_name(lane["ratio"]) if at == 0 else "", row, seen, *texts))
     low, median, high = (report.text(value, ".3f") for value in flow["order"])

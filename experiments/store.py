@@ -2,7 +2,8 @@
 
     configuration.json   resolved configuration, data, versions, device, command
     initial_params.npz   the starting point, one array per parameter
-    metrics.npz          per base iteration and lane: losses and distances
+    metrics.npz          per base iteration and lane: losses and distances; momentum, nesterov,
+                         batch_size if the run is not plain descent on all examples
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction
                          (of several starting points, all of these with an axis of seeds)
@@ -44,6 +45,7 @@ from gf_jax.files import (
     write_arrays,
     write_json,
 )
+from gf_jax.method import Method
 from gf_jax.networks import Params, Shapes
 from gf_jax.record import check_run, clean_label
 
@@ -98,7 +100,8 @@ def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
         "iteration": run.iterations,
         "time": run.times,
     }
-    write_arrays(directory / f"{name}.npz", arrays | _seeds(run) | run.metrics._asdict())
+    arrays |= _seeds(run) | _method(run) | run.metrics._asdict()
+    write_arrays(directory / f"{name}.npz", arrays)
 
 
 def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
@@ -125,6 +128,12 @@ def _params(stack: Params) -> dict[str, Any]:
 def _seeds(run: Run) -> dict[str, Any]:
     """Seeds of the starting points, which arrays have an axis for if there are several."""
     return {"seed": np.array(run.seeds)} if run.seeds else {}
+
+
+def _method(run: Run) -> dict[str, Any]:
+    """How steps are made, if not by plain descent on all examples."""
+    fields = dataclasses.asdict(run.method)
+    return {name: np.array(value) for name, value in fields.items() if value}
 
 
 def write_record(directory: Path, name: str, record: Any) -> None:
@@ -168,7 +177,12 @@ def read_run(directory: Path) -> Run:
 
 def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
     """The run without its flow."""
-    saved = _read("metrics", directory, ("ratio", "iteration", *Metrics._fields), ("seed",))
+    methods = [field.name for field in dataclasses.fields(Method)]
+    wanted = ("ratio", "iteration", *Metrics._fields)
+    saved = _read("metrics", directory, wanted, ("seed", *methods))
+    for name in set(methods) & set(saved):
+        if saved[name].shape or saved[name].dtype.kind not in "fiub":
+            raise ValueError(f"{name} is no number")
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     run = Run(
         network_label=clean_label(description["network"]),
@@ -180,6 +194,7 @@ def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
         snapshot_iterations=kept["iteration"],
         accuracy=kept["accuracy"],
         seeds=tuple(saved["seed"].ravel().tolist()) if "seed" in saved else (),
+        method=Method(**{name: saved[name].item() for name in methods if name in saved}),
     )
     if not SMALLEST <= run.step_size <= LARGEST:
         raise ValueError(f"step_size is {run.step_size}")

@@ -31,6 +31,9 @@ from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import balanced as balanced
 from gf_jax.initialization import random_balanced as random_balanced
 from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.momentum import Momentum as Momentum
+from gf_jax.momentum import heavy_ball as heavy_ball
+from gf_jax.momentum import nesterov as nesterov
 from gf_jax.networks import LayerNorms as LayerNorms
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted
@@ -49,6 +52,7 @@ from gf_jax.schedule import Schedule as Schedule
 from gf_jax.spectrum import Curvature as Curvature
 from gf_jax.spectrum import Eigenvalue as Eigenvalue
 from gf_jax.spectrum import curvature as curvature
+from gf_jax.stepping import Batches as Batches
 from gf_jax.study import Comparison as Comparison
 from gf_jax.study import compare as compare
 

@@ -28,16 +28,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from gf_jax.arithmetic import Arithmetic
+from gf_jax import stepping
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.comparison import Metrics, measure
 from gf_jax.placement import Memory, fetch, memory_needed, place
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.stepping import Batches, Lanes, Rule
+from gf_jax.tracing import Loss
 
 PyTree = Any
 
@@ -70,6 +72,8 @@ class _State(NamedTuple):
     residual: PyTree
     loss: Float[Array, "*starts lanes"]
     gradient: PyTree
+    memory: PyTree
+    batch: Int[Array, "*starts lanes"] | None
 
     def measure(self, initial_params: PyTree) -> Metrics:
         return measure(
@@ -87,6 +91,8 @@ def gradient_descent(
     snapshots: int | tuple[int, ...] | None = None,
     segments: int | None = 1,
     arithmetic: str = "compensated",
+    transformation: optax.GradientTransformation | None = None,
+    batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
 ) -> Trajectory:
@@ -104,6 +110,11 @@ def gradient_descent(
       arithmetic: "compensated" (the weights' own precision, at least float32, free
         of the rounding of updates), "float32", "float64" or "tf32", see
         ``gf_jax.arithmetic``.
+      transformation: makes of gradients the directions that lanes step in, times
+        -step_size; of ``gf_jax.momentum``, or any of optax whose directions do not
+        depend on the step size. None is plain descent.
+      batches: what the steps follow the gradients of, see ``Batches``. Metrics are those
+        of f, at the price of an evaluation of f per base iteration and lane. None is f.
       starts: whether every leaf of params has a leading axis that enumerates starting
         points, from each of which all runs are made. f takes a single point.
       sharding: how params lie on the devices of a mesh: split along the axis of starts,
@@ -124,7 +135,14 @@ def gradient_descent(
     """
     schedule = Schedule(step_size, tuple(ratios), iterations, snapshots, segments)
     segments_of_run = descent_segments(
-        f, params, schedule, arithmetic=arithmetic, starts=starts, sharding=sharding
+        f,
+        params,
+        schedule,
+        arithmetic=arithmetic,
+        transformation=transformation,
+        batches=batches,
+        starts=starts,
+        sharding=sharding,
     )
     return join(list(segments_of_run))
 
@@ -135,6 +153,8 @@ def descent_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
+    transformation: optax.GradientTransformation | None = None,
+    batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
     check_memory: Callable[[Memory], None] | None = None,
@@ -150,6 +170,8 @@ def descent_segments(
       params: the initial point, or a stack of them.
       schedule: the steps.
       arithmetic: name of the arithmetic.
+      transformation: makes directions of gradients.
+      batches: what the gradients are of.
       starts: whether params are a stack.
       sharding: of params.
       check_memory: called with what the run needs, once it is compiled and before
@@ -158,9 +180,18 @@ def descent_segments(
     Raises:
       ValueError, FloatingPointError: as ``gradient_descent``.
     """
-    options: dict[str, Any] = {"arithmetic": arithmetic, "starts": starts, "sharding": sharding}
-    for part, _ in resumable_segments(f, params, schedule, check_memory=check_memory, **options):
-        yield part
+    segments = resumable_segments(
+        f,
+        params,
+        schedule,
+        arithmetic=arithmetic,
+        transformation=transformation,
+        batches=batches,
+        starts=starts,
+        sharding=sharding,
+        check_memory=check_memory,
+    )
+    yield from (part for part, _ in segments)
 
 
 def resumable_segments(
@@ -169,6 +200,8 @@ def resumable_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
+    transformation: optax.GradientTransformation | None = None,
+    batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
     check_memory: Callable[[Memory], None] | None = None,
@@ -191,13 +224,12 @@ def resumable_segments(
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = jax.tree.map(numbers.cast, params)
         point = _first_start(params) if starts else params
-        check_loss(f, point)
-        pure, constants = hoist_constants(f, point)
+        rule, constants = stepping.rule(f, point, schedule, numbers, transformation, batches)
         if sharding is not None:
             constants, params = place(constants, params, sharding)
         stack = _stack_shape(params, schedule, starts)
-        shapes = _state_shapes(f, point, numbers, stack, sharding)
-        run_segment: Any = _jit(_segment(pure, schedule, numbers, starts), sharding)
+        shapes = _state_shapes(rule, constants, point, stack, sharding)
+        run_segment: Any = _jit(_segment(rule, starts), sharding)
         if check_memory is not None:
             slots, _ = schedule.snapshot_slots(0)
             run_segment = run_segment.lower(constants, shapes, params, slots, True).compile()
@@ -263,14 +295,9 @@ def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
     )
 
 
-def _segment(
-    f: Callable[[list[Array], PyTree], Array],
-    schedule: Schedule,
-    numbers: Arithmetic,
-    starts: bool,
-) -> Callable:
+def _segment(rule: Rule, starts: bool) -> Callable:
     """Builds the function of one segment; the number of slots is its length."""
-    capacity = schedule.snapshot_capacity
+    capacity = rule.schedule.snapshot_capacity
     # What follows is written for one start; the schedule is the same for all.
     each_start: Callable[[Callable], Callable] = jax.vmap if starts else lambda function: function
 
@@ -281,9 +308,8 @@ def _segment(
         slots: Int[Array, " length"],
         is_first: bool,
     ) -> tuple[_State, Metrics, Metrics, PyTree]:
-        evaluate = jax.value_and_grad(lambda params: f(constants, params))
-        start_all = each_start(functools.partial(_start, evaluate, numbers))
-        advance = each_start(functools.partial(_advance, jax.vmap(evaluate), schedule, numbers))
+        start_all = each_start(functools.partial(_start, rule, constants))
+        advance = each_start(functools.partial(_advance, rule, constants))
         measure_all = each_start(_State.measure)
         state = lax.cond(is_first, lambda s: start_all(initial_params, s), lambda s: s, state)
 
@@ -317,47 +343,23 @@ def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
     return jax.jit(segment, donate_argnums=1, **options)
 
 
-def _start(evaluate: Callable, numbers: Arithmetic, params: PyTree, blank: _State) -> _State:
+def _start(rule: Rule, constants: list[Array], params: PyTree, blank: _State) -> _State:
     """All lanes at an initial point, from one evaluation."""
-    loss, gradient = evaluate(params)
+    loss, gradient = jax.value_and_grad(lambda params: rule.f(constants, params))(params)
+    residual, memory = rule.numbers.residual(params), rule.transformation.init(params)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
-        _State(params, numbers.residual(params), loss, gradient),
+        _State(params, residual, loss, gradient, memory, blank.batch),
         blank,
     )
 
 
-def _advance(evaluate: Callable, schedule: Schedule, numbers: Arithmetic, state: _State) -> _State:
+def _advance(rule: Rule, constants: list[Array], state: _State) -> _State:
     """One base iteration of all lanes."""
-    sizes = np.array(schedule.step_sizes)
-
-    def descend(lanes: tuple[PyTree, PyTree], gradient: PyTree, sizes: np.ndarray) -> Any:
-        return numbers.add(*lanes, _updates(gradient, sizes))
-
-    def more_steps(lanes: tuple[PyTree, PyTree], sizes: np.ndarray, steps: int) -> Any:
-        def step(lanes: tuple[PyTree, PyTree], _: None) -> tuple[Any, None]:
-            _, gradient = evaluate(lanes[0])
-            return descend(lanes, gradient, sizes), None
-
-        return lax.scan(step, lanes, length=steps)[0]
-
-    lanes = descend((state.params, state.residual), state.gradient, sizes)
-    arrived = []
-    for lane, steps in enumerate(np.diff(schedule.lanes).tolist(), start=1):
-        arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
-        lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
-        lanes = more_steps(lanes, sizes[lane:], steps)
-    params, residual = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
-    return _State(params, residual, *evaluate(params))
-
-
-def _updates(gradient: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
-    """What one step of every lane adds to its weights."""
-
-    def update(slope: Array) -> Array:
-        return -jnp.asarray(sizes, slope.dtype).reshape(-1, *(1,) * (slope.ndim - 1)) * slope
-
-    return jax.tree.map(update, gradient)
+    lanes = Lanes(state.params, state.residual, state.memory, state.batch)
+    lanes = stepping.advance(rule, constants, lanes, state.gradient)
+    evaluate = jax.vmap(jax.value_and_grad(lambda params: rule.f(constants, params)))
+    return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
 
 
 def _first_start(params: PyTree) -> PyTree:
@@ -378,20 +380,21 @@ def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int,
 
 
 def _state_shapes(
-    f: Loss,
+    rule: Rule,
+    constants: list[Array],
     point: PyTree,
-    numbers: Arithmetic,
     stack: tuple[int, ...],
     sharding: NamedSharding | None,
 ) -> _State:
     """Shapes of the state, and where it lies; the first segment fills it."""
 
-    def state() -> _State:
-        params = jax.tree.map(lambda leaf: jnp.zeros((*stack, *leaf.shape), leaf.dtype), point)
-        loss = jnp.zeros(stack, jax.eval_shape(f, point).dtype)
-        return _State(params, numbers.residual(params), loss, params)
+    def of_one(params: PyTree) -> _State:
+        memory = rule.transformation.init(params)
+        batch = jnp.int32(0) if rule.batches else None
+        residual, loss = rule.numbers.residual(params), rule.f(constants, params)
+        return _State(params, residual, loss, params, memory, batch)
 
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(state),
+        lambda leaf: jax.ShapeDtypeStruct((*stack, *leaf.shape), leaf.dtype, sharding=sharding),
+        jax.eval_shape(of_one, point),
     )

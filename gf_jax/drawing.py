@@ -51,6 +51,7 @@ def draw(run: Run) -> Figure:
         _to_base(axes[1, 1], run)
         if reference is not None:
             _order(axes[1, 2], run, reference)
+    style.count_time(figure, run.method.momentum)
     title = rf"{run.label}, $\eta_0$ = {run.step_size:g}"
     if len(run.seeds) > 1:
         spread = "all of them" if len(run.seeds) <= 10 else "percentiles 5 to 95"
@@ -84,7 +85,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     floor = WELL_BELOW * reference.resolution[:, known].max(axis=(1, 2))
     bottom = axes.get_ylim()[0]
     style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
-    note = NOTE
+    note = _note(reference.predicted_to_flow)
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
@@ -106,7 +107,11 @@ def _to_base(axes: Axes, run: Run) -> None:
     title = f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}"
     style.describe(axes, title, "Euclidean distance, logarithmic")
     if reference is not None:
-        axes.set_xlabel(f"{axes.get_xlabel()}\n{NOTE}")
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(predicted)}")
+
+
+def _note(predicted: np.ndarray) -> str:
+    return NOTE if np.isfinite(predicted).any() else "measured"
 
 
 def _order(axes: Axes, run: Run, reference: Reference) -> None:

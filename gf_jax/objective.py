@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from gf_jax.networks import Network, Params
+from gf_jax.stepping import Batches
 
 
 class Classification(NamedTuple):
@@ -28,11 +29,15 @@ class Classification(NamedTuple):
         where a logit is not finite, as those of a diverged run are not.
       output_gradients: gradient of every example's loss by its logits, shape (classes,
         examples); the loss is the mean over examples.
+      batches: maps a number of examples B, a divisor of all N of them, to the N/B batches
+        of B consecutive examples each, for ``gradient_descent``; ValueError on any other
+        number. Give ``classification`` the examples in a random order.
     """
 
     loss: Callable[[Params], Array]
     accuracy: Callable[[Params], Array]
     output_gradients: Callable[[Params], Array]
+    batches: Callable[[int], Batches]
 
 
 def classification(
@@ -60,7 +65,7 @@ def classification(
         _check_finite(inputs)
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
-    def losses(logits: Array) -> Array:
+    def losses(logits: Array, classes: Array = classes) -> Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits, classes, axis=0)
 
     def loss(params: Params) -> Array:
@@ -74,7 +79,30 @@ def classification(
         right = jnp.mean(logits.argmax(axis=0) == classes)
         return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
 
-    return Classification(loss, accuracy, output_gradients)
+    def batches(size: int) -> Batches:
+        check_batch_size(size, len(classes))
+
+        def loss_of_batch(params: Params, index: Array) -> Array:
+            data, chosen = jax.tree.map(
+                # Prepared inputs have their examples on the last axis.
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=-1),
+                (prepared, classes),
+            )
+            return losses(network.forward(params, data), chosen).mean()
+
+        return Batches(loss_of_batch, len(classes) // size)
+
+    return Classification(loss, accuracy, output_gradients, batches)
+
+
+def check_batch_size(size: int, examples: int) -> None:
+    """Raises ValueError unless batches of this size divide the examples."""
+    divisors = [n for n in range(1, examples + 1) if examples % n == 0]
+    if size not in divisors:
+        raise ValueError(
+            f"batch_size: got {size}; accepted are divisors of the number of examples, {examples}: "
+            + ", ".join(map(str, divisors))
+        )
 
 
 def _check_finite(inputs: Array | np.ndarray) -> None:

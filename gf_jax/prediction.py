@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import piecewise
 from gf_jax.flow import (
+    Deviation,
     Flow,
     checked_step_sizes,
     deviation,
@@ -18,6 +20,7 @@ from gf_jax.flow import (
 )
 from gf_jax.flow_problem import FlowProblem, Progress, flow_problem
 from gf_jax.kinks import Gated
+from gf_jax.momentum import Momentum
 from gf_jax.tracing import Loss
 
 PyTree = Any
@@ -55,6 +58,7 @@ def predict(
     times: Float[ArrayLike, " times"],
     step_sizes: Float[ArrayLike, " lanes"],
     *,
+    momentum: Momentum | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Predicts how far descent stands from its flow and from descent with other steps.
@@ -67,6 +71,8 @@ def predict(
     apart, the side that each of them takes may be predicted wrongly, and ``error`` does
     not tell.
 
+    With momentum, for a smooth f only: runs from rest, see ``gf_jax.momentum``.
+
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
       params: initial point, a pytree of floating-point arrays.
@@ -74,6 +80,8 @@ def predict(
         first step size.
       step_sizes: in time per iteration, the base first; with kinks, that is a multiple
         of every other.
+      momentum: of the runs; None is plain descent, whose time per iteration is the step
+        size. With momentum it is the step size times ``momentum.time_scale``.
       progress: is called now and then with the share of the work done.
 
     Raises:
@@ -81,9 +89,13 @@ def predict(
     """
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)
+    if problem.has_kinks and momentum is not None:
+        raise ValueError("momentum: f has kinks; accepted with momentum is a smooth f")
     if problem.has_kinks:
         return _predict_with_kinks(problem, lanes, progress)
     result = deviation(f, params, times, progress=progress)
+    if momentum is not None:
+        return _predict_with_momentum(problem, result, lanes, momentum)
     scale = result.norm.max()
     return Prediction(
         flow=result.flow,
@@ -93,6 +105,46 @@ def predict(
         error=float(result.error.max() / scale) if scale > 0 else 0.0,
         kinks=0,
     )
+
+
+def _predict_with_momentum(
+    problem: FlowProblem, result: Deviation, lanes: np.ndarray, momentum: Momentum
+) -> Prediction:
+    """From the deviation of plain descent, and the gradient along the flow."""
+    flow = result.flow
+    squares = _products(problem, flow.params, result.coherent)
+    per_iteration = lanes * momentum.time_scale
+    late = momentum.lag_after(flow.times[:, None] / per_iteration)
+    # Each run stands at the flow + own e + behind times the gradient.
+    own, behind = momentum.deviation * per_iteration, per_iteration * late
+
+    def norm(own: np.ndarray, behind: np.ndarray) -> np.ndarray:
+        ee, eg, gg = (column[:, None] for column in squares)
+        return np.sqrt(np.maximum(own**2 * ee + 2 * own * behind * eg + behind**2 * gg, 0))
+
+    to_flow = norm(own, behind)
+    scale, took = to_flow[:, 0].max(), flow.statistics
+    evaluations = took.gradient_evaluations + len(flow.times)
+    return Prediction(
+        flow=flow._replace(statistics=took._replace(gradient_evaluations=evaluations)),
+        step_sizes=lanes,
+        to_flow=to_flow,
+        to_base=norm(own - own[0], behind - behind[:, :1]),
+        error=float(own[0] * result.error.max() / scale) if scale > 0 else 0.0,
+        kinks=0,
+    )
+
+
+def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarray, ...]:
+    """At every time the products e·e, e·g and g·g, g being the gradient."""
+
+    def one(constants: list[Array], params: PyTree, e: PyTree) -> tuple[Array, ...]:
+        gradient = jax.grad(problem.f, argnums=1)(constants, params)
+        return tuple(optax.tree.vdot(*pair) for pair in ((e, e), (e, gradient), (gradient,) * 2))
+
+    with problem.numbers.context():
+        along = jax.jit(lambda c, stack: jax.lax.map(lambda point: one(c, *point), stack))
+        return jax.device_get(along(problem.constants, (params, e)))
 
 
 def _predict_with_kinks(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gf_jax.comparison import Metrics
+from gf_jax.method import Method
 
 PERCENTILES = (5, 50, 95)
 
@@ -51,13 +52,15 @@ class Run(NamedTuple):
       network_label, data_label: what was trained on what; the latter may be empty.
       step_size: step size of the base run.
       ratios: ratio of every lane, ascending from 1.
-      iterations: base iterations recorded; time = iteration * step_size.
+      iterations: base iterations recorded; time = iteration * step_size, times the
+        method's time scale.
       metrics: NumPy arrays of shape (iterations, lanes).
       snapshot_iterations: base iterations of the snapshots.
       accuracy: training accuracy, shape (snapshots, lanes); None where there is none.
       reference: gradient flow beside it, None if it was left out.
       seeds: of the starting points, if there are several.
       loss_unit: what the loss is measured in.
+      method: how its steps are made of gradients.
     """
 
     network_label: str
@@ -71,6 +74,7 @@ class Run(NamedTuple):
     reference: Reference | None = None
     seeds: tuple[int, ...] = ()
     loss_unit: str = "nats"
+    method: Method = Method()
 
     @property
     def label(self) -> str:
@@ -93,12 +97,12 @@ class Run(NamedTuple):
     @property
     def times(self) -> np.ndarray:
         """Time of every base iteration."""
-        return self.iterations * self.step_size
+        return self.iterations * self.step_size * self.method.time_scale
 
     @property
     def snapshot_times(self) -> np.ndarray:
         """Time of every snapshot."""
-        return self.snapshot_iterations * self.step_size
+        return self.snapshot_iterations * self.step_size * self.method.time_scale
 
     @property
     def step_sizes(self) -> np.ndarray:

@@ -5,6 +5,8 @@ parameters by their path in the pytree, ``snapshots.dense.kernel``. Texts are UT
 file holds its ``format``; nothing is pickled, so that reading a stranger's executes nothing.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from gf_jax.comparison import Metrics
 from gf_jax.files import Archive, check_format, open_arrays, write_arrays
+from gf_jax.method import Method
 from gf_jax.record import Reference, Run, check_run, clean_label
 from gf_jax.spectrum import Curvature, Eigenvalue
 from gf_jax.study import Comparison
@@ -23,6 +26,7 @@ NESTED: dict[str, type] = {
     "run": Run,
     "run.metrics": Metrics,
     "run.reference": Reference,
+    "run.method": Method,
     "curvature": Curvature,
     "curvature.lambda_min": Eigenvalue,
     "curvature.lambda_max": Eigenvalue,
@@ -71,8 +75,9 @@ def load(path: str | Path) -> Comparison:
 def _fields(record: Any, prefix: str) -> dict[str, np.ndarray]:
     """The fields of a record, and of records in it, as arrays; None and () are left out."""
     arrays: dict[str, np.ndarray] = {}
-    for name, value in record._asdict().items():
-        if hasattr(value, "_asdict"):
+    for name in _names(type(record)):
+        value = getattr(record, name)
+        if prefix + name in NESTED and value is not None:
             arrays |= _fields(value, f"{prefix}{name}.")
         elif isinstance(value, str):
             arrays[prefix + name] = np.frombuffer(value.encode(), np.uint8)
@@ -107,13 +112,20 @@ def _read(archive: Archive) -> Comparison:
 def _record(archive: Archive, name: str) -> Any:
     """The record of that name, with the fields that are there."""
     fields: dict[str, Any] = {}
-    for field in NESTED[name]._fields:  # type: ignore[attr-defined]
+    for field in _names(NESTED[name]):
         key = f"{name}.{field}"
         if key in archive.headers:
             fields[field] = _value(field, archive.read(key)[key])
         elif key in NESTED and any(other.startswith(f"{key}.") for other in archive.headers):
             fields[field] = _record(archive, key)
     return NESTED[name](**fields)
+
+
+def _names(record: type) -> Sequence[str]:
+    """The fields of a record."""
+    if dataclasses.is_dataclass(record):
+        return [field.name for field in dataclasses.fields(record)]
+    return record._fields  # type: ignore[attr-defined]
 
 
 def _value(field: str, array: np.ndarray) -> Any:

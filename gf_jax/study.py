@@ -13,6 +13,7 @@ from gf_jax.comparison import WELL_BELOW, compare_with_flow
 from gf_jax.descent import Trajectory, descent_segments, join
 from gf_jax.flow import Flow, gradient_flow, precise_distance
 from gf_jax.flow_problem import Progress, flow_problem
+from gf_jax.method import Method
 from gf_jax.record import Reference, Run, clean_label
 from gf_jax.schedule import Schedule
 from gf_jax.tracing import Loss
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 PyTree = Any
 Tell = Callable[[str, float], None]
 Solution = TypeVar("Solution")
+
+# Options of descent that a comparison has not.
+ELSEWHERE = {
+    "starts": "one starting point",
+    "batches": "all examples",
+    "transformation": "momentum=β",
+}
 
 
 class Solve(Protocol):
@@ -136,6 +144,8 @@ def compare(
     flow: bool = True,
     predict: bool = True,
     curvature: bool = False,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     label: str = "loss",
     progress: Tell | None = None,
     **descent: Any,
@@ -156,20 +166,28 @@ def compare(
       predict: whether the distances are predicted, too.
       curvature: whether both ends of the Hessian's spectrum are found at every snapshot of
         the flow: about 40 Hessian-vector products for each.
+      momentum: the decay β of past gradients, from 0 to below 1, of heavy-ball descent, whose
+        time per iteration is step_size / (1 - β), see ``gf_jax.heavy_ball``.
+      nesterov: whether momentum is Nesterov's.
       label: what table and figure call the model.
       progress: is called now and then with what is done and the share of it that is done.
       descent: options of ``gradient_descent``, such as ``arithmetic="float64"``.
 
     Raises:
       ValueError: on values that are not accepted, as ``gradient_descent`` and
-        ``gradient_flow``; on ``starts=True``, since a comparison has one starting point.
+        ``gradient_flow``; on ``starts``, ``batches`` and ``transformation``, of which a
+        comparison has one, all examples, and momentum.
       FloatingPointError: if the compiler cancels the compensation of descent.
     """
-    if descent.get("starts"):
-        raise ValueError(
-            "starts: compare takes one starting point; take gradient_descent(..., starts=True), "
-            "or compare each start"
-        )
+    for name, instead in ELSEWHERE.items():
+        if descent.get(name):
+            raise ValueError(
+                f"{name}: compare takes {instead}; for others take gradient_descent and "
+                "compare_with_flow"
+            )
+    method = Method(momentum, nesterov)
+    if method.record is not None:
+        descent["transformation"] = method.record.transformation
     if curvature and not flow:
         raise ValueError("curvature: is found on the flow, which flow=False leaves out")
 
@@ -181,7 +199,7 @@ def compare(
         "descent", lambda tell: _descend(f, params, schedule, tell, descent)
     )
     run = Run(
-        network_label=clean_label(label),
+        network_label=clean_label(label) + method.words,
         data_label="",
         step_size=float(step_size),
         ratios=schedule.lanes,
@@ -189,10 +207,12 @@ def compare(
         metrics=trajectory.metrics,
         snapshot_iterations=trajectory.snapshot_iterations,
         loss_unit="loss",
+        method=method,
     )
     if not flow or not run.arrived:
         return Comparison(run, trajectory.snapshots)
     kinks = flow_problem(f, params, run.snapshot_times, None).gated.size
+    predict = predict and not (kinks and momentum)  # where theory has a prediction
     reference, solved = follow(f, params, run, trajectory.snapshots, solve, predict=predict)
     found = None
     if curvature:
@@ -233,17 +253,20 @@ def follow(
     """
     times, step_sizes = run.snapshot_times, run.step_sizes
     unknown = np.full((len(times), len(step_sizes)), np.nan)
-    to_flow, to_base, tolerance, took = unknown, unknown, None, None
+    to_flow, to_base, took = unknown, unknown, None
     if predict:
         predicted = solve(
             "prediction",
-            lambda tell: prediction.predict(f, params, times, step_sizes, progress=tell),
+            lambda tell: prediction.predict(
+                *(f, params, times, step_sizes), momentum=run.method.record, progress=tell
+            ),
         )
         to_flow, to_base, took = predicted.to_flow, predicted.to_base, predicted.flow.statistics
-        # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
-        # than half the work of the runs. A smooth flow is far more accurate at far less.
-        smallest = float(to_flow[-1].min()) / WELL_BELOW
-        tolerance = smallest if predicted.kinks and 0 < smallest < np.inf else None
+    # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
+    # than half the work of the runs. A smooth flow is far more accurate at far less.
+    smallest = (float(to_flow[-1].min()) if predict else _smallest_gap(run)) / WELL_BELOW
+    kinks = flow_problem(f, params, times, None).has_kinks
+    tolerance = smallest if kinks and 0 < smallest < np.inf else None
     budget = int(run.iterations[-1]) * sum(run.ratios) // 2
     flow = solve(
         "gradient flow",
@@ -267,3 +290,9 @@ def follow(
         checking_evaluations=flow.statistics.checking_evaluations
         + (took.checking_evaluations if took else 0),
     ), flow
+
+
+def _smallest_gap(run: Run) -> float:
+    """Distance from the flow of the run with the smallest step, as its gap to the base tells it."""
+    gap, ratio = run.metrics.distance_to_base[-1, -1], run.ratios[-1]
+    return float(gap) / (ratio - 1) if ratio > 1 else 0.0  # proportional to the step size

@@ -13,6 +13,7 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (1, 2)),
     (2, (6, 2, 1, 2)),
 )
+TIME = r"time = iteration $\times$ step size"
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
 
 
@@ -26,9 +27,16 @@ def run_name(ratio: int) -> str:
     return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
 
 
+def count_time(figure: Figure, momentum: float) -> None:
+    """Says on every axis of time how it is counted with momentum, if there is any."""
+    for axes in figure.axes if momentum else []:
+        label = axes.get_xlabel().replace(TIME, rf"{TIME} / (1 - {momentum:g})")
+        axes.set_xlabel(label)
+
+
 def describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
     """Titles a panel whose horizontal axis is time."""
-    axes.set(title=title, xlabel=r"time = iteration $\times$ step size", ylabel=unit)
+    axes.set(title=title, xlabel=TIME, ylabel=unit)
     axes.margins(x=0.02)
     axes.grid(visible=True, alpha=0.25)
 

@@ -1,5 +1,6 @@
 """What runs of descent beside their flow amount to: numbers, and a verdict in words."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "network": run.network_label,
         "data": run.data_label,
         "step_size": run.step_size,
+        **dataclasses.asdict(run.method),
         "iterations": int(run.iterations[-1]),
         "time": float(run.times[-1]),
         "runs": [_lane(run, lane) for lane in range(len(run.ratios))],
@@ -107,7 +109,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"less than {base['smallest_measurable']:.1g}, which is as well as the flow is known"
         )
     lines.append(
-        f"Verdict: descent with step size {run.step_size:g} {nearness(share)} its gradient flow. "
+        f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
         f"the flow {flow['loss']:.6g}: they differ by a share of {difference:.1g}."
     )
@@ -120,7 +122,23 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"{factor:,.0f} times fewer. The flow took {flow['flow_evaluations']:,}, and knowing "
             f"the errors of both {flow['checking_evaluations']:,} more."
         )
-    return lines
+    return lines + unpredicted(run, flow)
+
+
+def steps(run: Run) -> str:
+    """What a verdict says of the steps of the base run."""
+    words = run.method.words
+    return f"step size {run.step_size:g}{words}," if words else f"step size {run.step_size:g}"
+
+
+def unpredicted(run: Run, flow: dict[str, Any]) -> list[str]:
+    """Why no gaps are predicted, where the theory has no prediction."""
+    if flow["prediction_evaluations"] or not run.method.words:
+        return []
+    return [
+        "No gaps are predicted: the theory of the first order covers neither batches nor momentum "
+        "where the loss has kinks."
+    ]
 
 
 def nearness(share: float) -> str:
@@ -172,6 +190,11 @@ def _largest(values: np.ndarray, iterations: np.ndarray) -> dict[str, Any]:
 def finite(value: float) -> float | None:
     """The number as JSON has it: None if it is not finite."""
     return float(value) if np.isfinite(value) else None
+
+
+def predicted(flow: dict[str, Any], value: float | None) -> str:
+    """A prediction; a dash where none was made."""
+    return text(value, ".3e") if flow["prediction_evaluations"] else "-"
 
 
 def text(value: float | None, form: str) -> str:

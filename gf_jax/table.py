@@ -3,7 +3,7 @@
 import html
 from typing import Any, NamedTuple
 
-from gf_jax.summary import divergences, text, verdict
+from gf_jax.summary import divergences, predicted, text, verdict
 
 COLUMNS = ("step size", "loss", "from the flow", "predicted", "from the first run", "predicted")
 KINKS = (
@@ -24,7 +24,7 @@ def of_run(summary: dict[str, Any], kinks: int) -> Table:
     """The table of a run, from the numbers of ``summarise``."""
     flow = summary.get("flow")
     columns = COLUMNS if flow else (*COLUMNS[:2], COLUMNS[4])
-    rows = [_row(lane, flow and flow["runs"][at]) for at, lane in enumerate(summary["runs"])]
+    rows = [_row(lane, flow, at) for at, lane in enumerate(summary["runs"])]
     title = (
         f"{summary['network']}, {summary['iterations']:,} iterations to time {summary['time']:g}"
     )
@@ -36,18 +36,19 @@ def of_run(summary: dict[str, Any], kinks: int) -> Table:
     return Table(title, [columns, *rows], notes)
 
 
-def _row(lane: dict[str, Any], beside: dict[str, Any] | None) -> tuple[str, ...]:
+def _row(lane: dict[str, Any], flow: dict[str, Any] | None, at: int) -> tuple[str, ...]:
     size, loss = f"{lane['step_size']:.4g}", text(lane["final_loss"], ".6g")
-    if beside is None:
+    if flow is None:
         return size, loss, text(lane["final_distance_to_base"], ".3e")
+    beside = flow["runs"][at]
     if beside["measured"] or beside["smallest_measurable"] is None:
         distance = text(beside["distance_to_flow"], ".3e")
         if beside["resolution"] is not None:
             distance += f" ± {beside['resolution']:.0e}"
     else:
         distance = f"< {beside['smallest_measurable']:.3e}"
-    names = ("predicted_to_flow", "gap", "predicted_gap")
-    return size, loss, distance, *(text(beside[name], ".3e") for name in names)
+    to_flow, to_base = (predicted(flow, beside[f"predicted_{n}"]) for n in ("to_flow", "gap"))
+    return size, loss, distance, to_flow, text(beside["gap"], ".3e"), to_base
 
 
 def as_text(table: Table) -> str:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = {
     "networks": set(),
     "initialization": {"networks"},
-    "objective": {"networks"},
+    "objective": {"networks", "stepping"},
     "comparison": set(),
     "arithmetic": set(),
     "tracing": set(),
@@ -21,27 +21,30 @@ LIBRARY = {
     "schedule": set(),
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
     "placement": {"schedule"},
-    "descent": {"arithmetic", "comparison", "placement", "schedule", "tracing"},
+    "stepping": {"arithmetic", "schedule", "tracing"},
+    "descent": {"arithmetic", "comparison", "placement", "schedule", "stepping", "tracing"},
+    "momentum": set(),
+    "method": {"momentum"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
     "smooth": {"comparison", "flow_problem"},
     "piecewise": {"flow_problem", "kinks"},
     "flow": {"comparison", "flow_problem", "kinks", "piecewise", "smooth", "tracing"},
-    "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
+    "prediction": {"flow", "flow_problem", "kinks", "momentum", "piecewise", "tracing"},
     "spectrum": {"arithmetic", "tracing"},
     "bounds": {"arithmetic", "tracing"},
     "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
     # What runs amount to, and the two modules of the library that touch the world.
-    "record": {"comparison"},
+    "record": {"comparison", "method"},
     "summary": {"comparison", "record"},
     "style": set(),
     "drawing": {"comparison", "record", "style"},
     "table": {"summary"},
     "files": set(),
     "study": {
-        *("comparison", "descent", "drawing", "flow", "flow_problem", "prediction", "record"),
-        *("saving", "schedule", "spectrum", "summary", "table", "tracing"),
+        *("comparison", "descent", "drawing", "flow", "flow_problem", "method"),
+        *("prediction", "record", "saving", "schedule", "spectrum", "summary", "table", "tracing"),
     },
-    "saving": {"comparison", "files", "record", "spectrum", "study"},
+    "saving": {"comparison", "files", "method", "record", "spectrum", "study"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {

@@ -67,6 +67,7 @@ def draw_rounding(
             )
         style.describe(axes, rf"Distance between $\eta_0$ and $\eta_0/{first.ratios[lane]}$", "")
     panels[0].set_ylabel("Euclidean distance, logarithmic")
+    style.count_time(figure, first.method.momentum)
     title = rf"{label} on {first.data_label}, $\eta_0$ = {first.step_size:g}"
     return style.save(figure, panels[0], title, directory)
 
@@ -93,6 +94,7 @@ def draw_prediction(prediction: Prediction, directory: Path) -> Figure:
     for panel in (to_base, to_flow):
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
+    style.count_time(figure, prediction.momentum)
     title = f"Predicted: {prediction.network_label} on {prediction.data_label}"
     return style.save(figure, paper, title, directory)
 

@@ -10,6 +10,7 @@ from gf_jax.style import COLOURS as COLOURS
 from gf_jax.style import DASHES as DASHES
 from gf_jax.style import MARKS as MARKS
 from gf_jax.style import colour as colour
+from gf_jax.style import count_time as count_time
 from gf_jax.style import describe as describe
 from gf_jax.style import entitle
 from gf_jax.style import run_name as run_name
