@@ -33,6 +33,7 @@ def small(monkeypatch):
     monkeypatch.setattr(measuring, "MOST_ITERATIONS", 3)
 
 
+@pytest.mark.long
 def test_all_implementations_make_the_same_runs(small, tmp_path, capsys):
     assert call(*TINY, "--networks=relu", "--notorch", f"--output_dir={tmp_path}") == 0
     out = capsys.readouterr().out
@@ -157,9 +158,8 @@ def test_runs_that_have_steps_left_are_not_compared():
 
 
 NETWORKS = [
-    "linear",
     "relu",
-    *(pytest.param(n, marks=pytest.mark.long) for n in ("conv_adapted", "lenet5")),
+    *(pytest.param(n, marks=pytest.mark.long) for n in ("linear", "conv_adapted", "lenet5")),
 ]
 
 

@@ -147,7 +147,14 @@ def tiny_convolutional(bias, pooled):
     )
 
 
-@pytest.mark.parametrize(("bias", "pooled"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("bias", "pooled"),
+    [
+        pytest.param(False, False, marks=pytest.mark.long),
+        pytest.param(True, False, marks=pytest.mark.long),
+        (True, True),
+    ],
+)
 def test_convolutions_biases_and_pooling(bias, pooled, generator):
     network = tiny_convolutional(bias, pooled)
     inputs = generator.normal(size=(5, *network.input_shape)).astype(np.float32)

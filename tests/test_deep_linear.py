@@ -69,7 +69,9 @@ def test_flow_conserves_what_descent_drifts_from(generator):
         np.testing.assert_allclose(np.log2(drift[:-1] / drift[1:]), 1, atol=0.05)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "depth", [1, 3, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 4))]
+)
 def test_the_flow_of_a_balanced_network_is_that_of_its_end_to_end_vector(depth, generator):
     params, target = starts(depth, generator)
     flow = gf_jax.gradient_flow(gf_jax.end_to_end_loss(target), params, TIMES)

@@ -176,7 +176,11 @@ class WithTameBase(gf_jax.Schedule):
 
 
 @pytest.mark.parametrize(
-    ("activation", "arithmetic"), [("linear", "compensated"), ("leaky_relu", "float32")]
+    ("activation", "arithmetic"),
+    [
+        ("linear", "compensated"),
+        pytest.param("leaky_relu", "float32", marks=pytest.mark.long),
+    ],
 )
 def test_a_diverging_lane_changes_no_bit_of_the_others(activation, arithmetic, digits):
     """Of the same stack: a product of one lane less would sum in another order."""

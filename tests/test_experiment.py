@@ -89,9 +89,8 @@ def test_a_run_repeats_from_its_own_initial_params(finished, invoke, tmp_path):
     assert (again / "initial_params.npz").read_bytes() == weights.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "network", ["conv_adapted", pytest.param("lenet5", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("network", ["conv_adapted", "lenet5"])
 def test_convolutional_networks_run_on_digits(network, invoke, tmp_path):
     arguments = ("--dataset=digits", "--examples=20", "--iterations=2", "--ratios=2", "--noflow")
     folder = tmp_path / network
@@ -215,18 +214,13 @@ def in_a_pipe(command, **options):
     return done.returncode, done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("run", "variables", "cut"),
     [
         (in_a_pipe, {"TERM": "dumb", "COLUMNS": "0"}, ("--segments=1", "--snapshots=6")),
-        pytest.param(
-            *(in_a_terminal, {"TERM": "xterm-256color"}, ("--segments=3", "--snapshots=12")),
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            *(in_a_pipe, {"COLUMNS": "20", "PYTHONIOENCODING": "ascii"}, ("--segments=12",)),
-            marks=pytest.mark.long,
-        ),
+        (in_a_terminal, {"TERM": "xterm-256color"}, ("--segments=3", "--snapshots=12")),
+        (in_a_pipe, {"COLUMNS": "20", "PYTHONIOENCODING": "ascii"}, ("--segments=12",)),
     ],
 )
 def test_how_it_is_shown_and_cut_changes_no_bit(run, variables, cut, finished_once, tmp_path):

@@ -107,7 +107,7 @@ def test_depth_two_scalar_logistic():
     np.testing.assert_allclose(result.params["w"].prod(axis=1), expected, rtol=1e-7)
 
 
-@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("depth", [3, pytest.param(4, marks=pytest.mark.long)])
 def test_deep_linear_networks_follow_the_reduced_equation(depth, generator):
     """w' = -|w|^(2-2/n) (g + (n-1) (w.g/|w|^2) w), g = w - target, for balanced starts."""
     target, size = generator.normal(size=5), 0.3
@@ -132,6 +132,7 @@ def test_deep_linear_networks_follow_the_reduced_equation(depth, generator):
     assert np.abs(product - expected).max() < 1e-6
 
 
+@pytest.mark.long
 def test_orders_in_the_step_size(smooth_problem):
     """Distance to the flow falls as s; to its first-order deviation and modified flow as s^2."""
     f, start = smooth_problem

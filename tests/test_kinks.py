@@ -65,24 +65,24 @@ def test_a_gate_tells_the_jump_of_the_gradient(small_problem):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
         gated = gate(f, params)
-        kinks = gated.kinks(params)
+        find, gradient = jax.jit(gated.kinks), jax.jit(jax.grad(f))
+        kinks = find(params)
         unit, example = np.unravel_index(np.abs(kinks[1]).argmin(), kinks[1].shape)
         # Move the weights of that unit of the second layer until the kink is at zero.
-        normal = jax.grad(lambda p: gated.kinks(p)[1][unit, example])(params)
+        normal = jax.jit(jax.grad(lambda p: gated.kinks(p)[1][unit, example]))(params)
         length = sum(jnp.vdot(n, n) for n in jax.tree.leaves(normal))
         for _ in range(3):
-            z = gated.kinks(params)[1][unit, example]
+            z = find(params)[1][unit, example]
             params = jax.tree.map(lambda p, n, z=z: p - z / length * n, params, normal)
         sides = [
-            jax.grad(f)(jax.tree.map(lambda p, n, s=s: p + s * n, params, normal))
+            gradient(jax.tree.map(lambda p, n, s=s: p + s * n, params, normal))
             for s in (1e-9, -1e-9)
         ]
-        gates = [step(z) for z in gated.kinks(params)]
+        gates = [step(z) for z in find(params)]
         change = [jnp.zeros_like(g) for g in gates]
         change[1] = change[1].at[unit, example].set(1.0)
-        _, jump = jax.jvp(
-            lambda g: jax.grad(lambda p: gated.both(p, g)[0])(params), (gates,), (change,)
-        )
+        of_gates = jax.jit(lambda g: jax.grad(lambda p: gated.both(p, g)[0])(params))
+        _, jump = jax.jvp(of_gates, (gates,), (change,))
     for above, below, expected in zip(*map(jax.tree.leaves, (*sides, jump)), strict=True):
         np.testing.assert_allclose(above - below, expected, atol=1e-7)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(jump)) > 1e-3

@@ -97,7 +97,8 @@ def test_the_error_of_the_flow_is_of_second_order(small_problem):
     assert order > 1.2  # 2 but for what crossings add
 
 
-@pytest.mark.parametrize("activation", ["relu", pytest.param("leaky_relu", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_predicted_gaps_are_those_of_descent(activation):
     digits = data.load("digits", None, 1000)
     network = gf_jax.fully_connected((64, 50, 50, 10), activation)

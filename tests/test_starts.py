@@ -21,7 +21,9 @@ def starts(small_problem):
     return [jax.tree.map(lambda leaf, s=scale: s * leaf, start) for scale in (1, -0.5, 0.01)]
 
 
-@pytest.mark.parametrize("arithmetic", ["compensated", "float64"])
+@pytest.mark.parametrize(
+    "arithmetic", ["compensated", pytest.param("float64", marks=pytest.mark.long)]
+)
 def test_every_start_equals_its_own_run(arithmetic, small_problem, starts):
     f, _ = small_problem
     options = OPTIONS | {"arithmetic": arithmetic}

@@ -68,7 +68,8 @@ def test_curvature_along_descent_that_diverges(invoke, tmp_path):
     assert len(read(folder)["points"]) < 13
 
 
-@pytest.mark.parametrize("activation", ["linear", pytest.param("relu", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("activation", ["linear", "relu"])
 def test_bounds(activation, invoke, tmp_path):
     folder = tmp_path / "run"
     arguments = (*TINY, "--experiment=bounds", f"--activation={activation}", "--epsilon=0.01")

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark
 
-takes about ten minutes on two CPU cores (``--rounds=2``: two thirds of that) and prints
+takes about eight minutes on two CPU cores (``--rounds=2``: two thirds of that) and prints
 one table, one table of ratios and the growth of cost. Results are saved as
 ``summary.json`` in a run directory, with a figure. PyTorch takes part where it is
 installed, ``pip install -e ".[benchmark]"``.

@@ -38,6 +38,7 @@ def draw_benchmark(summary: dict[str, Any], directory: Path) -> list[Path]:
         for axes, sweep in zip(curves, growth, strict=True):
             _growth(axes, sweep)
         curves[0].set_ylabel("ms per base iteration, logarithmic")
+        lower[0].suptitle("gf_jax on the fully connected ReLU network")
     ratios = ", ".join(map(str, summary["ratios"]))
     title = (
         f"Cost of a base iteration with ratios {ratios}: {summary['data']}, on {summary['device']}"
@@ -100,7 +101,7 @@ def _growth(axes: Axes, sweep: dict[str, Any]) -> None:
         )
         axes.legend(frameon=False)
     axes.set(xscale="log", yscale="log", xlabel=f"{HORIZONTAL[sweep['with']]}, logarithmic")
-    axes.set_title(f"gf_jax, fully connected ReLU network, by {sweep['with']}")
+    axes.set_title(f"by {sweep['with']}")
     axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.25)
