@@ -252,7 +252,7 @@ EXAMPLES = (
     ),
     Example(
         f"{COMMAND} --dataset=digits --iterations=1000 --activation=relu",
-        "A small ReLU network, without any download; half a minute.",
+        "A small ReLU network, without any download; a minute.",
     ),
     Example(
         f"{COMMAND} --experiment=predict --step_sizes=0.01,0.003,0.001",
