@@ -2,6 +2,7 @@ import atexit
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 import gf_jax
 from experiments import data, main
 from experiments.configuration import Configuration
+from experiments.page import explanations
 
 WITH_FLOW = (
     "--dataset=digits",
@@ -62,6 +64,18 @@ def flipped(content, flips):
     for at, bit in flips:
         changed[at] ^= 1 << bit
     return bytes(changed)
+
+
+def check_page(folder):
+    """The page of a run has a verdict, and figures that are all explained."""
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "No verdict" not in text
+    titles = re.findall(r'<h3 id="panel-\d+">(.*?)</h3>', text)
+    assert titles
+    for title in titles:
+        assert explanations.of_panel(re.sub("<.*?>", "", title)), title
+    # Nothing is left of Matplotlib's mathematics.
+    assert not re.search(r"[$\\]", text.split('<script id="library"')[0].replace("\\u003", ""))
 
 
 @pytest.fixture(scope="session")
