@@ -205,7 +205,7 @@ def test_what_is_printed_is_remembered():
         ),
         (r"$\mathdefault{-10^{-2}}$", "-10<sup>-2</sup>"),
         (style.run_name(5), "η<sub>0</sub>/5"),
-        ("one\ntwo", "one<br>two"),
+        ("one\ntwo", "one <br>two"),
     ],
 )
 def test_mathematics_as_html(label, written):

@@ -115,7 +115,7 @@ def as_html(label: str) -> str:
     """A label of Matplotlib's, mathematics between dollar signs, as HTML."""
     parts = html.escape(label).split("$")
     written = (_mathematics(part) if number % 2 else part for number, part in enumerate(parts))
-    return "".join(written).replace("\n", "<br>")
+    return "".join(written).replace("\n", " <br>")
 
 
 def _mathematics(text: str) -> str:
