@@ -2,6 +2,7 @@ import atexit
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,6 +27,7 @@ import gf_jax
 from experiments import command_line, data, main
 from experiments import flags as descriptions
 from experiments.configuration import Configuration
+from experiments.page import explanations
 
 WITH_FLOW = (
     "--dataset=digits",
@@ -75,6 +77,18 @@ def assert_same_results(folder, other):
             for key in here.files:
                 assert here[key].dtype == there[key].dtype
                 np.testing.assert_array_equal(here[key], there[key], err_msg=f"{name}, {key}")
+
+
+def check_page(folder):
+    """The page of a run has a verdict, and figures that are all explained."""
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "No verdict" not in text
+    titles = re.findall(r'<h3 id="panel-\d+">(.*?)</h3>', text)
+    assert titles
+    for title in titles:
+        assert explanations.of_panel(re.sub("<.*?>", "", title)), title
+    # Nothing is left of Matplotlib's mathematics.
+    assert not re.search(r"[$\\]", text.split('<script id="library"')[0].replace("\\u003", ""))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import data, deep_linear, regression
 from experiments.configuration import EXIT_DIVERGED, UsageError
+from tests.conftest import check_page
 
 SMALL = (
     "--experiment=deep_linear",
@@ -102,6 +103,7 @@ def test_deep_linear(depth, invoke, tmp_path):
     assert "Verdict: every one of 8 random balanced starts" in text
     assert "falls to zero instead" in text
     assert (folder / "figure.png").exists()
+    check_page(folder)
     assert (folder / "figure.pdf").exists()
 
 

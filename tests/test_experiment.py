@@ -17,7 +17,7 @@ import gf_jax
 from experiments import data, folders, show, store
 from experiments.configuration import EXIT_DIVERGED
 from gf_jax import drawing
-from tests.conftest import SMALL, weights
+from tests.conftest import SMALL, check_page, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +36,7 @@ def test_everything_is_written(finished):
         "figure.pdf",
         "report.html",
     }
+    check_page(folder)
     description = json.loads((folder / "configuration.json").read_text())
     assert description["configuration"]["snapshots"] == 12
     assert description["configuration"]["activation"] == "linear"

@@ -8,7 +8,7 @@ import pytest
 import gf_jax
 from experiments import records, store
 from experiments.configuration import EXIT_DIVERGED
-from tests.conftest import WITH_FLOW
+from tests.conftest import WITH_FLOW, check_page
 
 
 def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
@@ -24,6 +24,7 @@ def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
     assert saved.iterations[-1] == 12
     assert saved.reference is None
     assert (folder / "figure.png").exists()
+    check_page(folder)
 
 
 def test_the_flow_beside_a_run(finished):
@@ -81,6 +82,7 @@ def test_rounding(invoke, tmp_path):
             )
     assert "float64 runs to iteration 2 only" in out
     assert (folder / "figure.png").exists()
+    check_page(folder)
 
 
 @pytest.mark.parametrize("activation", ["linear", "relu"])
@@ -132,6 +134,7 @@ def test_large_steps(invoke, tmp_path):
     description = json.loads((folder / "configuration.json").read_text())
     assert len(description["configuration"]["step_sizes"]) == len(step_sizes)
     assert (folder / "figure.png").exists()
+    check_page(folder)
 
 
 @pytest.mark.long

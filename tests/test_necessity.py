@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import harness, necessity
+from tests.conftest import check_page
 
 
 def test_closed_form():
@@ -56,6 +57,7 @@ def test_necessity(invoke, tmp_path):
     np.testing.assert_allclose(largest[0][-1], 0.01 * 2 * np.e, rtol=0.03)
     assert "Verdict: to stay within 0.01 of the flow up to time 10" in " ".join(out.split())
     assert (folder / "figure.png").exists()
+    check_page(folder)
     assert (folder / "figure.pdf").exists()
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments import figures, page, report, show, store
 from experiments.figures import style
-from experiments.page import document, explanations, plots
+from experiments.page import document, plots
 
 MALICE = "<script>alert(1)</script>"
 
@@ -80,11 +80,14 @@ def test_plots_are_those_of_the_run(finished):
     np.testing.assert_allclose(predicted["y"], run.reference.predicted_to_flow[:, 1], rtol=5e-6)
 
 
-def test_every_panel_is_explained(finished):
-    for title in re.findall(
-        r'<h3 id="panel-\d+">(.*?)</h3>', (finished[0] / "report.html").read_text()
-    ):
-        assert explanations.of_panel(re.sub("<.*?>", "", title)), title
+def test_series_of_a_run_belong_together():
+    def draw(axes):
+        for label in ("_a & b; measured", "a & b", "a & b, diverged at 5", "c, d"):
+            axes.plot([0, 1], label=label)
+
+    of, names = zip(*((each.of, each.name) for each in drawn(draw).series), strict=True)
+    assert of == ("a &amp; b",) * 3 + ("c, d",)
+    assert names == ("a &amp; b, measured", "a &amp; b", "a &amp; b, diverged at 5", "c, d")
 
 
 def test_what_is_not_finite_is_a_gap():
@@ -202,7 +205,7 @@ def test_what_is_printed_is_remembered():
         ),
         (r"$\mathdefault{-10^{-2}}$", "-10<sup>-2</sup>"),
         (style.run_name(5), "η<sub>0</sub>/5"),
-        ("one\ntwo", "one<br>two"),
+        ("one\ntwo", "one <br>two"),
     ],
 )
 def test_mathematics_as_html(label, written):

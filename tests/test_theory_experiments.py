@@ -9,7 +9,7 @@ import pytest
 import gf_jax
 from experiments import data, spectra
 from experiments.configuration import EXIT_DIVERGED
-from tests.conftest import WITH_FLOW
+from tests.conftest import WITH_FLOW, check_page
 from tests.test_curvature import dense_eigenvalues
 
 TINY = (*WITH_FLOW[:3], "--widths=4", "--step_size=0.05", "--snapshots=3")
@@ -57,6 +57,7 @@ def test_curvature(along, invoke, tmp_path):
         point = read(folder)["points"][1]
         assert point["lambda_min"] == saved["spectrum.lambda_min"][1]
     assert (folder / "figure.png").exists()
+    check_page(folder)
 
 
 def test_curvature_along_descent_that_diverges(invoke, tmp_path):

@@ -1,7 +1,8 @@
 """A figure as data: its panels and what is drawn in them, for pages that draw them again.
 
 What a figure shows is said once, to Matplotlib. Labels that begin with an underscore are, as
-Matplotlib has it, in no legend; here they name what is hovered over.
+Matplotlib has it, in no legend; here they name what is hovered over. What stands before a
+semicolon is what a series is of: "_η₀/2; measured" and "_η₀/2; predicted" belong together.
 """
 
 import html
@@ -43,6 +44,7 @@ class Series(NamedTuple):
 
     Attributes:
       name: as HTML, "" if there is none.
+      of: the same without what tells it from others of the same run.
       x, y: as they stand on the axes; None where nothing is drawn.
       values: what they stand for, pairs, where an axis has a scale of its own; else empty.
       colour: as #rrggbb.
@@ -54,6 +56,7 @@ class Series(NamedTuple):
     """
 
     name: str
+    of: str
     x: Numbers
     y: Numbers
     values: list[tuple[float | None, float | None]]
@@ -112,7 +115,7 @@ def as_html(label: str) -> str:
     """A label of Matplotlib's, mathematics between dollar signs, as HTML."""
     parts = html.escape(label).split("$")
     written = (_mathematics(part) if number % 2 else part for number, part in enumerate(parts))
-    return "".join(written).replace("\n", "<br>")
+    return "".join(written).replace("\n", " <br>")
 
 
 def _mathematics(text: str) -> str:
@@ -172,7 +175,7 @@ def _line(axes: Axes, line: Line2D) -> Series:
     _, dash = line._dash_pattern  # type: ignore[attr-defined]  # it has no public name
     return Series(
         **_points(axes, _thinned(axes, points)),
-        name=_name(line.get_label()),
+        **_names(line.get_label()),
         colour=to_hex(line.get_color()),
         opacity=to_rgba(line.get_color(), line.get_alpha())[-1],
         width=0.0 if line.get_linestyle() == "None" else float(line.get_linewidth()),
@@ -190,16 +193,17 @@ def _area(axes: Axes, area: PolyCollection) -> Series:
     kept[:: max(1, len(points) // (2 * MOST_POINTS))] = True
     return Series(
         **_points(axes, points[kept]),
-        name=_name(area.get_label()),
+        **_names(area.get_label()),
         colour=to_hex(colour),
         opacity=float(colour[-1]),
         area=True,
     )
 
 
-def _name(label: object) -> str:
-    text = str(label)
-    return "" if text.startswith(NO_NAME) else as_html(text.removeprefix("_"))
+def _names(label: object) -> dict[str, Any]:
+    text = "" if str(label).startswith(NO_NAME) else str(label).removeprefix("_")
+    of, *rest = re.split(r"; |, (?=diverged)", text)
+    return {"name": as_html(", ".join([of, *rest])), "of": as_html(of)}
 
 
 def _thinned(axes: Axes, points: np.ndarray) -> np.ndarray:

@@ -88,8 +88,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 def _names(drawn: Sequence[Panel]) -> Iterator[Markup]:
     """Of everything that can be hidden and shown, in the order of its appearance."""
-    groups = (plots.group(each.name) for panel in drawn for each in panel.series)
-    return (Markup(name) for name in dict.fromkeys(groups) if name)
+    names = (each.of for panel in drawn for each in panel.series)
+    return (Markup(name) for name in dict.fromkeys(names) if name)
 
 
 def _facts(description: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Panels as Plotly draws them. Colours are those for paper; the page adapts them to its own."""
 
 import math
-import re
 from typing import Any
 
 from experiments.figures import Axis, Panel, Series
@@ -34,11 +33,6 @@ def plot(panel: Panel) -> dict[str, Any]:
     }
 
 
-def group(name: str) -> str:
-    """What is hidden and shown together: all that is told of one run."""
-    return re.split(r"; |, diverged", name)[0]
-
-
 def _own(panel: Panel) -> bool:
     return "own" in (panel.x.scale, panel.y.scale)
 
@@ -48,8 +42,8 @@ def _trace(series: Series) -> dict[str, Any]:
         "type": "scatter",
         "x": series.x,
         "y": series.y,
-        "name": series.name.replace(";", ","),
-        "legendgroup": group(series.name),
+        "name": series.name,
+        "legendgroup": series.of,
         "meta": series.colour,
         "showlegend": False,
         "connectgaps": False,
@@ -57,22 +51,15 @@ def _trace(series: Series) -> dict[str, Any]:
     if series.area:
         look = {"fill": "toself", "opacity": series.opacity, "hoverinfo": "skip"}
         return shared | look | {"mode": "lines", "line": {"width": 0}}
-    modes = [
-        name for name, is_there in (("lines", series.width), ("markers", series.mark)) if is_there
-    ]
-    return (
-        shared
-        | {
-            "mode": "+".join(modes) or "lines",
-            "opacity": series.opacity,
-            "line": {
-                "width": series.width,
-                "dash": ",".join(f"{length}px" for length in series.dash) or "solid",
-            },
-            "marker": {"symbol": MARKS.get(series.mark, "circle-open"), "size": 7},
-        }
-        | ({"customdata": series.values, "hovertemplate": VALUES} if series.values else {})
-    )
+    dash = ",".join(f"{length}px" for length in series.dash) or "solid"
+    look = {
+        "mode": "+".join(["lines"] * bool(series.width) + ["markers"] * bool(series.mark)),
+        "opacity": series.opacity,
+        "line": {"width": series.width, "dash": dash},
+        "marker": {"symbol": MARKS.get(series.mark, "circle-open"), "size": 7},
+    }
+    values = {"customdata": series.values, "hovertemplate": VALUES} if series.values else {}
+    return shared | look | values
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
