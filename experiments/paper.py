@@ -11,6 +11,12 @@ each other, and every gap within two percent of its prediction.
 
 does so from five starting points, all in the same compiled call, then solves flow and
 prediction of one after another; see ``seeds`` for what is told of them together.
+
+    python -m experiments.main --ratios=2,5,10,20 --momentum=0.9 --step_size=0.0001
+
+makes the runs with momentum, at the same times as the first command. On MNIST they end
+0.014 from the flow, 19 times as far as without, and every gap from time 0.2 on is within
+2.2 percent of its prediction.
 """
 
 import operator
@@ -127,7 +133,7 @@ def _reference(
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
     # than half the work of the runs. A smooth flow is far more accurate at far less.
     smallest = (prediction.to_flow[-1].min() if prediction else _smallest_gap(run)) / WELL_BELOW
-    kinks = not workplace.study.linear
+    kinks = prediction.kinks if prediction else not workplace.study.linear
     tolerance = smallest if kinks and 0 < smallest < np.inf else None
     flow = harness.solve(
         f"{label}gradient flow",

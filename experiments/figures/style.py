@@ -18,8 +18,6 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (2, (6, 2, 1, 2)),
 )
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
-
-
 TIME = r"time = iteration $\times$ step size"
 
 
