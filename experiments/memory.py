@@ -60,7 +60,7 @@ def check_flow(config: Configuration, study: Problem) -> None:
     seeds = len(config.starts_of_seeds) or 1
     weights = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
     times = len(config.schedule.snapshot_iterations)
-    predicted = config.experiment in ("paper", "rounding", "predict")
+    predicted = config.experiment in ("paper", "rounding", "predict") and config.predicts
     # With kinks each run is predicted on its own, else all by the flow and its deviation.
     lanes = (2 if study.linear else len(config.all_step_sizes)) if predicted else 1
     check(config, flow_memory(weights, times, lanes))

@@ -11,6 +11,12 @@ each other, and every gap within two percent of its prediction.
 
 does so from five starting points, all in the same compiled call, then solves flow and
 prediction of one after another; see ``seeds`` for what is told of them together.
+
+    python -m experiments.main --ratios=2,5,10,20 --momentum=0.9 --step_size=0.0001
+
+makes the runs with momentum, at the same times as the first command. On MNIST they end
+0.014 from the flow, 19 times as far as without, and every gap from time 0.2 on is within
+2.2 percent of its prediction.
 """
 
 import operator

@@ -102,7 +102,8 @@ def gradient_descent(
       f: maps parameters to a scalar loss; differentiable by JAX, and closed over
         data of any form.
       params: initial point, a pytree of floating-point arrays.
-      step_size: step size of the base run; time = iteration * step_size.
+      step_size: step size of the base run; time = iteration * step_size, and with momentum
+        that times its time scale.
       ratios: positive integers r, each of which adds a run with step_size/r.
       iterations: iterations of the base run.
       snapshots: how often parameters are kept, see ``Schedule``.

@@ -29,7 +29,7 @@ class Method:
                 f"momentum: got {self.momentum:g}; accepted is a number from 0 to below 1"
             )
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov: is a kind of momentum; give --momentum too, or drop it")
+            raise ValueError("nesterov: is a kind of momentum; give a momentum too, or drop it")
         if self.batch_size < 0:
             raise ValueError(f"batch_size: got {self.batch_size}; accepted is a positive integer")
 

@@ -1,0 +1,164 @@
+"""Momentum and batches, as a user of the command line meets them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import gf_jax
+from experiments import data, figures, show, store
+from experiments.figures import style
+from gf_jax.method import Method
+from tests.conftest import SMALL, WITH_FLOW
+
+
+def problem(order=slice(None)):
+    """What WITH_FLOW studies: objective and start, of examples in some order."""
+    digits = data.load("digits", None, 60)
+    rows = gf_jax.row_space(digits.images.reshape(60, 64)[order])
+    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
+    start = rows.reduce(gf_jax.xavier_uniform(jax.random.key(0), shapes))
+    network = gf_jax.fully_connected((len(rows.basis), 6, 10))
+    return gf_jax.classification(network, rows.inputs, digits.labels[order]), start
+
+
+@pytest.fixture(scope="module")
+def momentum_run(tmp_path_factory):
+    return tmp_path_factory.mktemp("momentum") / "run"
+
+
+def test_a_run_with_momentum(momentum_run, invoke, capsys, monkeypatch):
+    flags = ("--momentum=0.5", "--nesterov", "--ratios=4", f"--output_dir={momentum_run}")
+    status, out, err = invoke(*WITH_FLOW, *flags)
+    assert status == 0, err
+    saved = store.read_run(momentum_run)
+    assert saved.method == Method(0.5, nesterov=True)
+    with np.load(momentum_run / "metrics.npz") as metrics:
+        np.testing.assert_allclose(metrics["time"], np.arange(13) * 0.1)  # 0.05 / (1 - 0.5)
+    objective, start = problem()
+    transformation = gf_jax.nesterov(0.5).transformation
+    run = gf_jax.gradient_descent(
+        *(objective.loss, start),
+        step_size=0.05,
+        ratios=(4,),
+        iterations=12,
+        transformation=transformation,
+    )
+    jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)
+    # At other times than these the flow would be far away: it travels 1.3 in 1.2.
+    reference = saved.reference
+    assert reference.distance_to_flow.max() < 0.15
+    np.testing.assert_allclose(reference.order[-1], 1, atol=0.1)
+    # Step size times largest curvature is near one, so that the next order is large.
+    assert np.abs(reference.predicted_to_flow / reference.distance_to_flow - 1)[6:].max() < 0.2
+    summary = json.loads((momentum_run / "summary.json").read_text())
+    assert (summary["momentum"], summary["nesterov"], summary["batch_size"]) == (0.5, True, 0)
+    assert summary["time"] == pytest.approx(1.2)
+    words = "Nesterov momentum β = 0.5"
+    assert words in summary["network"]
+    assert f"descent with step size 0.05, {words}, stays" in summary["flow"]["verdict"][0]
+    configuration = json.loads((momentum_run / "configuration.json").read_text())["configuration"]
+    assert (configuration["momentum"], configuration["nesterov"]) == (0.5, True)
+
+    table = [line for line in out.splitlines() if line.lstrip().startswith("η")]
+    drawn = []
+    with monkeypatch.context() as patched:
+        patched.setattr(style, "save", lambda figure, *rest: drawn.append((figure, rest)) or [])
+        assert show.main([str(momentum_run)]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert [line for line in again if line.lstrip().startswith("η")] == table
+    ((figure, (_, title, _)),) = drawn
+    assert words in title
+    assert all("step size / (1 - 0.5)" in axes.get_xlabel() for axes in figure.axes)
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "batch_size"])
+def test_a_saved_method_that_is_none_is_refused(name, momentum_run, invoke, capsys, tmp_path):
+    if not (momentum_run / "metrics.npz").exists():
+        invoke(*SMALL, "--momentum=0.5", f"--output_dir={momentum_run}")
+    for wrong in (np.float64(-3), np.array("x"), np.arange(2)):
+        with np.load(momentum_run / "metrics.npz") as saved:
+            arrays = {**saved, name: wrong}
+        for path in momentum_run.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        np.savez(tmp_path / "metrics.npz", **arrays)
+        status = show.main([str(tmp_path)])
+        if name == "nesterov" and wrong.shape == () and wrong.dtype.kind == "f":
+            continue  # any number is true or false
+        assert status == 2
+        assert "holds no run that can be read" in capsys.readouterr().err
+
+
+def test_a_run_in_batches(invoke, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    flags = ("--momentum=0.5", "--batch_size=20", "--batch_seed=3", "--ratios=4")
+    status, out, err = invoke(*WITH_FLOW, *flags, f"--output_dir={folder}")
+    assert status == 0, err
+    assert "60 gradient evaluations of batches and 25 of all examples" in out
+    saved = store.read_run(folder)
+    assert saved.method == Method(0.5, batch_size=20)
+    objective, start = problem(np.random.default_rng(3).permutation(60))
+    run = gf_jax.gradient_descent(
+        *(objective.loss, start),
+        step_size=0.05,
+        ratios=(4,),
+        iterations=12,
+        transformation=gf_jax.heavy_ball(0.5).transformation,
+        batches=objective.batches(20),
+    )
+    jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)
+    reference = saved.reference
+    assert np.isnan(reference.predicted_to_flow).all()
+    assert reference.prediction_evaluations == 0
+    # The flow is that of the full objective, here of the examples in their own order.
+    plain, start = problem()
+    flow = gf_jax.gradient_flow(plain.loss, start, saved.snapshot_times)
+    np.testing.assert_allclose(reference.loss, flow.loss, rtol=1e-6)
+    verdict = " ".join(json.loads((folder / "summary.json").read_text())["flow"]["verdict"])
+    assert "batches of 20, " in verdict
+    assert "No gaps are predicted" in verdict
+    assert "Predicted" not in verdict
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
+    figures.draw_run(saved, None)
+    assert drawn[0].axes[2].get_xlabel().endswith("\nmeasured")
+
+
+def test_no_prediction_of_momentum_with_kinks(invoke, tmp_path):
+    folder = tmp_path / "run"
+    flags = ("--momentum=0.5", "--activation=relu", "--ratios=2", f"--output_dir={folder}")
+    status, out, err = invoke(*WITH_FLOW, *flags)
+    assert status == 0, err
+    assert "No gaps are predicted" in " ".join(out.split())
+    reference = store.read_run(folder).reference
+    assert np.isnan(reference.predicted_to_base).all()
+    assert np.isfinite(reference.distance_to_flow).all()
+
+
+def test_predictions_of_momentum(invoke, tmp_path):
+    folder = tmp_path / "predict"
+    flags = ("--experiment=predict", "--momentum=0.5", "--ratios=2")
+    status, out, err = invoke(*WITH_FLOW, *flags, f"--output_dir={folder}")
+    assert status == 0, err
+    assert "heavy-ball momentum β = 0.5" in " ".join(out.split())
+    objective, start = problem()
+    times, sizes = np.arange(1, 13) * 0.1, np.array([0.05, 0.025])
+    momentum = gf_jax.heavy_ball(0.5)
+    told = gf_jax.predict(objective.loss, start, times, sizes, momentum=momentum)
+    with np.load(folder / "prediction.npz") as saved:
+        np.testing.assert_allclose(saved["times"], times)
+        np.testing.assert_allclose(saved["to_flow"], told.to_flow, rtol=1e-6)
+        np.testing.assert_allclose(saved["to_base"], told.to_base, rtol=1e-6)
+
+
+@pytest.mark.long
+def test_rounding_with_momentum(invoke, tmp_path):
+    folder = tmp_path / "rounding"
+    flags = ("--experiment=rounding", "--momentum=0.5", "--noflow", f"--output_dir={folder}")
+    assert invoke(*WITH_FLOW, *flags)[0] == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["table"][-1]["time"] == pytest.approx(1.2)
+    assert "β = 0.5" in summary["network"]
+    gaps = summary["table"][0]["gaps"]
+    np.testing.assert_allclose(gaps["compensated"][1:], gaps["float64"][1:], rtol=1e-4)
