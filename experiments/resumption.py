@@ -15,6 +15,7 @@ from experiments.files import read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.
 FREE = ("data_dir", "checkpoint_dir", "checkpoint_every")
+COMPARED = ("versions", "device", "digests")
 DIGESTS = {
     "data": "the training data are other than those of the run; give them by --data_dir",
     "initial_params": "the starting point is another than that of the run; give the weights that "
@@ -95,9 +96,8 @@ def _description(directory: Path) -> dict[str, Any]:
     """The contents of configuration.json."""
     try:
         description = read_json(directory / "configuration.json")
-        if not all(
-            isinstance(description[k], dict) for k in ("configuration", "versions", "device")
-        ):
+        parts = [description[name] for name in ("configuration", *COMPARED)]
+        if not all(isinstance(part, dict) for part in parts):
             raise ValueError("configuration.json is damaged")
     except (KeyError, OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
