@@ -27,6 +27,7 @@ from etils import epath
 from experiments import files
 from experiments.configuration import UsageError
 
+FOLDER = "checkpoints"  # in the run directory, unless the user names another
 NAME = "bytes"
 STATES = 3  # that are kept: the newest, and two to fall back to
 
@@ -138,10 +139,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Removes all of them, of a run that is complete."""
         self.close()
-        for part in ("history", "state"):
-            (self._folder / part).rmtree(missing_ok=True)
-        if not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        discard(str(self._folder))
 
     def close(self) -> None:
         """Waits, and ends the threads that write."""
@@ -221,6 +219,15 @@ class Checkpoints:
                 f"--resume: {self._folder} holds checkpoints of another run; give that of this "
                 "one as --checkpoint_dir"
             )
+
+
+def discard(folder: str) -> None:
+    """Removes all checkpoints in a folder, and the folder if nothing else is in it."""
+    path = epath.Path(folder)
+    for part in ("history", "state"):
+        (path / part).rmtree(missing_ok=True)
+    if path.exists() and not any(path.iterdir()):
+        path.rmdir()
 
 
 def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:

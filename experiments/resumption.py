@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from experiments import folders, store
+from experiments import checkpoints, folders, store
 from experiments.configuration import RESUMABLE, Configuration, UsageError, expand
 from experiments.files import read_json, write_json
 
@@ -46,6 +46,10 @@ def configuration(given: dict[str, Any]) -> Configuration | None:
         )
     _check_drift(saved, given)
     if _complete(directory):
+        if (directory / folders.LOCK).exists():  # killed while it removed what is left here
+            folders.lock("resume", directory)
+            folders.tidy(directory)
+            checkpoints.discard(saved.checkpoint_dir or str(directory / checkpoints.FOLDER))
         print(f"{directory}: this run is complete, nothing is left to do")
         return None
     changes = {name: given[name] for name in FREE if name in given}

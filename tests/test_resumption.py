@@ -134,6 +134,14 @@ def test_a_complete_run_says_so(finished, invoke):
     assert (status, out) == (0, f"{folder}: this run is complete, nothing is left to do\n")
 
 
+def test_a_run_killed_while_it_tidied_up_is_complete(finished, short, invoke, finished_once):
+    folder, _ = finished
+    shutil.copytree(short / "checkpoints", folder / "checkpoints")
+    (folder / "lock").touch()
+    assert invoke(f"--resume={folder}")[0] == 0
+    assert_same_results(folder, finished_once[0])
+
+
 def test_other_flags_are_refused(short, invoke):
     refused(
         invoke,
