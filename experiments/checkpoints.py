@@ -9,8 +9,8 @@ is there as a whole or not at all.
     state/<number>/arrays, about      the state behind it
 
 ``about`` is JSON: format, run, label, whether nothing of that label follows, shapes and dtypes,
-and a digest of all of it. Arrays have numbers for names and no structure, so that nothing that
-is read here names a type, or is called.
+and a digest of all of it. The arrays are the bytes of all of them, without a structure, so that
+nothing that is read here names a type, or is called.
 """
 
 import contextlib
@@ -27,6 +27,8 @@ from etils import epath
 from experiments.configuration import UsageError
 from gf_jax import files
 
+FOLDER = "checkpoints"  # in the run directory, unless the user names another
+NAME = "bytes"
 STATES = 3  # that are kept: the newest, and two to fall back to
 
 # What orbax has to tell is told here, in a line.
@@ -137,10 +139,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Removes all of them, of a run that is complete."""
         self.close()
-        for part in ("history", "state"):
-            (self._folder / part).rmtree(missing_ok=True)
-        if not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        discard(str(self._folder))
 
     def close(self) -> None:
         """Waits, and ends the threads that write."""
@@ -175,9 +174,9 @@ class Checkpoints:
             "seconds": record.seconds,
             "leaves": [[leaf.dtype.str, list(leaf.shape)] for leaf in record.leaves],
         }
-        about["digest"] = _digest(about, record.leaves)
-        arrays = {str(n): leaf for n, leaf in enumerate(record.leaves) if leaf.size}
-        args = {"arrays": ocp.args.PyTreeSave(arrays), "about": ocp.args.JsonSave(about)}
+        content = _bytes(record.leaves)
+        about["digest"] = _digest(about, content)
+        args = {"arrays": ocp.args.PyTreeSave({NAME: content}), "about": ocp.args.JsonSave(about)}
         manager.save(number, args=ocp.args.Composite(**args), force=True)
 
     def _load(
@@ -197,22 +196,17 @@ class Checkpoints:
             about: dict[str, Any] = dict(manager.restore(number, args=args)["about"])
         self._check(about)
         with _damage(name):
-            shapes = [(np.dtype(dtype), tuple(shape)) for dtype, shape in about["leaves"]]
-            wanted = [str(n) for n, (_, shape) in enumerate(shapes) if math.prod(shape)]
-            as_numpy = {each: ocp.RestoreArgs(restore_type=np.ndarray) for each in wanted}
-            item = {each: np.empty(shapes[int(each)][1], shapes[int(each)][0]) for each in wanted}
-            args = ocp.args.Composite(
-                arrays=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
+            kinds = [(np.dtype(dtype), tuple(shape)) for dtype, shape in about["leaves"]]
+            size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
+            arrays = ocp.args.PyTreeRestore(
+                item={NAME: np.empty(size, np.uint8)},
+                restore_args={NAME: ocp.RestoreArgs(restore_type=np.ndarray)},
             )
-            arrays = manager.restore(number, args=args)["arrays"]
-            leaves = [
-                arrays[str(n)] if str(n) in arrays else np.empty(shape, dtype)
-                for n, (dtype, shape) in enumerate(shapes)
-            ]
-            digest = about.pop("digest")
-            if digest != _digest(about, leaves):
+            args = ocp.args.Composite(arrays=arrays)
+            content = manager.restore(number, args=args)["arrays"][NAME]
+            if about.pop("digest") != _digest(about, content):
                 raise ValueError("its digest is another")
-        return about, leaves
+            return about, _leaves(content, kinds)
 
     def _check(self, about: dict[str, Any]) -> None:
         """Refuses what another version, or another run, has written."""
@@ -227,6 +221,15 @@ class Checkpoints:
             )
 
 
+def discard(folder: str) -> None:
+    """Removes all checkpoints in a folder, and the folder if nothing else is in it."""
+    path = epath.Path(folder)
+    for part in ("history", "state"):
+        (path / part).rmtree(missing_ok=True)
+    if path.exists() and not any(path.iterdir()):
+        path.rmdir()
+
+
 def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
@@ -235,10 +238,29 @@ def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
-def _digest(about: dict[str, Any], leaves: Sequence[np.ndarray]) -> str:
+def _bytes(leaves: Sequence[np.ndarray]) -> np.ndarray:
+    """All arrays as one: what is read in one piece fails in one piece, and may be empty."""
+    return np.concatenate(
+        [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in leaves]
+    )
+
+
+def _leaves(
+    content: np.ndarray, kinds: Sequence[tuple[np.dtype, tuple[int, ...]]]
+) -> list[np.ndarray]:
+    """The arrays that ``_bytes`` joined."""
+    leaves, start = [], 0
+    for dtype, shape in kinds:
+        stop = start + dtype.itemsize * math.prod(shape)
+        leaves.append(content[start:stop].copy().view(dtype).reshape(shape))
+        start = stop
+    return leaves
+
+
+def _digest(about: dict[str, Any], content: np.ndarray) -> str:
     """Of a checkpoint, what is said of it included."""
     text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
-    return files.digest([text, *leaves])
+    return files.digest([text, content])
 
 
 @contextlib.contextmanager

@@ -218,10 +218,10 @@ class Configuration:
             )
         if self.mesh not in (None, "auto", "none") and not _is_count(self.mesh):
             raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
-        if self.checkpoint_every is not None and not self.checkpoint_every >= 0:
+        if self.checkpoint_every is not None and not 0 <= self.checkpoint_every <= LARGEST:
             raise UsageError(
                 f"--checkpoint_every={self.checkpoint_every:g}: accepted is a number of seconds, "
-                "0 or more"
+                f"0 to {LARGEST:g}"
             )
         if self.checkpoint_dir is not None and "://" not in self.checkpoint_dir:
             folder = expand("checkpoint_dir", self.checkpoint_dir).absolute()

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from experiments.configuration import Configuration, UsageError
+from experiments.configuration import DEFAULTS, Configuration, UsageError
 from experiments.problem import Problem
 from gf_jax.tracing import Loss
 
@@ -60,6 +60,15 @@ def start_processes(config: Configuration) -> None:
         raise UsageError(
             f"--experiment={config.experiment}: runs in a single process, and the environment "
             "tells of several; only paper runs on several hosts"
+        )
+    if (
+        config.resume
+        or config.checkpoint_dir
+        or config.checkpoint_every != DEFAULTS["checkpoint_every"]
+    ):
+        raise UsageError(
+            "--resume, --checkpoint_dir, --checkpoint_every: runs on several hosts keep no "
+            "checkpoints; drop these flags"
         )
     sys.excepthook = _leave
     if not given:

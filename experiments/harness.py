@@ -19,6 +19,7 @@ from rich.text import Text
 
 import gf_jax
 from experiments import (
+    checkpoints,
     devices,
     folders,
     interruption,
@@ -183,7 +184,7 @@ def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
     if config.checkpoint_every is None or jax.process_count() > 1:
         return workplace.journal
     run = files.digest([np.frombuffer("".join(digests.values()).encode(), np.uint8)])
-    folder = config.checkpoint_dir or str(workplace.directory / "checkpoints")
+    folder = config.checkpoint_dir or str(workplace.directory / checkpoints.FOLDER)
     journal = Journal(folder, config.checkpoint_every, run, workplace.say)
     if config.resume is not None:
         journal.read()

@@ -9,13 +9,14 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from experiments import folders, store
+from experiments import checkpoints, folders, store
 from experiments.configuration import Configuration, UsageError, expand
 from experiments.effects import RESUMABLE
 from gf_jax.files import read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.
 FREE = ("data_dir", "checkpoint_dir", "checkpoint_every")
+COMPARED = ("versions", "device", "digests")
 DIGESTS = {
     "data": "the training data are other than those of the run; give them by --data_dir",
     "initial_params": "the starting point is another than that of the run; give the weights that "
@@ -46,6 +47,10 @@ def configuration(given: dict[str, Any]) -> Configuration | None:
         )
     _check_drift(saved, given)
     if _complete(directory):
+        if (directory / folders.LOCK).exists():  # killed while it removed what is left here
+            folders.lock("resume", directory)
+            folders.tidy(directory)
+            checkpoints.discard(saved.checkpoint_dir or str(directory / checkpoints.FOLDER))
         print(f"{directory}: this run is complete, nothing is left to do")
         return None
     changes = {name: given[name] for name in FREE if name in given}
@@ -96,9 +101,8 @@ def _description(directory: Path) -> dict[str, Any]:
     """The contents of configuration.json."""
     try:
         description = read_json(directory / "configuration.json")
-        if not all(
-            isinstance(description[k], dict) for k in ("configuration", "versions", "device")
-        ):
+        parts = [description[name] for name in ("configuration", *COMPARED)]
+        if not all(isinstance(part, dict) for part in parts):
             raise ValueError("configuration.json is damaged")
     except (KeyError, OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

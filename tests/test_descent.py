@@ -244,3 +244,41 @@ def test_default_schedule():
     assert schedule.gradient_evaluations == 380_001
     assert gf_jax.Schedule(0.001, (), 7).snapshots == 7
     assert gf_jax.Schedule(0.001, (), 10_007).segments == 1  # a prime
+
+
+@pytest.mark.parametrize("arithmetic", ["compensated", "float64"])
+def test_it_goes_on_from_any_segment_to_the_last_bit(arithmetic, small_problem):
+    schedule = gf_jax.Schedule(0.1, (2, 3), 12, snapshots=5, segments=4)
+    whole = [
+        (part, [np.array(leaf) for leaf in state])
+        for part, state in gf_jax.resumable_segments(
+            *small_problem, schedule, arithmetic=arithmetic
+        )
+    ]
+    for done in (1, 3, 4):
+        rest = gf_jax.resumable_segments(
+            *small_problem,
+            schedule,
+            arithmetic=arithmetic,
+            resume_from=(3 * done, whole[done - 1][1]),
+        )
+        rest = [(part, [np.array(leaf) for leaf in state]) for part, state in rest]
+        assert len(rest) == 4 - done
+        for ours, expected in zip(rest, whole[done:], strict=True):
+            jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda done, state: (done + 1, state), "resume_from: 4 iterations are done; accepted is"),
+        (lambda done, state: (0, state), "resume_from: 0 iterations are done"),
+        (lambda done, state: (done, state[1:]), "resume_from: the state is of another run"),
+        (lambda done, state: (done, [leaf[:1] for leaf in state]), "the state is of another run"),
+    ],
+)
+def test_a_state_of_another_run_is_refused(change, message):
+    schedule = gf_jax.Schedule(0.1, (2,), 12, segments=4)
+    _, state = next(gf_jax.resumable_segments(quadratic, START, schedule))
+    with pytest.raises(ValueError, match=message):
+        list(gf_jax.resumable_segments(quadratic, START, schedule, resume_from=change(3, state)))

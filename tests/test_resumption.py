@@ -1,0 +1,365 @@
+"""Runs that were cut short go on to the same bits; what does not fit is refused in one line."""
+
+import dataclasses
+import fcntl
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+import gf_jax
+from experiments import interruption, main
+from experiments.checkpoints import Checkpoints, Record
+from experiments.configuration import Configuration
+from tests.conftest import SMALL, WITH_FLOW, assert_same_results
+
+PAPER = (*WITH_FLOW, "--ratios=2,3")
+
+
+def interrupted_at(name, number):
+    """A function of gf_jax that is interrupted when it is called, or asked, for that time."""
+    original, calls = getattr(gf_jax, name), []
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    def ask(*arguments, **options):
+        for each in original(*arguments, **options):
+            call_count = len(calls)
+            calls.append(each)
+            if call_count >= number:
+                raise KeyboardInterrupt
+            yield each
+
+    return ask if name == "resumable_segments" else call
+
+
+@pytest.fixture
+def cut_short(invoke, monkeypatch, tmp_path):
+    """A run that is interrupted; returns its folder."""
+
+    def call(name, number, *flags):
+        folder = tmp_path / "short"
+        with monkeypatch.context() as patch:
+            patch.setattr(gf_jax, name, interrupted_at(name, number))
+            status, out, err = invoke(*flags, "--checkpoint_every=0", f"--output_dir={folder}")
+        assert status == 130, err
+        assert out.endswith(f"resume it: {sys.executable} -m experiments.main --resume={folder}\n")
+        return folder
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def short_once(tmp_path_factory, flag_definitions):
+    """A run without flow, interrupted after five of twelve segments."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    arguments = (*SMALL, "--ratios=2,3", "--checkpoint_every=0", f"--output_dir={folder}")
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 5))
+        assert main.main(main.parse_flags(["main", *arguments])) == 130
+    return folder
+
+
+@pytest.fixture
+def short(short_once, tmp_path):
+    """A copy of it: a run may be resumed wherever its folder lies."""
+    return Path(shutil.copytree(short_once, tmp_path / "short"))
+
+
+def refused(invoke, folder, message, *flags):
+    before = {path.name for path in folder.iterdir()}
+    status, _, err = invoke(f"--resume={folder}", *flags)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert {path.name for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "said"),
+    [
+        ("resumable_segments", 5, "resumed at iteration 5 of 12"),
+        ("resumable_segments", 0, "no checkpoint was written yet: the run starts from the beg"),
+        ("gradient_flow", 0, "resumed at iteration 12 of 12"),
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    name, number, said, cut_short, invoke, finished_once, monkeypatch
+):
+    folder = cut_short(name, number, *PAPER)
+    if name == "gradient_flow":  # the prediction was complete
+        monkeypatch.setattr(gf_jax, "predict", None)
+    status, out, err = invoke(f"--resume={folder}", *PAPER[2:])
+    assert status == 0, err
+    assert said in out
+    assert_same_results(folder, finished_once[0])
+    description = json.loads((folder / "configuration.json").read_text())
+    assert len(description["resumed"]) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "number", "flags"),
+    [
+        ("predict", 1, ("--seeds=2",)),
+        ("gradient_flow", 1, ("--seeds=2",)),
+        ("resumable_segments", 7, ("--seeds=2", "--arithmetic=float64", "--noflow")),
+        ("resumable_segments", 16, ("--experiment=rounding",)),
+        ("predict", 0, ("--experiment=rounding",)),
+    ],
+)
+def test_every_piece_is_kept(name, number, flags, cut_short, invoke, tmp_path):
+    flags = (*WITH_FLOW, "--ratios=2", *flags)
+    folder, expected = cut_short(name, number, *flags), tmp_path / "undisturbed"
+    assert invoke(*flags, f"--output_dir={expected}")[0] == 0
+    assert invoke(f"--resume={folder}")[0] == 0
+    assert_same_results(folder, expected)
+
+
+def test_a_complete_run_says_so(finished, invoke):
+    folder, _ = finished
+    status, out, _ = invoke(f"--resume={folder}")
+    assert (status, out) == (0, f"{folder}: this run is complete, nothing is left to do\n")
+
+
+def test_a_run_killed_while_it_tidied_up_is_complete(finished, short, invoke, finished_once):
+    folder, _ = finished
+    shutil.copytree(short / "checkpoints", folder / "checkpoints")
+    (folder / "lock").touch()
+    assert invoke(f"--resume={folder}")[0] == 0
+    assert_same_results(folder, finished_once[0])
+
+
+def test_other_flags_are_refused(short, invoke):
+    refused(
+        invoke,
+        short,
+        "--ratios is 2,3 there and 2,5 here, --arithmetic is compensated there and float64 here, "
+        "--flow is False there and True here; drop them",
+        *("--ratios=2,5", "--arithmetic=float64", "--flow", "--widths=6", "--checkpoint_every=9"),
+    )
+
+
+@pytest.mark.parametrize("part", ["data", "initial_params"])
+def test_another_problem_is_refused(part, short, invoke):
+    path = short / "configuration.json"
+    description = json.loads(path.read_text())
+    description["digests"][part] = "0" * 64
+    path.write_text(json.dumps(description))
+    refused(
+        invoke, short, {"data": "the training data are", "initial_params": "the starting"}[part]
+    )
+
+
+def test_other_versions_are_told(short, invoke):
+    path = short / "configuration.json"
+    description = json.loads(path.read_text())
+    description["versions"]["jaxlib"] = "0.0.1"
+    description["device"]["kind"] = "abacus"
+    path.write_text(json.dumps(description))
+    status, out, _ = invoke(f"--resume={short}")
+    assert status == 0
+    assert f"warning: jaxlib 0.0.1 now {jax.lib.__version__}, kind abacus now cpu: results" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=2), "configuration.json has format 2, of a newer gf_jax"),
+        (lambda d: d.pop("digests"), "holds no run that can be resumed ('digests')"),
+        (lambda d: d["configuration"].update(examples=2.5), "is damaged at examples"),
+        (lambda d: d["configuration"].update(widths=["6"]), "is damaged at widths"),
+        (lambda d: d["configuration"].update(rat=[6]), "is damaged at rat"),
+        (lambda d: d["configuration"].update(iterations=-1), "--iterations: got -1"),
+    ],
+)
+def test_a_damaged_description_is_told(change, message, finished, invoke):
+    path = finished[0] / "configuration.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+    refused(invoke, finished[0], message)
+
+
+def test_what_is_no_run_is_told(invoke, tmp_path):
+    refused(invoke, tmp_path, "holds no run that can be resumed (No such file or directory)")
+
+
+def test_experiments_that_are_not_resumed(invoke, tmp_path):
+    folder = tmp_path / "run"
+    assert invoke("--experiment=necessity", f"--output_dir={folder}")[0] == 0
+    refused(invoke, folder, "a run of necessity is not resumed; accepted are runs of paper, round")
+    status, _, err = invoke("--experiment=necessity", "--checkpoint_every=1")
+    assert status == 2
+    assert "--checkpoint_every: has no effect on --experiment=necessity" in err
+
+
+def test_a_second_process_is_refused(short, invoke):
+    with (short / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(invoke, short, "another process works in this folder")
+
+
+def spoil(folder):
+    """Changes the middle of every file of a checkpoint that holds data."""
+    for path in folder.rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("part", ["history", "state"])
+def test_a_damaged_checkpoint_is_passed_over(part, short, invoke, finished_once):
+    newest = max((short / "checkpoints" / part).iterdir(), key=lambda path: int(path.name))
+    assert newest.name == "4"
+    spoil(newest)
+    status, out, err = invoke(f"--resume={short}")
+    assert status == 0, err
+    assert f"checkpoint 4 ({part}) is damaged" in out
+    assert "resumed at iteration 4 of 12" in out
+    assert_undisturbed(short, finished_once[0])
+
+
+def test_without_any_checkpoint_it_starts_anew(short, invoke, finished_once):
+    for path in (short / "checkpoints" / "state").iterdir():
+        spoil(path)
+    status, out, _ = invoke(f"--resume={short}")
+    assert status == 0
+    assert "there is no complete checkpoint: the run starts from the beginning" in out
+    assert_undisturbed(short, finished_once[0])
+
+
+def assert_undisturbed(folder, other):
+    """The results of a run without flow are those of one with it."""
+    for name in ("metrics.npz", "snapshots.npz"):
+        with np.load(folder / name) as here, np.load(other / name) as there:
+            for key in here.files:
+                np.testing.assert_array_equal(here[key], there[key])
+    assert not (folder / "checkpoints").exists()
+
+
+def test_newer_checkpoints_are_refused(short, invoke, monkeypatch):
+    for path in (short / "checkpoints").glob("*/*/about/metadata"):
+        path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    status, _, err = invoke(f"--resume={short}")
+    assert status == 2
+    assert "checkpoint has format 2, of a newer gf_jax; this one reads 1" in err
+
+
+def test_checkpoints_of_another_run_are_refused(short, invoke, tmp_path):
+    other = tmp_path / "other"
+    records = Checkpoints(str(other), "another run")
+    records.write(0, Record("descent, compensated", True, 1.0, [np.ones(3)]), None)
+    records.wait()
+    records.close()
+    status, _, err = invoke(f"--resume={short}", f"--checkpoint_dir={other}")
+    assert status == 2
+    assert "holds checkpoints of another run" in err
+    status, _, err = invoke(*SMALL, f"--checkpoint_dir={other}", f"--output_dir={tmp_path / 'new'}")
+    assert status == 2
+    assert f"--checkpoint_dir={other}: holds checkpoints of a run" in err
+
+
+class Trap:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('a checkpoint was executed')",))
+
+
+def test_a_strangers_checkpoint_executes_nothing(short, invoke):
+    for path in (short / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(pickle.dumps(Trap()))
+    status, out, _ = invoke(f"--resume={short}")
+    assert status == 0
+    assert "there is no complete checkpoint" in out
+
+
+def test_checkpoints_keep_arrays_as_they_are(tmp_path):
+    leaves = [
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.zeros((0, 4), np.float32),
+        np.array(2.5),
+        np.array([np.nan, -0.0, np.inf]),
+        np.array([True, False]),
+    ]
+    written = Checkpoints(str(tmp_path), "run")
+    for number in range(5):
+        written.write(number, Record("piece", number == 1, 0.5, leaves), leaves[::-1])
+    written.wait()
+    written.close()
+    states = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert states == ["2", "3", "4"]
+    kept = Checkpoints(str(tmp_path), "run").read()
+    assert [record.done for record in kept.records] == [False, True, False, False, False]
+    for here, there in zip(kept.state, leaves[::-1], strict=True):
+        assert (here.dtype, here.shape) == (there.dtype, there.shape)
+        assert here.tobytes() == there.tobytes()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(invoke, tmp_path, monkeypatch):
+    """The run goes on, and is as it would have been."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+    folder = tmp_path / "run"
+    status, out, err = invoke(*SMALL, f"--output_dir={folder}")
+    assert status == 0, err
+    assert "a checkpoint could not be written (No space left on device); the run goes on" in out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"seeds": 3, "activation": "relu", "checkpoint_dir": "here"},
+        {"step_sizes": (0.1, 0.05), "iterations": 7},
+        {"network": "lenet5", "initial_params": "weights.npz"},
+        {"experiment": "rounding", "segments": 5, "ratios": (3, 2), "mesh": None},
+    ],
+)
+def test_a_resolved_configuration_is_its_own(flags):
+    config = Configuration(**flags)
+    assert Configuration(**dataclasses.asdict(config)) == config
+
+
+def test_help_does_not_load_orbax():
+    code = "import sys, experiments.main; sys.exit('orbax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_signal_waits_for_a_shield():
+    with interruption.handled():
+        with interruption.shielded():
+            interruption.signal.raise_signal(interruption.signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.call(lambda: None)
+        assert interruption.exit_status(130) == 143
+    assert interruption.exit_status(3) == 3
+
+
+def test_files_of_killed_writers_are_removed(short, invoke):
+    (short / ".123.metrics.npz").write_bytes(b"half")
+    assert invoke(f"--resume={short}")[0] == 0
+    assert not list(short.glob(".*"))
+
+
+def test_seconds_are_those_of_all_processes(short, invoke):
+    first = json.loads((short / "summary.json").read_text())["seconds"]
+    assert invoke(f"--resume={short}")[0] == 0
+    assert json.loads((short / "summary.json").read_text())["seconds"] > first
