@@ -160,7 +160,7 @@ def descent_segments(
     """
     numbers = get_arithmetic(arithmetic)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
-        params = jax.tree.map(numbers.cast, params)
+        params = numbers.cast(params)
         point = _first_start(params) if starts else params
         check_loss(f, point)
         pure, constants = hoist_constants(f, point)

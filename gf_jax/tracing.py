@@ -12,15 +12,9 @@ Loss = Callable[[PyTree], Array]
 
 
 def check_loss(f: Loss, params: PyTree) -> None:
-    """Raises ValueError unless f maps params, a pytree of floating-point arrays, to a scalar."""
+    """Raises ValueError unless f maps params to a scalar, and JAX can differentiate it."""
     if not jax.tree.leaves(params):
         raise ValueError("params: the pytree holds no arrays")
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"params{jax.tree_util.keystr(path)}: dtype {leaf.dtype}; "
-                "accepted are floating-point arrays"
-            )
     loss = jax.eval_shape(f, params)
     if not (
         isinstance(loss, jax.ShapeDtypeStruct)
@@ -28,6 +22,14 @@ def check_loss(f: Loss, params: PyTree) -> None:
         and jnp.issubdtype(loss.dtype, jnp.floating)
     ):
         raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
+    try:
+        jax.eval_shape(jax.grad(f), params)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"f: JAX cannot differentiate it ({reason}); accepted are functions that it can, with "
+            "loops by scan, or fori_loop with a fixed number of rounds"
+        ) from None
 
 
 def hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
