@@ -1,10 +1,12 @@
 """A loss as a program: checked, and split from the data that it closes over."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 PyTree = Any
@@ -38,10 +40,32 @@ def hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
     Arrays that f closes over, a training set above all, would otherwise be copied
     into the compiled program once per use.
     """
+    try:
+        return _hoist(f, params)
+    except TypeError:
+        # JAX keeps a NumPy array in the precision in which it has met it first, whatever holds
+        # now, as long as some program with it is kept.
+        gc.collect()
+        jax.clear_caches()
+    try:
+        return _hoist(f, params)
+    except TypeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"f: cannot be traced in the precision of params ({reason}); if it closes over NumPy "
+            "arrays, make them JAX arrays"
+        ) from None
+
+
+def _hoist(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
+    """As above; TypeError if what was traced does not fit together."""
     closed = jax.make_jaxpr(f)(params)
 
     def pure(constants: list[Array], params: PyTree) -> Array:
         (loss,) = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
         return loss
 
-    return pure, jax.device_put(closed.consts)
+    fresh = [np.asarray(c) if isinstance(c, np.ndarray) else c for c in closed.consts]
+    constants = jax.device_put(fresh)
+    jax.eval_shape(pure, constants, params)
+    return pure, constants

@@ -34,7 +34,7 @@ def main(iterations: int = 60) -> gf_jax.Comparison:
     """Prints the comparison, and returns it."""
     digits = load_digits()
     images, labels = jnp.asarray(digits.data[:100] / 16), jnp.asarray(digits.target[:100])
-    graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
+    graph, params, rest = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)  # type: ignore[misc]
 
     def loss(params: nnx.State) -> jax.Array:
         logits = nnx.merge(graph, params, rest)(images)
