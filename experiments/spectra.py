@@ -90,7 +90,7 @@ def gradient_norms(study: Problem, stack: Params) -> np.ndarray:
     with numbers.context():
         gradient = jax.grad(study.objective.loss)
         norms = jax.jit(lambda s: jax.lax.map(lambda p: optax.tree.norm(gradient(p)), s))
-        return np.asarray(norms(jax.tree.map(numbers.cast, stack)))
+        return np.asarray(norms(numbers.cast(stack)))
 
 
 def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBound:

@@ -43,12 +43,19 @@ class Arithmetic(NamedTuple):
         stack.enter_context(jax.default_matmul_precision(self.products))
         return stack
 
-    def cast(self, leaf: Any) -> Array:
-        """A floating-point leaf in this arithmetic; any other unchanged."""
+    def cast(self, params: PyTree) -> PyTree:
+        """The parameters in this arithmetic.
+
+        Raises:
+          ValueError: unless every leaf is a floating-point array.
+        """
+        jax.tree.map_with_path(_check_leaf, params)
+        return jax.tree.map(self._cast, params)
+
+    def _cast(self, leaf: Any) -> Array:
         array = jnp.asarray(leaf)
         dtype = self.dtype or jnp.promote_types(array.dtype, jnp.float32)
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return lax.convert_element_type(array, dtype if floating else array.dtype)
+        return lax.convert_element_type(array, dtype)
 
     def residual(self, params: PyTree) -> PyTree:
         """What rounding has dropped so far: zeros like params, or None where it is not kept."""
@@ -95,6 +102,17 @@ def arithmetic(name: str) -> Arithmetic:
             "compensation; remove such options from XLA_FLAGS, or use float64"
         )
     return ARITHMETICS[name]
+
+
+def _check_leaf(path: Any, leaf: Any) -> None:
+    dtype = getattr(leaf, "dtype", type(leaf))
+    if dtype is not float and not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
+        found = f"dtype {dtype}" if hasattr(leaf, "dtype") else f"type {dtype.__name__}"
+        raise ValueError(
+            f"params{jax.tree_util.keystr(path)}: {found}; accepted are floating-point arrays; "
+            "split off the rest of a model, as eqx.partition(model, eqx.is_inexact_array) and "
+            "nnx.split(model, nnx.Param, ...) do"
+        )
 
 
 def flow_arithmetic() -> Arithmetic:

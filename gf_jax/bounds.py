@@ -177,7 +177,7 @@ def defects(f: Loss, params: PyTree, step_size: float) -> Float[np.ndarray, " po
     """
     numbers = flow_arithmetic()
     with numbers.context():
-        stack = jax.tree.map(numbers.cast, params)
+        stack = numbers.cast(params)
         first = jax.tree.map(lambda leaf: leaf[0], stack)
         check_loss(f, first)
         pure, constants = hoist_constants(f, first)

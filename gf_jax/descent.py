@@ -223,7 +223,7 @@ def resumable_segments(
     """
     numbers = get_arithmetic(arithmetic)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
-        params = jax.tree.map(numbers.cast, params)
+        params = numbers.cast(params)
         point = _first_start(params) if starts else params
         rule, constants = stepping.rule(f, point, schedule, numbers, transformation, batches)
         if sharding is not None:

@@ -106,12 +106,14 @@ class Facts:
         return None if inner is None else self._names.get((kind, params, (inner, *operands[1:])))
 
     def _name(self, eqn: Any, operands: list[int]) -> int:
-        kind, params = eqn.primitive.name, str(sorted(eqn.params.items()))
+        kind, params = eqn.primitive.name, ""
         if kind == "square" or (kind == "integer_pow" and eqn.params["y"] == 2):
-            kind, params = "square", ""
+            kind = "square"
         elif kind == "mul" and operands[0] == operands[1]:
-            kind, params, operands = "square", "", operands[:1]
-        if kind not in MEANS | {"square"}:
+            kind, operands = "square", operands[:1]
+        elif kind in MEANS:
+            params = str(sorted(eqn.params.items()))
+        else:
             return self.fresh()
         made = (kind, params, tuple(operands))
         name = self._names.setdefault(made, self._next())

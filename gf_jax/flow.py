@@ -238,7 +238,7 @@ def deviation(
         )
 
     start = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
-    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT, 10.0)
+    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT, 10.0, parts=2)
     (solution,) = smooth.solve_twice(problem, method, start, [problem.constants], progress)
     (params, e), (error, e_error) = solution.state, solution.error
     took = solution.statistics

@@ -101,7 +101,7 @@ def flow_problem(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | N
         raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
     numbers = flow_arithmetic()
     with numbers.context():
-        params = jax.tree.map(numbers.cast, params)
+        params = numbers.cast(params)
         check_loss(f, params)
         pure, constants = hoist_constants(f, params)
         gated = gate(lambda pair: pure(*pair), (constants, params), given=len(constants))

@@ -29,6 +29,7 @@ class Method(NamedTuple):
       norm: of a state's error, kept below the tolerance in every step.
       cost: of a velocity, in gradients.
       looser: tolerance of the second solve, which tells the error, over that of the first.
+      parts: 1 if the state is a pytree like params; else it is a tuple of so many.
     """
 
     velocity: Callable[[Any, PyTree], PyTree]
@@ -36,6 +37,7 @@ class Method(NamedTuple):
     norm: Callable[[PyTree], Array]
     cost: int
     looser: float
+    parts: int = 1
 
 
 class Solution(NamedTuple):
@@ -58,7 +60,7 @@ def solve_twice(
     Args:
       problem: the problem.
       method: how it is solved.
-      start: state at time 0; a pytree like params, or a tuple of such parts.
+      start: state at time 0.
       arguments: of the velocity; one for each solution wanted.
       progress: is told the share of all solves done.
 
@@ -104,8 +106,8 @@ def solve_twice(
                 )
                 for factor, at in ((method.looser, 0.0), (1.0, share))
             )
-            parts = zip(rough.ys, fine.ys, strict=True)
-            pairs = parts if isinstance(start, tuple) else [(rough.ys, fine.ys)]
+            whole = (rough.ys, fine.ys)
+            pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
             errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in pairs]
             reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.ys)
             solutions.append(Solution(reached, errors, _statistics(method, fine, rough)))

@@ -83,7 +83,7 @@ def curvature(
             raise ValueError(f"{name}: got {value}; accepted is a positive integer")
     numbers, points, taken = flow_arithmetic(), len(jax.tree.leaves(params)[0]), 0
     with numbers.context():
-        stack = jax.tree.map(numbers.cast, params)
+        stack = numbers.cast(params)
         first = _point(stack, 0)
         check_loss(f, first)
         pure, constants = hoist_constants(f, first)

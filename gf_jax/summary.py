@@ -115,12 +115,13 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     )
     if flow["largest_prediction_error"] is not None:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
+        fewer = f": {factor:,.0f} times fewer" if factor >= 2 else ""
         lines.append(
             f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
             f"ones, over all ratios and snapshots, for {flow['prediction_evaluations']:,} "
-            f"gradient-sized evaluations where the runs took {flow['run_evaluations']:,}: "
-            f"{factor:,.0f} times fewer. The flow took {flow['flow_evaluations']:,}, and knowing "
-            f"the errors of both {flow['checking_evaluations']:,} more."
+            f"gradient-sized evaluations where the runs took {flow['run_evaluations']:,}{fewer}. "
+            f"The flow took {flow['flow_evaluations']:,}, and knowing the errors of both "
+            f"{flow['checking_evaluations']:,} more."
         )
     return lines + unpredicted(run, flow)
 

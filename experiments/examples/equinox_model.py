@@ -1,0 +1,38 @@
+"""Does descent on a model from equinox stay near its flow?
+
+    python -m experiments.examples.equinox_model
+
+A multilayer perceptron with GELU on 200 of scikit-learn's handwritten digits. The model holds its
+activation beside its weights; ``eqx.partition`` splits off what is no array of floats. Fifteen
+seconds on one laptop core. Descent with step size 0.1 stays near its flow, in sight at the least.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from sklearn.datasets import load_digits
+
+import gf_jax
+
+
+def main(iterations: int = 200) -> gf_jax.Comparison:
+    """Prints the comparison, and returns it."""
+    digits = load_digits()
+    images, labels = jnp.asarray(digits.data[:200] / 16), jnp.asarray(digits.target[:200])
+    model = eqx.nn.MLP(64, 10, 32, 2, activation=jax.nn.gelu, key=jax.random.key(0))
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(params: eqx.nn.MLP) -> jax.Array:
+        logits = jax.vmap(eqx.combine(params, rest))(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    comparison = gf_jax.compare(
+        loss, params, step_size=0.1, iterations=iterations, label="equinox MLP on digits"
+    )
+    print(comparison)
+    return comparison
+
+
+if __name__ == "__main__":
+    main()
