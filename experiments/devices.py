@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from experiments.configuration import DEFAULTS, Configuration, UsageError
+from experiments.configuration import Configuration, UsageError
+from experiments.effects import DEFAULTS
 from experiments.problem import Problem
 from gf_jax.tracing import Loss
 
