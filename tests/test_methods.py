@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, figures, show, store
-from experiments.figures import style
+from experiments import data, show, store
+from gf_jax import drawing
 from gf_jax.method import Method
 from tests.conftest import SMALL, WITH_FLOW
 
@@ -28,7 +28,7 @@ def momentum_run(tmp_path_factory):
     return tmp_path_factory.mktemp("momentum") / "run"
 
 
-def test_a_run_with_momentum(momentum_run, invoke, capsys, monkeypatch):
+def test_a_run_with_momentum(momentum_run, invoke, capsys):
     flags = ("--momentum=0.5", "--nesterov", "--ratios=4", f"--output_dir={momentum_run}")
     status, out, err = invoke(*WITH_FLOW, *flags)
     assert status == 0, err
@@ -62,14 +62,11 @@ def test_a_run_with_momentum(momentum_run, invoke, capsys, monkeypatch):
     assert (configuration["momentum"], configuration["nesterov"]) == (0.5, True)
 
     table = [line for line in out.splitlines() if line.lstrip().startswith("η")]
-    drawn = []
-    with monkeypatch.context() as patched:
-        patched.setattr(style, "save", lambda figure, *rest: drawn.append((figure, rest)) or [])
-        assert show.main([str(momentum_run)]) == 0
+    assert show.main([str(momentum_run)]) == 0
     again = capsys.readouterr().out.splitlines()
     assert [line for line in again if line.lstrip().startswith("η")] == table
-    ((figure, (_, title, _)),) = drawn
-    assert words in title
+    figure = drawing.draw(saved)
+    assert words in figure.get_suptitle()
     assert all("step size / (1 - 0.5)" in axes.get_xlabel() for axes in figure.axes)
 
 
@@ -90,7 +87,7 @@ def test_a_saved_method_that_is_none_is_refused(name, momentum_run, invoke, caps
         assert "holds no run that can be read" in capsys.readouterr().err
 
 
-def test_a_run_in_batches(invoke, tmp_path, monkeypatch):
+def test_a_run_in_batches(invoke, tmp_path):
     folder = tmp_path / "run"
     flags = ("--momentum=0.5", "--batch_size=20", "--batch_seed=3", "--ratios=4")
     status, out, err = invoke(*WITH_FLOW, *flags, f"--output_dir={folder}")
@@ -119,10 +116,7 @@ def test_a_run_in_batches(invoke, tmp_path, monkeypatch):
     assert "batches of 20, " in verdict
     assert "No gaps are predicted" in verdict
     assert "Predicted" not in verdict
-    drawn = []
-    monkeypatch.setattr(style, "save", lambda figure, *rest: drawn.append(figure) or [])
-    figures.draw_run(saved, None)
-    assert drawn[0].axes[2].get_xlabel().endswith("\nmeasured")
+    assert drawing.draw(saved).axes[2].get_xlabel().endswith("\nmeasured")
 
 
 def test_no_prediction_of_momentum_with_kinks(invoke, tmp_path):

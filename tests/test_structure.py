@@ -57,7 +57,7 @@ OUTSIDE = {
     "plotly": {"page"},
     "jinja2": {"page"},
     "tensorflow_datasets": {"fetch"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "examples"},  # the latter a folder
     "torch": {"benchmark"},
     "tqdm": {"progress"},
     "orbax": {"checkpoints"},
