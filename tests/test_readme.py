@@ -166,13 +166,15 @@ def shortened(line):
 
 
 def _shorter_run(given):
-    if "iterations" in given:
+    if {"iterations", "resume"} & set(given):
         return {}
     experiment = given.get("experiment", "paper")
     unused = set(WITHOUT_EFFECT[experiment])
     if given.get("network", "fully_connected") != "fully_connected":
         unused.add("widths")
     wanted = SHORTER | SHORTER_IN.get(experiment, {})
+    if "batch_size" in given:
+        wanted["examples"] = given["batch_size"] + "0"
     return {name: value for name, value in wanted.items() if name not in unused}
 
 
@@ -181,9 +183,9 @@ def _shorter_run(given):
 def test_a_command_runs(line, tmp_path, request):
     if PROGRAM.match(line)[1] == "api" and importlib.util.find_spec("pdoc") is None:
         pytest.skip('the pages are built by pdoc: pip install -e ".[docs]"')
-    if "show" in line:  # what an earlier command has made
+    if named := re.search(r"\bruns/[\w*-]+", line):  # what an earlier command has made
         made, _ = request.getfixturevalue("finished_once")
-        shutil.copytree(made, tmp_path / "runs" / "fully_connected-1")
+        shutil.copytree(made, tmp_path / named[0].replace("*", "1"))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", shortened(line)],
         cwd=tmp_path,
