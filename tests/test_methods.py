@@ -1,16 +1,19 @@
 """Momentum and batches, as a user of the command line meets them."""
 
+import contextlib
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 import gf_jax
-from experiments import data, show, store
+from experiments import command_line, data, main, show, store
 from gf_jax import drawing
 from gf_jax.method import Method
-from tests.conftest import SMALL, WITH_FLOW
+from tests.conftest import WITH_FLOW
 
 
 def problem(order=slice(None)):
@@ -23,15 +26,21 @@ def problem(order=slice(None)):
     return gf_jax.classification(network, rows.inputs, digits.labels[order]), start
 
 
+MOMENTUM = ("--momentum=0.5", "--nesterov", "--ratios=4")
+
+
 @pytest.fixture(scope="module")
-def momentum_run(tmp_path_factory):
-    return tmp_path_factory.mktemp("momentum") / "run"
+def made(tmp_path_factory, flag_definitions):
+    """A run with momentum: its folder and what was printed."""
+    folder = tmp_path_factory.mktemp("momentum") / "run"
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()) as out:
+        arguments = ("main", *WITH_FLOW, *MOMENTUM, f"--output_dir={folder}")
+        assert main.main(command_line.parse_flags([*arguments])) == 0
+    return folder, out.getvalue()
 
 
-def test_a_run_with_momentum(momentum_run, invoke, capsys):
-    flags = ("--momentum=0.5", "--nesterov", "--ratios=4", f"--output_dir={momentum_run}")
-    status, out, err = invoke(*WITH_FLOW, *flags)
-    assert status == 0, err
+def test_a_run_with_momentum(made, capsys):
+    momentum_run, out = made
     saved = store.read_run(momentum_run)
     assert saved.method == Method(0.5, nesterov=True)
     with np.load(momentum_run / "metrics.npz") as metrics:
@@ -71,9 +80,8 @@ def test_a_run_with_momentum(momentum_run, invoke, capsys):
 
 
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "batch_size"])
-def test_a_saved_method_that_is_none_is_refused(name, momentum_run, invoke, capsys, tmp_path):
-    if not (momentum_run / "metrics.npz").exists():
-        invoke(*SMALL, "--momentum=0.5", f"--output_dir={momentum_run}")
+def test_a_saved_method_that_is_none_is_refused(name, made, capsys, tmp_path):
+    momentum_run, _ = made
     for wrong in (np.float64(-3), np.array("x"), np.arange(2)):
         with np.load(momentum_run / "metrics.npz") as saved:
             arrays = {**saved, name: wrong}
@@ -87,7 +95,7 @@ def test_a_saved_method_that_is_none_is_refused(name, momentum_run, invoke, caps
         assert "holds no run that can be read" in capsys.readouterr().err
 
 
-def test_a_run_in_batches(invoke, tmp_path):
+def test_a_run_in_batches(made, invoke, tmp_path):
     folder = tmp_path / "run"
     flags = ("--momentum=0.5", "--batch_size=20", "--batch_seed=3", "--ratios=4")
     status, out, err = invoke(*WITH_FLOW, *flags, f"--output_dir={folder}")
@@ -109,9 +117,8 @@ def test_a_run_in_batches(invoke, tmp_path):
     assert np.isnan(reference.predicted_to_flow).all()
     assert reference.prediction_evaluations == 0
     # The flow is that of the full objective, here of the examples in their own order.
-    plain, start = problem()
-    flow = gf_jax.gradient_flow(plain.loss, start, saved.snapshot_times)
-    np.testing.assert_allclose(reference.loss, flow.loss, rtol=1e-6)
+    of_all = store.read_run(made[0]).reference
+    np.testing.assert_allclose(reference.loss, of_all.loss, rtol=1e-6)
     verdict = " ".join(json.loads((folder / "summary.json").read_text())["flow"]["verdict"])
     assert "batches of 20, " in verdict
     assert "No gaps are predicted" in verdict
@@ -119,6 +126,7 @@ def test_a_run_in_batches(invoke, tmp_path):
     assert drawing.draw(saved).axes[2].get_xlabel().endswith("\nmeasured")
 
 
+@pytest.mark.long
 def test_no_prediction_of_momentum_with_kinks(invoke, tmp_path):
     folder = tmp_path / "run"
     flags = ("--momentum=0.5", "--activation=relu", "--ratios=2", f"--output_dir={folder}")
@@ -130,20 +138,19 @@ def test_no_prediction_of_momentum_with_kinks(invoke, tmp_path):
     assert np.isfinite(reference.distance_to_flow).all()
 
 
-def test_predictions_of_momentum(invoke, tmp_path):
+def test_predictions_of_momentum(made, invoke, tmp_path):
+    """Those that stand beside the run."""
     folder = tmp_path / "predict"
-    flags = ("--experiment=predict", "--momentum=0.5", "--ratios=2")
-    status, out, err = invoke(*WITH_FLOW, *flags, f"--output_dir={folder}")
+    flags = ("--experiment=predict", *MOMENTUM, f"--output_dir={folder}")
+    status, out, err = invoke(*WITH_FLOW, *flags)
     assert status == 0, err
-    assert "heavy-ball momentum β = 0.5" in " ".join(out.split())
-    objective, start = problem()
-    times, sizes = np.arange(1, 13) * 0.1, np.array([0.05, 0.025])
-    momentum = gf_jax.heavy_ball(0.5)
-    told = gf_jax.predict(objective.loss, start, times, sizes, momentum=momentum)
+    assert "Nesterov momentum β = 0.5" in " ".join(out.split())
+    beside = store.read_run(made[0]).reference
     with np.load(folder / "prediction.npz") as saved:
-        np.testing.assert_allclose(saved["times"], times)
-        np.testing.assert_allclose(saved["to_flow"], told.to_flow, rtol=1e-6)
-        np.testing.assert_allclose(saved["to_base"], told.to_base, rtol=1e-6)
+        np.testing.assert_allclose(saved["times"], np.arange(1, 13) * 0.1)
+        # The same solve of the same program.
+        np.testing.assert_allclose(saved["to_flow"], beside.predicted_to_flow, rtol=1e-9)
+        np.testing.assert_allclose(saved["to_base"], beside.predicted_to_base, rtol=1e-9)
 
 
 @pytest.mark.long

@@ -133,7 +133,9 @@ def smooth_network():
     return f, {"first": generator.normal(size=(3, 4)), "second": generator.normal(size=4)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [gf_jax.nesterov, pytest.param(gf_jax.heavy_ball, marks=pytest.mark.long)]
+)
 def test_order_of_gaps_and_predictions_on_a_network(kind, smooth_network):
     f, start = smooth_network
     momentum, ratios, times = kind(0.75), np.array([1, 2, 4, 8]), np.array([0.25, 0.5, 1.0])
