@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import devices, figures, harness, records, report, seeds, store
+from experiments import devices, figures, harness, records, report, seeds, store, structures
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.comparison import WELL_BELOW
@@ -130,7 +130,7 @@ def _reference(
         workplace,
         f"{label}prediction",
         lambda tell: gf_jax.predict(f, start, times, run.step_sizes, progress=tell),
-        harness.prediction_like(start),
+        structures.prediction(start),
     )
     # With kinks, as accurate as it takes to tell the runs from the flow, but at no more
     # than half the work of the runs. A smooth flow is far more accurate at far less.
@@ -147,7 +147,7 @@ def _reference(
             budget=workplace.config.schedule.gradient_evaluations // 2,
             progress=tell,
         ),
-        harness.flow_like(start),
+        structures.flow(start),
     )
     compared = gf_jax.compare_with_flow(
         trajectory.snapshots, flow.params, flow.error, run.step_sizes

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, store
+from experiments import figures, harness, records, report, store, structures
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 
@@ -131,6 +131,6 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             saved.step_sizes,
             progress=tell,
         ),
-        harness.prediction_like(study.initial_params),
+        structures.prediction(study.initial_params),
     )
     return prediction.to_base
