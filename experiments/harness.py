@@ -30,6 +30,7 @@ from experiments import (
     records,
     resumption,
     store,
+    structures,
 )
 from experiments.configuration import (
     EXIT_INTERRUPTED,
@@ -75,8 +76,6 @@ class Workplace(NamedTuple, Generic[Study]):
         """Prints a line that terminals may wrap and that is not markup."""
         self.console.print(escape(text), soft_wrap=True, highlight=False)
 
-
-_ANY = np.zeros(0)  # an array in a structure
 
 NetworkWorkplace = Workplace[problem.Problem]
 
@@ -272,7 +271,7 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     if chosen.text:
         workplace.say(chosen.text)
     kept = journal.records(label)
-    structure = jax.tree.structure(trajectory_like(study.initial_params))
+    structure = jax.tree.structure(structures.trajectory(study.initial_params))
     parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
     started, interrupted = time.perf_counter(), False
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
@@ -368,21 +367,6 @@ def solve_once(
 ) -> Solution:
     """``progress.solve``, unless an earlier process has; like: a solution of that structure."""
     return workplace.journal.once(label, lambda: progress.solve(label, solver), like)
-
-
-def trajectory_like(params: Params) -> Trajectory:
-    """The structure of a trajectory."""
-    return Trajectory(_ANY, gf_jax.Metrics(_ANY, _ANY, _ANY, _ANY), _ANY, params)
-
-
-def flow_like(params: Params) -> gf_jax.Flow:
-    """The structure of a flow."""
-    return gf_jax.Flow(_ANY, params, _ANY, _ANY, gf_jax.Statistics(0, 0, 0, True, 0))
-
-
-def prediction_like(params: Params) -> gf_jax.Prediction:
-    """The structure of a prediction."""
-    return gf_jax.Prediction(flow_like(params), _ANY, _ANY, _ANY, 0.0, 0)
 
 
 def _nothing() -> Journal:

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import devices, figures, harness, records, report, seeds, store
+from experiments import devices, figures, harness, records, report, seeds, store, structures
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.descent import Trajectory
@@ -132,10 +132,7 @@ def _reference(
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
-    likes = {
-        "prediction": harness.prediction_like(start),
-        "gradient flow": harness.flow_like(start),
-    }
+    likes = {"prediction": structures.prediction(start), "gradient flow": structures.flow(start)}
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
         return harness.solve_once(workplace, label + what, solver, likes[what])

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, records, report, store
+from experiments import figures, harness, records, report, store, structures
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 
@@ -148,6 +148,6 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             momentum=saved.method.record,
             progress=tell,
         ),
-        harness.prediction_like(study.initial_params),
+        structures.prediction(study.initial_params),
     )
     return prediction.to_base

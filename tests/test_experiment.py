@@ -172,6 +172,7 @@ def test_an_interrupted_run_keeps_what_it_has(invoke, tmp_path, monkeypatch):
 def test_the_default_directory_is_new_every_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = [folders.create(None, "lenet5") for _ in range(3)]
+    folders.unlock()
     assert len(set(made)) == 3
     assert all(folder.is_dir() and folder.parent.name == "runs" for folder in made)
 

@@ -64,7 +64,7 @@ def test_killed_again_and_again(flags, seed, tmp_path):
     chance, kills = random.Random(seed), 0
     while True:
         # A life may die too early to get anything done; later ones live longer.
-        count = chance.randrange(1, 100 + 100 * (kills // 8))
+        count = chance.randrange(1, 100 + 40 * kills)
         delay = chance.choice([0, 0.001, 0.01, 0.1])
         dying = (count, delay, folder, *first_or_next(folder, flags))
         status, out = live(*dying, module="tests.dying")
