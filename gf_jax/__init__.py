@@ -1,13 +1,18 @@
-"""Does gradient descent on a neural network stay near its gradient flow?"""
+"""Does gradient descent on a neural network stay near its gradient flow?
+
+``compare`` is the whole study in one call; the other functions are its pieces. Examples take for
+granted::
+
+    import gf_jax
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+"""
 
 from gf_jax.bounds import AllowedStepSize as AllowedStepSize
-from gf_jax.bounds import LowerBound as LowerBound
 from gf_jax.bounds import a_posteriori_bound as a_posteriori_bound
 from gf_jax.bounds import allowed_step_size as allowed_step_size
 from gf_jax.bounds import defects as defects
-from gf_jax.bounds import homogeneous_network_bound as homogeneous_network_bound
-from gf_jax.bounds import linear_network_bound as linear_network_bound
-from gf_jax.bounds import linear_network_smoothness as linear_network_smoothness
 from gf_jax.comparison import FlowComparison as FlowComparison
 from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
@@ -30,6 +35,10 @@ from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import balanced as balanced
 from gf_jax.initialization import random_balanced as random_balanced
 from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.lower_bounds import LowerBound as LowerBound
+from gf_jax.lower_bounds import homogeneous_network_bound as homogeneous_network_bound
+from gf_jax.lower_bounds import linear_network_bound as linear_network_bound
+from gf_jax.lower_bounds import linear_network_smoothness as linear_network_smoothness
 from gf_jax.networks import LayerNorms as LayerNorms
 from gf_jax.networks import Network as Network
 from gf_jax.networks import conv_adapted as conv_adapted

@@ -26,6 +26,14 @@ class Statistics(NamedTuple):
       complete: whether it reached its last time, and stayed finite. Beyond the point
         where it did not, all results are NaN.
       checking_evaluations: work of the coarser solves that tell the error, likewise.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.gradient_flow(f, w, [0.1, 0.2])
+      >>> flow.statistics.gradient_evaluations > flow.statistics.steps
+      True
     """
 
     steps: int

@@ -29,6 +29,7 @@ LIBRARY = {
     "prediction": {"flow", "flow_problem", "kinks", "piecewise", "tracing"},
     "spectrum": {"arithmetic", "tracing"},
     "bounds": {"arithmetic", "tracing"},
+    "lower_bounds": set(),
     "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
     # What runs amount to, and the two modules of the library that touch the world.
     "record": {"comparison"},
