@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.arithmetic import flow_arithmetic
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
 
@@ -52,7 +52,6 @@ def defects(f: Loss, params: PyTree, step_size: float) -> Float[np.ndarray, " po
     with numbers.context():
         stack = numbers.cast(params)
         first = jax.tree.map(lambda leaf: leaf[0], stack)
-        check_loss(f, first)
         pure, constants = hoist_constants(f, first)
 
         @jax.jit

@@ -37,7 +37,7 @@ from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.comparison import Metrics, measure
 from gf_jax.placement import Memory, fetch, memory_needed, place
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
 
@@ -188,7 +188,6 @@ def descent_segments(
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
         point = _first_start(params) if starts else params
-        check_loss(f, point)
         pure, constants = hoist_constants(f, point)
         if sharding is not None:
             constants, params = place(constants, params, sharding)

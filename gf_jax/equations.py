@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -84,7 +85,7 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
         return None
     inner = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
     if eqn.primitive.name == "custom_jvp_call":
-        equations = list(_equations(inner.jaxpr))
+        equations = list(equations_within(inner.jaxpr))
         names = {equation.primitive.name for equation in equations}
         has_kinks = "select_n" in names or any(is_choice(equation) for equation in equations)
         if names & STABILISED or not has_kinks:
@@ -92,12 +93,14 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
     return inner
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[Any]:
+def equations_within(jaxpr: core.Jaxpr) -> Iterator[Any]:
+    """All equations of a program, and of the programs within it."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for value in eqn.params.values():
+        for value in jax.tree.leaves(list(eqn.params.values())):  # branches are a tuple
             if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
-                yield from _equations(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+                inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+                yield from equations_within(inner)
 
 
 def is_choice(eqn: Any) -> bool:

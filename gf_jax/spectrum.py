@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from matfree import decomp
 
 from gf_jax.arithmetic import flow_arithmetic
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
 Progress = Callable[[float], None]
@@ -109,7 +109,6 @@ def curvature(
     with numbers.context():
         stack = numbers.cast(params)
         first = _point(stack, 0)
-        check_loss(f, first)
         pure, constants = hoist_constants(f, first)
         flat, unravel = ravel_pytree(first)
         depth = min(products, flat.size)

@@ -182,7 +182,7 @@ def compare(
       >>> print(found)
       loss, 10 iterations to time 0.1
       <BLANKLINE>
-      step size     loss      from the flow  predicted  from the first run  predicted
+      step size     loss      from the flow  predicted  from largest step  predicted
            0.01  1.04904  1.290e-02 ± 3e-08  1.278e-02           0.000e+00  0.000e+00
           0.005  1.05813  6.275e-03 ± 3e-08  6.251e-03           6.622e-03  6.534e-03
       <BLANKLINE>

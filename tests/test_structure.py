@@ -14,7 +14,7 @@ LIBRARY = {
     "objective": {"networks"},
     "comparison": set(),
     "arithmetic": set(),
-    "tracing": set(),
+    "tracing": {"equations"},
     "facts": set(),
     "equations": {"facts"},
     "kinks": {"equations", "facts"},
@@ -52,7 +52,8 @@ OUTSIDE = {
     # figures is a folder, as is benchmark; study only names a type.
     "matplotlib": {"drawing", "figures", "study", "style"},
     "tensorflow_datasets": {"fetch"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "examples"},
+    "flax": {"examples"},
     "torch": {"benchmark"},
     "tqdm": {"harness"},
 }
