@@ -16,9 +16,11 @@ def test_every_flag_is_in_the_table():
     assert listed.count("network") == 2  # the flag, and the head of the table of networks
 
 
-def test_the_library_example_runs(capsys):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+def test_the_library_examples_run_one_after_another(capsys):
+    examples = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    names = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
     assert "(100, 3)" in capsys.readouterr().out
 
 
