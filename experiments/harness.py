@@ -43,11 +43,11 @@ from experiments.figures import Figure
 from experiments.journal import Journal
 from gf_jax import files
 from gf_jax.arithmetic import arithmetic as get_arithmetic
-from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
 from gf_jax.placement import Memory
 from gf_jax.schedule import Schedule
+from gf_jax.segments import Trajectory
 
 Solution = TypeVar("Solution")
 Study = TypeVar("Study")

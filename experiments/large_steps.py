@@ -20,7 +20,7 @@ import gf_jax
 from experiments import figures, harness, progress, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import NetworkWorkplace
-from gf_jax.descent import Trajectory
+from gf_jax.segments import Trajectory
 from gf_jax.summary import NEAR
 
 BEYOND = 2.0  # the sweep ends at the first step size this many times the edge

@@ -29,9 +29,9 @@ import numpy as np
 from experiments import devices, figures, harness, records, report, seeds, store, structures
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
-from gf_jax.descent import Trajectory
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
+from gf_jax.segments import Trajectory
 from gf_jax.study import follow
 
 

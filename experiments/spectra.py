@@ -11,7 +11,7 @@ from experiments import progress, records
 from experiments.harness import NetworkWorkplace
 from experiments.problem import Problem
 from gf_jax.arithmetic import flow_arithmetic
-from gf_jax.bounds import LowerBound
+from gf_jax.lower_bounds import LowerBound
 from gf_jax.networks import Params
 from gf_jax.schedule import Schedule
 

@@ -6,8 +6,8 @@ Checkpoints hold arrays only; what they are put together to is known here.
 import numpy as np
 
 import gf_jax
-from gf_jax.descent import Trajectory
 from gf_jax.networks import Params
+from gf_jax.segments import Trajectory
 
 _ANY = np.zeros(0)
 

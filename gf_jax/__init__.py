@@ -1,13 +1,18 @@
-"""Does gradient descent on a neural network stay near its gradient flow?"""
+"""Does gradient descent on a neural network stay near its gradient flow?
+
+``compare`` is the whole study in one call; the other functions are its pieces. Examples take for
+granted::
+
+    import gf_jax
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+"""
 
 from gf_jax.bounds import AllowedStepSize as AllowedStepSize
-from gf_jax.bounds import LowerBound as LowerBound
 from gf_jax.bounds import a_posteriori_bound as a_posteriori_bound
 from gf_jax.bounds import allowed_step_size as allowed_step_size
 from gf_jax.bounds import defects as defects
-from gf_jax.bounds import homogeneous_network_bound as homogeneous_network_bound
-from gf_jax.bounds import linear_network_bound as linear_network_bound
-from gf_jax.bounds import linear_network_smoothness as linear_network_smoothness
 from gf_jax.comparison import FlowComparison as FlowComparison
 from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
@@ -17,11 +22,9 @@ from gf_jax.deep_linear import end_to_end as end_to_end
 from gf_jax.deep_linear import end_to_end_flow as end_to_end_flow
 from gf_jax.deep_linear import end_to_end_loss as end_to_end_loss
 from gf_jax.deep_linear import unbalancedness as unbalancedness
-from gf_jax.descent import Trajectory as Trajectory
 from gf_jax.descent import descent_segments as descent_segments
 from gf_jax.descent import gradient_descent as gradient_descent
 from gf_jax.descent import join as join
-from gf_jax.descent import resumable_segments as resumable_segments
 from gf_jax.flow import Deviation as Deviation
 from gf_jax.flow import Flow as Flow
 from gf_jax.flow import deviation as deviation
@@ -31,6 +34,10 @@ from gf_jax.flow_problem import Statistics as Statistics
 from gf_jax.initialization import balanced as balanced
 from gf_jax.initialization import random_balanced as random_balanced
 from gf_jax.initialization import xavier_uniform as xavier_uniform
+from gf_jax.lower_bounds import LowerBound as LowerBound
+from gf_jax.lower_bounds import homogeneous_network_bound as homogeneous_network_bound
+from gf_jax.lower_bounds import linear_network_bound as linear_network_bound
+from gf_jax.lower_bounds import linear_network_smoothness as linear_network_smoothness
 from gf_jax.momentum import Momentum as Momentum
 from gf_jax.momentum import heavy_ball as heavy_ball
 from gf_jax.momentum import nesterov as nesterov
@@ -49,6 +56,8 @@ from gf_jax.prediction import Prediction as Prediction
 from gf_jax.prediction import predict as predict
 from gf_jax.saving import load as load
 from gf_jax.schedule import Schedule as Schedule
+from gf_jax.segments import Trajectory as Trajectory
+from gf_jax.segments import resumable_segments as resumable_segments
 from gf_jax.spectrum import Curvature as Curvature
 from gf_jax.spectrum import Eigenvalue as Eigenvalue
 from gf_jax.spectrum import curvature as curvature

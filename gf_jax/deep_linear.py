@@ -28,7 +28,13 @@ from gf_jax.tracing import Loss
 
 
 def end_to_end(params: Params) -> Float[Array, "... outputs inputs"]:
-    """The matrix W_n ... W_1."""
+    """The matrix W_n ... W_1.
+
+    Example:
+      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> np.asarray(gf_jax.end_to_end(start)).round(3)
+      array([[3., 4.]], dtype=float32)
+    """
     weights = _weights(params)
     # From the narrower end: with a scalar output a tenth of the time of the other order.
     if weights[-1].shape[-2] <= weights[0].shape[-1]:
@@ -44,6 +50,11 @@ def end_to_end_loss(target: Float[ArrayLike, "... outputs inputs"]) -> Loss:
 
     Args:
       target: one matrix, or a stack that broadcasts to that of the parameters.
+
+    Example:
+      >>> f = gf_jax.end_to_end_loss(jnp.array([[3.0, 5.0]]))
+      >>> round(float(f(gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1)))), 3)
+      0.5
     """
 
     def f(params: Params) -> Array:
@@ -53,7 +64,13 @@ def end_to_end_loss(target: Float[ArrayLike, "... outputs inputs"]) -> Loss:
 
 
 def unbalancedness(params: Params) -> Float[Array, "... pairs"]:
-    """‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖, Frobenius, for j = 1, ..., n − 1 along the last axis."""
+    """‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖, Frobenius, for j = 1, ..., n − 1 along the last axis.
+
+    Example:
+      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> bool(gf_jax.unbalancedness(start).max() < 1e-5)
+      True
+    """
     weights = _weights(params)
     pairs = [
         jnp.linalg.norm(upper.mT @ upper - lower @ lower.mT, axis=(-2, -1))
@@ -93,9 +110,17 @@ def end_to_end_flow(
       ValueError: on a depth below 1, on times or tolerance that are not accepted.
 
     Source: Arora, Cohen & Hazan, ICML 2018, theorem 1 and claim 2.
+
+    Example:
+      >>> flow = gf_jax.end_to_end_flow([0.1, 0.0], [1.0, 0.0], [1.0, 9.0], depth=2)
+      >>> flow.params.round(3)
+      array([[0.451, 0.   ],
+             [1.   , 0.   ]])
     """
     if depth < 1:
         raise ValueError(f"depth: got {depth}; accepted are integers from 1")
+
+    start, target = np.asarray(start, np.float64), np.asarray(target, np.float64)
 
     def f(w: Array) -> Array:
         return 0.5 * jnp.sum(jnp.square(w - target))
@@ -109,8 +134,7 @@ def end_to_end_flow(
 
     problem = flow_problem(f, start, times, tolerance)
     method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1, LOOSER)
-    arguments = [np.asarray(target, np.float64)]
-    (solution,) = smooth.solve_twice(problem, method, problem.params, arguments, progress)
+    (solution,) = smooth.solve_twice(problem, method, problem.params, [target], progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from gf_jax.facts import REARRANGE, STOPS, Fact
+from gf_jax.facts import REARRANGE, STEPS, Fact
 
 # A comparison of floating values, and the sign of left minus right where it is true.
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
@@ -25,7 +26,7 @@ def live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
     found = {atom for atom, each in outputs if each and not isinstance(atom, core.Literal)}
     for eqn in reversed(jaxpr.eqns):
         reached, inner = [variable in found for variable in eqn.outvars], inner_of(eqn)
-        if not any(reached) or eqn.primitive.name in STOPS:
+        if not any(reached) or eqn.primitive.name in STEPS | {"stop_gradient"}:
             continue
         operands = eqn.invars
         if inner is not None:
@@ -54,11 +55,14 @@ def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None
         return COMPARISONS[name] * (jnp.asarray(operands[0]) - operands[1])
     if not any(z is not None for z in compared):
         return None
-    if name in REARRANGE | {"convert_element_type"} and compared[0] is not None:
-        return compared[0] if name == "convert_element_type" else evaluate(eqn, compared[:1])[0]
-    if name == "not" and compared[0] is not None:
+    if name in ("convert_element_type", "stop_gradient"):
+        return compared[0]
+    if name in REARRANGE:
+        return evaluate(eqn, compared)[0]
+    if name == "not":
+        assert compared[0] is not None
         return -compared[0]
-    if name in ("and", "or") and any(z is not None for z in compared):
+    if name in ("and", "or"):
         # A mask is as a difference that never changes its sign.
         a, b = (
             jnp.where(x, 1.0, -1.0) if z is None else z
@@ -84,7 +88,7 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
         return None
     inner = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
     if eqn.primitive.name == "custom_jvp_call":
-        equations = list(_equations(inner.jaxpr))
+        equations = list(equations_within(inner.jaxpr))
         names = {equation.primitive.name for equation in equations}
         has_kinks = "select_n" in names or any(is_choice(equation) for equation in equations)
         if names & STABILISED or not has_kinks:
@@ -92,12 +96,14 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
     return inner
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[Any]:
+def equations_within(jaxpr: core.Jaxpr) -> Iterator[Any]:
+    """All equations of a program, and of the programs within it."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for value in eqn.params.values():
+        for value in jax.tree.leaves(list(eqn.params.values())):  # branches are a tuple
             if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
-                yield from _equations(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+                inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+                yield from equations_within(inner)
 
 
 def is_choice(eqn: Any) -> bool:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-# No derivative passes these; a value behind them counts as given.
-STOPS = {"stop_gradient", "floor", "ceil", "round", "is_finite", "argmax", "argmin"}
+# What these give never changes, but for jumps that are not followed.
+STEPS = {"floor", "ceil", "round", "is_finite", "argmax", "argmin"}
 NONNEGATIVE = {"exp", "exp2", "logistic", "square", "abs", "sqrt", "rsqrt"}
 REARRANGE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "copy"}
 SAME_SIGN = REARRANGE | {"convert_element_type", "stop_gradient", "slice", "concatenate", "rev"}
@@ -29,7 +29,7 @@ class Fact(NamedTuple):
 
     Attributes:
       name: the same for values that are made in the same way.
-      depends: whether derivatives in the parameters reach it.
+      depends: whether it changes with the parameters.
       nonnegative, nonpositive: whether it never is below, or above, zero.
       compared: where it is a comparison of floating values, their difference with the sign
         of "true".
@@ -50,6 +50,8 @@ class Facts:
     def __init__(self) -> None:
         self._names: dict[Any, int] = {}
         self._made: dict[int, tuple[str, str, tuple[int, ...]]] = {}
+        self._numbers: dict[int, float] = {}
+        self._summed: dict[int, int] = {}
 
     def argument(self, *, depends: bool) -> Fact:
         """Of a value that comes from outside."""
@@ -62,13 +64,15 @@ class Facts:
         number = array.size == 1
         if array.dtype.kind != "f":
             return Fact(name, number=number)
+        if number:
+            self._numbers[name] = float(array.item())
         return Fact(name, False, not (array < 0).any(), not (array > 0).any(), number=number)
 
     def result(self, eqn: Any, operands: list[Fact]) -> Fact:
         """Of each output of an equation, whose operands have these facts."""
         kind = eqn.primitive.name
         name = self._name(eqn, [fact.name for fact in operands])
-        depends = kind not in STOPS and any(fact.depends for fact in operands)
+        depends = kind not in STEPS and any(fact.depends for fact in operands)
         return Fact(
             name,
             depends and bool(jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)),
@@ -84,26 +88,33 @@ class Facts:
         if kind == "mul" and operands[0].name == operands[1].name:
             return True
         if kind == "sub":
-            return self._squares(operands[1].name) == operands[0].name
+            return self._is_variance(operands[0].name, operands[1].name)
         if kind == "max" and any(fact.nonnegative for fact in operands):
             return True
         keeps = kind in SAME_SIGN | SUMS | CHOICES
         return keeps and all(fact.nonnegative for fact in cases)
 
-    def _squares(self, name: int) -> int | None:
-        """For the square of a mean, the name of the mean of the squares."""
-        kind, _, operands = self._made.get(name, ("", "", ()))
-        return self._mean_of_squares(operands[0]) if kind == "square" else None
+    def _is_variance(self, squares: int, square: int) -> bool:
+        """Whether these are c Σ x² and (c Σ x)² with c at most one over the number of summands."""
+        kind, _, operands = self._made.get(square, ("", "", ()))
+        if kind != "square":
+            return False
+        name, weight = self._of_squares(operands[0])
+        return name == squares and 0 < weight < 1 + 1e-6  # 1 but for rounding
 
-    def _mean_of_squares(self, mean: int) -> int | None:
+    def _of_squares(self, mean: int) -> tuple[int | None, float]:
+        """For c Σ x the name of c Σ x², and c times the number of summands."""
         kind, params, operands = self._made.get(mean, ("", "", ()))
         if kind == "reduce_sum":
             inner: int | None = self._names.get(("square", "", operands))
+            weight = float(self._summed[mean])
         elif kind in MEANS:
-            inner = self._mean_of_squares(operands[0])
+            inner, weight = self._of_squares(operands[0])
+            factor = self._numbers.get(operands[-1], 0.0) if kind in ("div", "mul") else 1.0
+            weight = weight / factor if kind == "div" and factor else weight * factor
         else:
-            return None
-        return None if inner is None else self._names.get((kind, params, (inner, *operands[1:])))
+            return None, 0.0
+        return self._names.get((kind, params, (inner, *operands[1:]))), weight
 
     def _name(self, eqn: Any, operands: list[int]) -> int:
         kind, params = eqn.primitive.name, ""
@@ -118,6 +129,8 @@ class Facts:
         made = (kind, params, tuple(operands))
         name = self._names.setdefault(made, self._next())
         self._made[name] = made
+        if kind == "reduce_sum":
+            self._summed[name] = eqn.invars[0].aval.size // max(1, eqn.outvars[0].aval.size)
         return name
 
     def _next(self) -> int:

@@ -51,6 +51,14 @@ class Flow(NamedTuple):
       loss: f there.
       error: estimated Euclidean distance from the exact flow.
       statistics: what the solve took.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.gradient_flow(f, w, [0.1, 0.2])
+      >>> flow.params.shape, flow.statistics.complete
+      ((2, 2), True)
     """
 
     times: Float[np.ndarray, " times"]
@@ -72,6 +80,14 @@ class Deviation(NamedTuple):
       rate: logarithmic derivative of that norm in time; 1/t, that of e near the start,
         where it is not known.
       error: estimated Euclidean error of e.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.deviation(f, w, [0.1, 0.2])
+      >>> found.norm.round(2), found.gap(0.01, 0.005).round(4)
+      (array([1.22, 0.77]), array([0.0065, 0.004 ]))
     """
 
     flow: Flow
@@ -126,6 +142,14 @@ def gradient_flow(
 
     Raises:
       ValueError: on times, tolerance, parameters or an f that are not accepted.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.gradient_flow(f, w, [0.1, 0.2])
+      >>> flow.loss.round(3), bool((flow.error < 1e-6).all())
+      (array([1.067, 0.923]), True)
     """
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:
@@ -163,6 +187,13 @@ def modified_flow(
       ``params`` have shape (times, lanes, ...). Statistics are those of all lanes.
 
     Source: Barrett & Dherin, Implicit Gradient Regularization, ICLR 2021.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> gf_jax.modified_flow(f, w, [0.1], [0.01, 0.005]).params.shape  # times, lanes, parameters
+      (1, 2, 2)
     """
     problem = flow_problem(f, params, times, tolerance)
     lanes = checked_step_sizes(step_sizes)
@@ -212,6 +243,14 @@ def deviation(
       at the start. With kinks there is no derivative in the step size where a kink
       is grazed; e is then the difference between the modified flow of a step size,
       ``difference``, and the flow, over that step size.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.deviation(f, w, [0.1, 0.2])
+      >>> found.gap(0.01).round(4)  # of descent with step size 0.01 from its flow
+      array([0.0128, 0.0079])
     """
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.kinks import Gated, gate
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
 Progress = Callable[[float], None]
@@ -26,6 +26,14 @@ class Statistics(NamedTuple):
       complete: whether it reached its last time, and stayed finite. Beyond the point
         where it did not, all results are NaN.
       checking_evaluations: work of the coarser solves that tell the error, likewise.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.gradient_flow(f, w, [0.1, 0.2])
+      >>> flow.statistics.gradient_evaluations > flow.statistics.steps
+      True
     """
 
     steps: int
@@ -102,7 +110,6 @@ def flow_problem(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | N
     numbers = flow_arithmetic()
     with numbers.context():
         params = numbers.cast(params)
-        check_loss(f, params)
         pure, constants = hoist_constants(f, params)
         gated = gate(lambda pair: pure(*pair), (constants, params), given=len(constants))
     return FlowProblem(pure, gated, constants, params, checked, tolerance, numbers)

@@ -24,6 +24,12 @@ def xavier_uniform(key: Array, shapes: Shapes, *, scale: float = 1.0) -> Params:
       scale: factor on every parameter; below one starts nearer to zero.
 
     Source: Glorot & Bengio, AISTATS 2010, equation 16.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> params["dense_1"]["weight"].shape
+      (3, 2)
     """
     draw = jax.nn.initializers.glorot_uniform(in_axis=1, out_axis=0)
     keys = iter(jax.random.split(key, len(shapes)))
@@ -60,6 +66,11 @@ def balanced(matrix: Float[Array, "outputs inputs"], sizes: Sequence[int]) -> Pa
         and not checked.
 
     Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1, steps (ii) and (iii).
+
+    Example:
+      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> start["dense_1"]["weight"].shape, start["dense_2"]["weight"].shape
+      ((2, 2), (1, 2))
     """
     matrix = jnp.asarray(matrix)
     shape = _matrix_shape(sizes)
@@ -98,6 +109,11 @@ def random_balanced(
       ValueError: on sizes that are not accepted.
 
     Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1.
+
+    Example:
+      >>> start = gf_jax.random_balanced(jax.random.key(0), (5, 2, 1), scale=0.01)
+      >>> gf_jax.end_to_end(start).shape
+      (1, 5)
     """
     matrix = scale * distribution(key, _matrix_shape(sizes))
     u, values, vt = jnp.linalg.svd(matrix, full_matrices=False)

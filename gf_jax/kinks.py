@@ -133,9 +133,9 @@ class _Walker:
         name, inner = eqn.primitive.name, inner_of(eqn)
         if inner is not None:
             return self.run(inner.jaxpr, inner.consts, operands, known, matters)
-        if name == "scan":
+        if name == "scan" and any(matters):
             return self.scan(eqn, operands, known)
-        if name == "cond":
+        if name == "cond" and any(matters):
             return self.cond(eqn, operands, known)
         if known and all(fact.number for fact in known):  # so that its sign is known
             with jax.ensure_compile_time_eval():

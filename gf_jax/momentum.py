@@ -54,6 +54,10 @@ class Momentum(NamedTuple):
       deviation: c, by which the deviation of plain descent is larger here, at the same
         time per iteration.
       lag: ℓ, by how many iterations a run that started at rest is behind at last.
+
+    Example:
+      >>> round(float(gf_jax.heavy_ball(0.5).lag_after(2)), 3)
+      0.75
     """
 
     transformation: optax.GradientTransformation
@@ -77,6 +81,19 @@ def heavy_ball(beta: float) -> Momentum:
       ValueError: on any other.
 
     Source: Polyak 1964; Kovachki & Stuart, JMLR 22, 2021.
+
+    Example:
+      >>> momentum = gf_jax.heavy_ball(0.9)
+      >>> round(momentum.time_scale, 6), round(momentum.deviation, 6)
+      (10.0, 19.0)
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w, steps = jnp.array([0.1, 1.5]), momentum.transformation
+      >>> run = gf_jax.gradient_descent(
+      ...     f, w, step_size=0.001, ratios=(2,), iterations=10, transformation=steps)
+      >>> times = run.snapshot_iterations * 0.001 * momentum.time_scale
+      >>> gf_jax.predict(f, w, times, [0.001, 0.0005], momentum=momentum).to_flow.shape
+      (10, 2)
     """
     beta = _checked(beta)
     rest = 1 - beta
@@ -93,6 +110,10 @@ def nesterov(beta: float) -> Momentum:
       ValueError: on any other.
 
     Source: Nesterov 1983; Kovachki & Stuart, JMLR 22, 2021.
+
+    Example:
+      >>> round(gf_jax.nesterov(0.9).deviation, 6)
+      17.2
     """
     beta = _checked(beta)
     rest = 1 - beta

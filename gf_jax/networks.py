@@ -67,6 +67,12 @@ class Network(NamedTuple):
       prepare: maps inputs (examples, *input_shape) to the form ``forward`` takes.
       forward: maps (params, prepared inputs) to logits (classes, examples).
       windows: of the convolutional layers, which come first.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network.apply(params, jnp.ones((4, 2))).shape
+      (4, 10)
     """
 
     input_shape: tuple[int, ...]
@@ -113,6 +119,10 @@ def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network
     Raises:
       ValueError: on fewer than two sizes, a size below one, or an unknown
         activation.
+
+    Example:
+      >>> gf_jax.fully_connected((784, 50, 10), "relu").shapes
+      {'dense_1': {'weight': (50, 784)}, 'dense_2': {'weight': (10, 50)}}
     """
     if len(sizes) < 2 or any(size < 1 for size in sizes):
         raise ValueError(f"sizes: got {tuple(sizes)}; give two or more positive sizes")
@@ -133,6 +143,10 @@ def conv_adapted() -> Network:
     Zero padding of 2, convolution 5x5 to 6 channels with stride 2, convolution
     5x5 to 16 channels with stride 2, dense 400-120-84-10; ReLU after every layer
     but the last. Inputs have shape (examples, 1, 28, 28).
+
+    Example:
+      >>> gf_jax.conv_adapted().shapes["conv_2"]
+      {'weight': (16, 6, 5, 5)}
     """
 
     def prepare(inputs: Array) -> Windowed:
@@ -153,6 +167,10 @@ def lenet5() -> Network:
     Zero padding of 2, convolution 5x5 to 6 channels, max-pool 2, convolution 5x5
     to 16 channels, max-pool 2, dense 400-120-84-10; ReLU after every layer but
     the last. Inputs have shape (examples, 1, 28, 28).
+
+    Example:
+      >>> gf_jax.lenet5().shapes["conv_2"]
+      {'weight': (16, 6, 5, 5), 'bias': (16,)}
     """
 
     def prepare(inputs: Array) -> Windowed:
@@ -176,6 +194,13 @@ class LayerNorms(NamedTuple):
       biases: Euclidean norms of the biases; None if no layer has one.
       overlaps: most windows that one input of the layer lies in.
       positions: number of windows of the layer.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> points = jax.tree.map(lambda leaf: leaf[None], params)
+      >>> gf_jax.layer_norms(network, points).overlaps
+      array([1., 1.])
     """
 
     norms: Float[np.ndarray, "points layers"]
@@ -185,7 +210,15 @@ class LayerNorms(NamedTuple):
 
 
 def layer_norms(network: Network, params: Params) -> LayerNorms:
-    """Norms of all layers at stacked points, leaves of shape (points, ...)."""
+    """Norms of all layers at stacked points, leaves of shape (points, ...).
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> points = jax.tree.map(lambda leaf: leaf[None], params)
+      >>> gf_jax.layer_norms(network, points).norms.shape
+      (1, 2)
+    """
     layers = [params[name] for name in network.shapes]
     weights = [np.asarray(layer["weight"], np.float64) for layer in layers]
     matrices = [weight.reshape(*weight.shape[:2], -1) for weight in weights]

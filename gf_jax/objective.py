@@ -32,6 +32,13 @@ class Classification(NamedTuple):
       batches: maps a number of examples B, a divisor of all N of them, to the N/B batches
         of B consecutive examples each, for ``gradient_descent``; ValueError on any other
         number. Give ``classification`` the examples in a random order.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> float(problem.accuracy(params))
+      0.25
     """
 
     loss: Callable[[Params], Array]
@@ -55,6 +62,13 @@ def classification(
     Raises:
       ValueError: if inputs and labels do not fit the network or each other, or an input is
         not finite.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> round(float(problem.loss(params)), 4)  # log 10
+      2.3026
     """
     if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
         raise ValueError(
@@ -116,6 +130,12 @@ class RowSpace(NamedTuple):
     Attributes:
       inputs: coordinates of the inputs in the basis, shape (examples, rank), float32.
       basis: orthonormal rows, shape (rank, features), float64.
+
+    Example:
+      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> space.inputs.round(3)
+      array([[ 5.],
+             [10.]], dtype=float32)
     """
 
     inputs: Float[np.ndarray, "examples rank"]
@@ -151,6 +171,11 @@ def row_space(inputs: Float[Array | np.ndarray, "examples features"]) -> RowSpac
 
     Raises:
       ValueError: if an input is not finite.
+
+    Example:
+      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> abs(space.basis).round(3)
+      array([[0.6, 0.8, 0. ]])
     """
     _check_finite(inputs)
     matrix = np.asarray(inputs, np.float64)

@@ -22,6 +22,17 @@ class Memory(NamedTuple):
       devices: how many of them this process has.
       host: on the host; of descent for the whole trajectory as NumPy arrays, twice, since
         its segments are joined at the end.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> schedule = gf_jax.Schedule(0.01, (2,), iterations=10)
+      >>> needed = []
+      >>> run = gf_jax.descent_segments(f, w, schedule, check_memory=needed.append)
+      >>> first = next(run)
+      >>> needed[0].devices, needed[0].host > 0
+      (1, True)
     """
 
     device: int

@@ -42,6 +42,15 @@ class Prediction(NamedTuple):
         step size, as a coarser solve tells it; NaN if no coarser one was possible. What
         the theory leaves out is not in it.
       kinks: number of kinks of f; 0 means that f was taken as smooth.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005])
+      >>> found.to_base.round(4), found.kinks
+      (array([[0.    , 0.0065],
+             [0.    , 0.004 ]]), 0)
     """
 
     flow: Flow
@@ -86,6 +95,14 @@ def predict(
 
     Raises:
       ValueError: on arguments that are not accepted.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005]).to_flow.round(4)
+      array([[0.0128, 0.0063],
+             [0.0079, 0.0039]])
     """
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)

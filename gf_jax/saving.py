@@ -55,6 +55,17 @@ def load(path: str | Path) -> Comparison:
     Raises:
       OSError: if the file cannot be read.
       ValueError: if it is damaged, of another format, or holds anything else.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.compare(f, w, step_size=0.01, iterations=10, flow=False)
+      >>> import tempfile
+      >>> path = tempfile.mkdtemp() + "/found.npz"
+      >>> found.save(path)
+      >>> gf_jax.load(path).run.metrics.loss[-1].round(3)
+      array([1.049, 1.058, 1.064, 1.065], dtype=float32)
     """
     path = Path(path)
     try:

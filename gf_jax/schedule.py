@@ -32,6 +32,11 @@ class Schedule:
 
     Raises:
       ValueError: on any other value, with one line that names the field.
+
+    Example:
+      >>> schedule = gf_jax.Schedule(0.1, (5, 2), iterations=1000, snapshots=4)
+      >>> schedule.lanes, schedule.snapshot_iterations, schedule.gradient_evaluations
+      ((1, 2, 5), array([ 250,  500,  750, 1000]), 8001)
     """
 
     step_size: float

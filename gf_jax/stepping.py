@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.arithmetic import Arithmetic
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss, check_loss, hoist_constants
+from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
 
@@ -33,6 +33,18 @@ class Batches(NamedTuple):
       loss: maps (params, index) to the loss of one batch, a scalar; the index is a traced
         integer from 0 to number - 1. Their mean is to be the full objective.
       number: how many batches there are.
+
+    Example:
+      >>> targets = jnp.array([0.0, 1.0, 2.0, 3.0])
+      >>> def f(w):
+      ...     return jnp.mean((w - targets) ** 2)
+      >>> def loss(w, index):
+      ...     return (w - targets[index]) ** 2
+      >>> run = gf_jax.gradient_descent(
+      ...     f, jnp.array(0.0), step_size=0.01, ratios=(2,), iterations=8,
+      ...     batches=gf_jax.Batches(loss, 4))
+      >>> run.metrics.loss.shape
+      (9, 2)
     """
 
     loss: Callable[[PyTree, Int[Array, ""]], Array]
@@ -89,7 +101,6 @@ def rule(
       ValueError: if f or the loss of a batch are not scalar losses of params at this point, or
         there is no batch.
     """
-    check_loss(f, point)
     pure, constants = hoist_constants(f, point)
     transformation = optax.identity() if transformation is None else transformation
     if batches is None:
@@ -97,7 +108,6 @@ def rule(
     number, loss, index = batches.number, batches.loss, jnp.int32(0)
     if not (isinstance(number, int) and 1 <= number < 2**31):
         raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
-    check_loss(lambda params: loss(params, index), point)
     of_batch, others = hoist_constants(lambda pair: loss(*pair), (point, index))
     known = len(constants)
     stepping = Rule(

@@ -10,12 +10,13 @@ import numpy as np
 
 from gf_jax import prediction, spectrum, summary, table
 from gf_jax.comparison import WELL_BELOW, compare_with_flow
-from gf_jax.descent import Trajectory, descent_segments, join
+from gf_jax.descent import descent_segments, join
 from gf_jax.flow import Flow, gradient_flow, precise_distance
 from gf_jax.flow_problem import Progress, flow_problem
 from gf_jax.method import Method
 from gf_jax.record import Reference, Run, clean_label
 from gf_jax.schedule import Schedule
+from gf_jax.segments import Trajectory
 from gf_jax.tracing import Loss
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ class Comparison:
       kinks: number of kinks of f; 0 means that f was taken as smooth.
 
     After ``load``, the pytrees are dictionaries from path names to arrays.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.compare(f, w, step_size=0.01, ratios=(2,), iterations=10)
+      >>> found.distance.shape, float(found.order[-1].round(2))
+      ((10, 2), 1.04)
+      >>> figure = found.plot()  # figure.savefig("comparison.png") writes it
     """
 
     run: Run
@@ -178,6 +188,21 @@ def compare(
         ``gradient_flow``; on ``starts``, ``batches`` and ``transformation``, of which a
         comparison has one, all examples, and momentum.
       FloatingPointError: if the compiler cancels the compensation of descent.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.compare(f, w, step_size=0.01, ratios=(2,), iterations=10)
+      >>> print(found)
+      loss, 10 iterations to time 0.1
+      <BLANKLINE>
+      step size     loss      from the flow  predicted  from largest step  predicted
+           0.01  1.04904  1.290e-02 ± 3e-08  1.278e-02           0.000e+00  0.000e+00
+          0.005  1.05813  6.275e-03 ± 3e-08  6.251e-03           6.622e-03  6.534e-03
+      <BLANKLINE>
+      Order of the distance from the flow in the step size: 1.039.
+      Verdict: descent with step size 0.01 stays in sight of its gradient flow...
     """
     for name, instead in ELSEWHERE.items():
         if descent.get(name):

@@ -3,9 +3,9 @@
 import html
 from typing import Any, NamedTuple
 
-from gf_jax.summary import divergences, predicted, text, verdict
+from gf_jax.summary import divergences, text, verdict
 
-COLUMNS = ("step size", "loss", "from the flow", "predicted", "from the first run", "predicted")
+COLUMNS = ("step size", "loss", "from the flow", "predicted", "from largest step", "predicted")
 KINKS = (
     "The loss has kinks: where two runs pass one on different sides they may part for good, which "
     "no prediction foresees."
@@ -23,8 +23,11 @@ class Table(NamedTuple):
 def of_run(summary: dict[str, Any], kinks: int) -> Table:
     """The table of a run, from the numbers of ``summarise``."""
     flow = summary.get("flow")
-    columns = COLUMNS if flow else (*COLUMNS[:2], COLUMNS[4])
-    rows = [_row(lane, flow, at) for at, lane in enumerate(summary["runs"])]
+    lanes = [_row(lane, flow and flow["runs"][at]) for at, lane in enumerate(summary["runs"])]
+    rows = [COLUMNS, *lanes]
+    # What was left out has no column.
+    kept = [at for at, cells in enumerate(zip(*lanes, strict=True)) if any(cells)]
+    rows = [tuple(row[at] for at in kept) for row in rows]
     title = (
         f"{summary['network']}, {summary['iterations']:,} iterations to time {summary['time']:g}"
     )
@@ -33,22 +36,25 @@ def of_run(summary: dict[str, Any], kinks: int) -> Table:
         order = f"{flow['order']:.3f}"
         notes.append(f"Order of the distance from the flow in the step size: {order}.")
     notes += [*verdict(summary), *map("Warning: {}.".format, divergences(summary))]
-    return Table(title, [columns, *rows], notes)
+    return Table(title, rows, notes)
 
 
-def _row(lane: dict[str, Any], flow: dict[str, Any] | None, at: int) -> tuple[str, ...]:
+def _row(lane: dict[str, Any], beside: dict[str, Any] | None) -> tuple[str, ...]:
     size, loss = f"{lane['step_size']:.4g}", text(lane["final_loss"], ".6g")
-    if flow is None:
-        return size, loss, text(lane["final_distance_to_base"], ".3e")
-    beside = flow["runs"][at]
+    gap = text(lane["final_distance_to_base"], ".3e")
+    if beside is None:
+        return size, loss, "", "", gap, ""
     if beside["measured"] or beside["smallest_measurable"] is None:
         distance = text(beside["distance_to_flow"], ".3e")
         if beside["resolution"] is not None:
             distance += f" ± {beside['resolution']:.0e}"
     else:
         distance = f"< {beside['smallest_measurable']:.3e}"
-    to_flow, to_base = (predicted(flow, beside[f"predicted_{n}"]) for n in ("to_flow", "gap"))
-    return size, loss, distance, to_flow, text(beside["gap"], ".3e"), to_base
+    predicted, predicted_gap = (
+        "" if beside[name] is None else f"{beside[name]:.3e}"
+        for name in ("predicted_to_flow", "predicted_gap")
+    )
+    return size, loss, distance, predicted, gap, predicted_gap
 
 
 def as_text(table: Table) -> str:

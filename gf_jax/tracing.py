@@ -1,5 +1,6 @@
 """A loss as a program: checked, and split from the data that it closes over."""
 
+import contextlib
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -7,31 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jaxtyping import Array
+
+from gf_jax.equations import equations_within
 
 PyTree = Any
 Loss = Callable[[PyTree], Array]
-
-
-def check_loss(f: Loss, params: PyTree) -> None:
-    """Raises ValueError unless f maps params to a scalar, and JAX can differentiate it."""
-    if not jax.tree.leaves(params):
-        raise ValueError("params: the pytree holds no arrays")
-    loss = jax.eval_shape(f, params)
-    if not (
-        isinstance(loss, jax.ShapeDtypeStruct)
-        and loss.shape == ()
-        and jnp.issubdtype(loss.dtype, jnp.floating)
-    ):
-        raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
-    try:
-        jax.eval_shape(jax.grad(f), params)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"f: JAX cannot differentiate it ({reason}); accepted are functions that it can, with "
-            "loops by scan, or fori_loop with a fixed number of rounds"
-        ) from None
 
 
 def hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
@@ -39,33 +22,56 @@ def hoist_constants(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
 
     Arrays that f closes over, a training set above all, would otherwise be copied
     into the compiled program once per use.
+
+    JAX holds a NumPy array in the precision in which it has met it, as long as any program with
+    it is kept, and whatever the precision is meanwhile. So f is traced under a name of its own,
+    nothing of that is kept, and what others have kept is given up if it does not fit.
+
+    Raises:
+      ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it.
     """
-    try:
-        return _hoist(f, params)
-    except TypeError:
-        # JAX keeps a NumPy array in the precision in which it has met it first, whatever holds
-        # now, as long as some program with it is kept.
-        gc.collect()
-        jax.clear_caches()
-    try:
-        return _hoist(f, params)
-    except TypeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"f: cannot be traced in the precision of params ({reason}); if it closes over NumPy "
-            "arrays, make them JAX arrays"
-        ) from None
+    if not jax.tree.leaves(params):
+        raise ValueError("params: the pytree holds no arrays")
+    with contextlib.suppress(TypeError):
+        return _checked(*_trace(f, params), params)
+    jax.clear_caches()
+    gc.collect()
+    return _checked(*_trace(f, params), params)
 
 
-def _hoist(f: Loss, params: PyTree) -> tuple[Callable, list[Array]]:
-    """As above; TypeError if what was traced does not fit together."""
-    closed = jax.make_jaxpr(f)(params)
+def _trace(f: Loss, params: PyTree) -> tuple[Any, list[Array]]:
+    """The program of f, and its constants on the device."""
+    closed, loss = jax.make_jaxpr(lambda params: f(params), return_shape=True)(params)
+    if not (
+        isinstance(loss, jax.ShapeDtypeStruct)
+        and loss.shape == ()
+        and jnp.issubdtype(loss.dtype, jnp.floating)
+    ):
+        raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
+    fresh = [np.asarray(c) if isinstance(c, np.ndarray) else c for c in closed.consts]
+    for eqn in equations_within(closed.jaxpr):
+        for atom in eqn.invars:  # of numbers JAX does the same
+            if isinstance(atom, core.Literal) and isinstance(atom.val, np.ndarray):
+                atom.val = atom.val.copy()
+    return closed.jaxpr, jax.device_put(fresh)
+
+
+def _checked(
+    jaxpr: Any, constants: list[Array], params: PyTree
+) -> tuple[Callable[[list[Array], PyTree], Array], list[Array]]:
+    """The program as a function; TypeError if precisions within it do not fit together."""
 
     def pure(constants: list[Array], params: PyTree) -> Array:
-        (loss,) = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(params))
+        (loss,) = jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(params))
         return loss
 
-    fresh = [np.asarray(c) if isinstance(c, np.ndarray) else c for c in closed.consts]
-    constants = jax.device_put(fresh)
-    jax.eval_shape(pure, constants, params)
+    try:
+        # Beside params there may be an index, of a batch.
+        jax.eval_shape(jax.grad(pure, argnums=1, allow_int=True), constants, params)
+    except (NotImplementedError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"f: JAX cannot differentiate it ({reason}); accepted are functions that it can, with "
+            "loops by scan, or fori_loop with a fixed number of rounds"
+        ) from None
     return pure, constants

@@ -66,6 +66,9 @@ straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct
         (lambda x: jnp.where((x > 0) & MASK, x, 0.0).sum(), 4),
         (lambda x: jnp.where((x > 0)[:, None], jnp.ones(2), x[:, None]).sum(), 8),
         (lambda x: jnp.sum(x * jnp.sign(x)), 4),
+        (lambda x: jnp.where(jax.lax.stop_gradient(x) > 0, x, 0.0).sum(), 4),
+        (lambda x: jnp.maximum(0.0, jnp.sum(x**2) - jnp.sum(x) ** 2), 1),  # no variance
+        (lambda x: jnp.maximum(0.0, jnp.mean(x) ** 2 - jnp.mean(x**2)), 1),
         (lambda x: jax.lax.clamp(-1.0, x, 1.0).sum(), 8),
         (lambda x: jnp.max(x) + jnp.min(x[:3]), 3 + 2),
         (lambda x: nn_max_pool(x).sum(), 2),

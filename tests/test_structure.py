@@ -14,7 +14,7 @@ LIBRARY = {
     "objective": {"networks", "stepping"},
     "comparison": set(),
     "arithmetic": set(),
-    "tracing": set(),
+    "tracing": {"equations"},
     "facts": set(),
     "equations": {"facts"},
     "kinks": {"equations", "facts"},
@@ -22,7 +22,8 @@ LIBRARY = {
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
     "placement": {"schedule"},
     "stepping": {"arithmetic", "schedule", "tracing"},
-    "descent": {"arithmetic", "comparison", "placement", "schedule", "stepping", "tracing"},
+    "segments": {"arithmetic", "comparison", "placement", "schedule", "stepping", "tracing"},
+    "descent": {"placement", "schedule", "segments", "stepping", "tracing"},
     "momentum": set(),
     "method": {"momentum"},
     "flow_problem": {"arithmetic", "kinks", "tracing"},
@@ -32,6 +33,7 @@ LIBRARY = {
     "prediction": {"flow", "flow_problem", "kinks", "momentum", "piecewise", "tracing"},
     "spectrum": {"arithmetic", "tracing"},
     "bounds": {"arithmetic", "tracing"},
+    "lower_bounds": set(),
     "deep_linear": {"flow", "flow_problem", "networks", "smooth", "tracing"},
     # What runs amount to, and the two modules of the library that touch the world.
     "record": {"comparison", "method"},
@@ -42,7 +44,8 @@ LIBRARY = {
     "files": set(),
     "study": {
         *("comparison", "descent", "drawing", "flow", "flow_problem", "method"),
-        *("prediction", "record", "saving", "schedule", "spectrum", "summary", "table", "tracing"),
+        *("prediction", "record", "saving", "schedule", "segments", "spectrum", "summary"),
+        *("table", "tracing"),
     },
     "saving": {"comparison", "files", "method", "record", "spectrum", "study"},
 }
@@ -58,6 +61,7 @@ OUTSIDE = {
     "jinja2": {"page"},
     "tensorflow_datasets": {"fetch"},
     "sklearn": {"data", "examples"},  # the latter a folder
+    "flax": {"examples"},
     "torch": {"benchmark"},
     "tqdm": {"progress"},
     "orbax": {"checkpoints"},

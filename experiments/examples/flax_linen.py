@@ -4,7 +4,8 @@
 
 A convolutional network with softplus and mean pooling on 100 of scikit-learn's handwritten
 digits. Parameters are the nested dictionary that ``init`` returns. Half a minute on one laptop
-core. Descent with step size 0.02 stays in sight of its flow.
+core. Descent with step size 0.02 stays near its flow, within 0.8 % of the distance that
+the flow travels.
 """
 
 import flax.linen as nn

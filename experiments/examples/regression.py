@@ -3,8 +3,9 @@
     python -m experiments.examples.regression
 
 A network of one hidden layer with tanh, and mean squared error, on scikit-learn's diabetes data
-(442 patients, ten features; all standardised). Ten seconds on one laptop core. Descent with step
-size 0.05 stays near its flow: at time 20 within 0.4 % of the distance that the flow travels.
+(442 patients, ten features; all standardised). A quarter of a minute on one laptop
+core. Descent with step size 0.02 stays near its flow: at time 8 within 0.6 % of the distance that
+the flow travels.
 """
 
 import jax
@@ -31,7 +32,7 @@ def main(iterations: int = 400) -> gf_jax.Comparison:
         "second": jax.random.normal(second, (16,)) / jnp.sqrt(16),
     }
     comparison = gf_jax.compare(
-        loss, params, step_size=0.05, iterations=iterations, label="tanh network on diabetes"
+        loss, params, step_size=0.02, iterations=iterations, label="tanh network on diabetes"
     )
     print(comparison)
     return comparison

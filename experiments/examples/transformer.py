@@ -5,7 +5,8 @@
 One block in plain JAX, causal attention with two heads and a GELU layer, each behind layer
 normalisation, on 100 of scikit-learn's handwritten digits: the eight rows of an image are its
 tokens. Half a minute on one laptop core. All of it is smooth, the mask and the maximum within
-softmax too. Descent with step size 0.05 stays in sight of its flow.
+softmax too. Descent with step size 0.05 stays in sight of its flow, at 3.5 % of the
+distance that the flow travels.
 """
 
 import jax
