@@ -79,7 +79,7 @@ def test_there_is_a_way_to_run_every_block():
     assert set(LINES) == {*RUN, *SET_UP, *INSTALL, *HOSTS}
     first_lines = {block.splitlines()[0] for language, block in BLOCKS if language == "bibtex"}
     assert first_lines <= set(OTHER_BLOCKS)
-    assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex", ""}
+    assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex", "text", ""}
     assert {PROGRAM.match(line)[1] for line in RUN} <= {"main", "benchmark", "show", "api"}
 
 
