@@ -139,6 +139,8 @@ class _Walker:
             return self.scan(eqn, operands, known)
         if name == "cond" and any(matters):
             return self.cond(eqn, operands, known)
+        if not eqn.outvars:  # prints, or tells something
+            return evaluate(eqn, operands), []
         if known and all(fact.number for fact in known):  # so that its sign is known
             with jax.ensure_compile_time_eval():
                 results = evaluate(eqn, operands)
