@@ -86,7 +86,7 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
     inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
     if eqn.primitive.name not in CALLS or not isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
         return None
-    inner = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+    inner = closed(inner)
     if eqn.primitive.name == "custom_jvp_call":
         equations = list(equations_within(inner.jaxpr))
         names = {equation.primitive.name for equation in equations}
@@ -96,14 +96,33 @@ def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
     return inner
 
 
+def closed(program: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """A program with its constants, of which one that is not closed has none."""
+    return program if isinstance(program, core.ClosedJaxpr) else core.ClosedJaxpr(program, ())
+
+
+def loop_parts(eqn: Any) -> tuple[int, int]:
+    """Of a scan the numbers of its constants and of what it carries from round to round.
+
+    All else that goes in or comes out has a further axis, of the rounds.
+    """
+    inner = closed(eqn.params["jaxpr"]).jaxpr
+
+    def whole(outer: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outer, inside, strict=True)
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
+
+    carries = whole(eqn.outvars, inner.outvars)
+    return whole(eqn.invars, inner.invars) - carries, carries
+
+
 def equations_within(jaxpr: core.Jaxpr) -> Iterator[Any]:
     """All equations of a program, and of the programs within it."""
     for eqn in jaxpr.eqns:
         yield eqn
         for value in jax.tree.leaves(list(eqn.params.values())):  # branches are a tuple
             if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
-                inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
-                yield from equations_within(inner)
+                yield from equations_within(closed(value).jaxpr)
 
 
 def is_choice(eqn: Any) -> bool:

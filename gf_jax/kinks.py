@@ -26,12 +26,14 @@ from jax.extend import core
 from jaxtyping import Array
 
 from gf_jax.equations import (
+    closed,
     difference,
     evaluate,
     floating,
     inner_of,
     is_choice,
     live,
+    loop_parts,
     settled,
 )
 from gf_jax.facts import Fact, Facts
@@ -62,12 +64,12 @@ def gate(f: Callable[[PyTree], Array], params: PyTree, *, given: int = 0) -> Gat
       params: a pytree of arrays.
       given: number of leaves, the first ones, in which f is not differentiated: its data.
     """
-    closed = jax.make_jaxpr(f)(params)
+    program = jax.make_jaxpr(f)(params)
 
     def both(params: PyTree, gates: list[Array] | None) -> tuple[Array, list[Array]]:
         walker, leaves = _Walker(Facts(), gates), jax.tree.leaves(params)
         known = [walker.facts.argument(depends=at >= given) for at in range(len(leaves))]
-        (out,), _ = walker.run(closed.jaxpr, closed.consts, leaves, known)
+        (out,), _ = walker.run(program.jaxpr, program.consts, leaves, known)
         return out, walker.found
 
     def kinks(params: PyTree) -> list[Array]:
@@ -137,6 +139,8 @@ class _Walker:
             return self.scan(eqn, operands, known)
         if name == "cond" and any(matters):
             return self.cond(eqn, operands, known)
+        if not eqn.outvars:  # prints, or tells something
+            return evaluate(eqn, operands), []
         if known and all(fact.number for fact in known):  # so that its sign is known
             with jax.ensure_compile_time_eval():
                 results = evaluate(eqn, operands)
@@ -223,8 +227,8 @@ class _Walker:
         self, eqn: Any, operands: list[Any], known: list[Fact]
     ) -> tuple[list[Any], list[Fact]]:
         """A loop whose rounds have their own gates, stacked as its other inputs are."""
-        params, inner = eqn.params, eqn.params["jaxpr"]
-        consts, carries = params["num_consts"], params["num_carry"]
+        params, inner = eqn.params, closed(eqn.params["jaxpr"])
+        consts, carries = loop_parts(eqn)
         given, first, rows = _split(operands, consts, carries)
         depends, outs = self.reach(inner, [fact.depends for fact in known], consts, carries)
 
@@ -279,7 +283,7 @@ class _Walker:
         self, eqn: Any, operands: list[Any], known: list[Fact]
     ) -> tuple[list[Any], list[Fact]]:
         """Branches: all are evaluated, if one has kinks or the choice itself is one."""
-        branches, compared = eqn.params["branches"], known[0].compared
+        branches, compared = [closed(b) for b in eqn.params["branches"]], known[0].compared
         depends = [fact.depends for fact in known[1:]]
         shapes = [variable.aval for variable in eqn.invars[1:]]
         tried = [self.dry(branch, shapes, depends) for branch in branches]

@@ -53,7 +53,8 @@ def _trace(f: Loss, params: PyTree) -> tuple[Any, list[Array]]:
         for atom in eqn.invars:  # of numbers JAX does the same
             if isinstance(atom, core.Literal) and isinstance(atom.val, np.ndarray):
                 atom.val = atom.val.copy()
-    return closed.jaxpr, jax.device_put(fresh)
+    closed.consts[:] = jax.device_put(fresh)
+    return closed.jaxpr, list(closed.consts)
 
 
 def _checked(

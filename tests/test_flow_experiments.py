@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-import gf_jax
 from experiments import records, store
 from experiments.configuration import EXIT_DIVERGED
+from gf_jax import prediction
 from tests.conftest import WITH_FLOW, check_page
 
 
@@ -15,7 +15,7 @@ def test_an_interrupted_flow_keeps_the_run(invoke, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gf_jax.prediction, "predict", interrupted)
+    monkeypatch.setattr(prediction, "predict", interrupted)
     folder = tmp_path / "short"
     status, out, _ = invoke(*WITH_FLOW, "--ratios=2", f"--output_dir={folder}")
     assert status == 130
