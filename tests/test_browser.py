@@ -9,7 +9,7 @@ import pytest
 from absl.testing import flagsaver
 from playwright.sync_api import Error, sync_playwright
 
-from experiments import main
+from experiments import command_line, main
 
 pytestmark = pytest.mark.long
 
@@ -71,7 +71,7 @@ def path(request, tmp_path_factory, flag_definitions):
     sizes = ("--dataset=digits", "--examples=60", "--iterations=40", "--step_size=0.05")
     arguments = (*sizes, "--widths=6", *RUNS[getattr(request, "param", "one start")])
     with flagsaver.flagsaver(), contextlib.redirect_stdout(io.StringIO()):
-        main.main(main.parse_flags(["main", *arguments, f"--output_dir={folder}"]))
+        main.main(command_line.parse_flags(["main", *arguments, f"--output_dir={folder}"]))
     return folder / "report.html"
 
 

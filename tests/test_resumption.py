@@ -15,12 +15,19 @@ import pytest
 from absl.testing import flagsaver
 
 import gf_jax
-from experiments import interruption, main
+from experiments import command_line, interruption, main
 from experiments.checkpoints import Checkpoints, Record
 from experiments.configuration import Configuration
 from tests.conftest import SMALL, WITH_FLOW, assert_same_results
 
 PAPER = (*WITH_FLOW, "--ratios=2,3")
+
+
+def replace(patch, name, function):
+    """Puts a function in the place of one of gf_jax wherever experiments find it."""
+    for place in (gf_jax, gf_jax.study, gf_jax.prediction):
+        if hasattr(place, name):
+            patch.setattr(place, name, function)
 
 
 def interrupted_at(name, number):
@@ -51,7 +58,7 @@ def cut_short(invoke, monkeypatch, tmp_path):
     def call(name, number, *flags):
         folder = tmp_path / "short"
         with monkeypatch.context() as patch:
-            patch.setattr(gf_jax, name, interrupted_at(name, number))
+            replace(patch, name, interrupted_at(name, number))
             status, out, err = invoke(*flags, "--checkpoint_every=0", f"--output_dir={folder}")
         assert status == 130, err
         assert out.endswith(f"resume it: {sys.executable} -m experiments.main --resume={folder}\n")
@@ -67,7 +74,7 @@ def short_once(tmp_path_factory, flag_definitions):
     arguments = (*SMALL, "--ratios=2,3", "--checkpoint_every=0", f"--output_dir={folder}")
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 5))
-        assert main.main(main.parse_flags(["main", *arguments])) == 130
+        assert main.main(command_line.parse_flags(["main", *arguments])) == 130
     return folder
 
 
@@ -100,7 +107,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 ):
     folder = cut_short(name, number, *PAPER)
     if name == "gradient_flow":  # the prediction was complete
-        monkeypatch.setattr(gf_jax, "predict", None)
+        replace(monkeypatch, "predict", None)
     status, out, err = invoke(f"--resume={folder}", *PAPER[2:])
     assert status == 0, err
     assert said in out

@@ -336,5 +336,5 @@ def test_nothing_else_reads_or_writes_arrays():
         assert "import pickle" not in text
         if path.name != "files.py":
             assert not any(
-                name in text for name in ("np.load", "np.save", "json.load", "json.dump")
+                name in text for name in ("np.load", "np.save", "json.load", "json.dump(")
             ), path
