@@ -2,7 +2,7 @@
 
     pip install -e ".[examples]" && python -m experiments.examples.flax_nnx
 
-Two layers of ReLU with layer normalisation on 100 of scikit-learn's handwritten digits.
+A layer of ReLU with layer normalisation on 100 of scikit-learn's handwritten digits.
 ``nnx.split`` splits off what is no parameter. ReLU has kinks: gf_jax finds them in the program of
 the loss and takes them into account. Half a minute on one laptop core. Descent with step size
 0.02 stays in sight of its flow, at 1.7 % of the distance that the flow travels.
