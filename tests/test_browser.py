@@ -153,8 +153,13 @@ def test_zoom_and_back(visit):
     # A pixel or two of some 300.
     assert low == pytest.approx(before[0] + 0.3 * width, abs=0.01 * width)
     assert high == pytest.approx(before[0] + 0.6 * width, abs=0.01 * width)
-    area.dblclick()
-    page.wait_for_function(f"({reach})()[0] === {before[0]}")
+    back = f"({reach})()[0] === {before[0]}"
+    for _ in range(5):  # on a busy machine two clicks may be too far apart to be one
+        area.dblclick()
+        with contextlib.suppress(Error):
+            page.wait_for_function(back, timeout=5_000)
+            break
+    assert page.evaluate(back)
 
 
 def test_runs_are_hidden_and_shown(visit):

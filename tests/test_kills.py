@@ -63,8 +63,8 @@ def test_killed_again_and_again(flags, seed, tmp_path):
     assert status == 0, out
     chance, kills = random.Random(seed), 0
     while True:
-        # A life may die too early to get anything done; later ones live longer.
-        count = chance.randrange(1, 100 + 40 * kills)
+        # A life may die too early to get anything done; after enough of them they live longer.
+        count = chance.randrange(1, 60 + 60 * max(0, kills - 7))
         delay = chance.choice([0, 0.001, 0.01, 0.1])
         dying = (count, delay, folder, *first_or_next(folder, flags))
         status, out = live(*dying, module="tests.dying")
