@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import harness, necessity
+from experiments import necessity, progress
 from tests.conftest import check_page
 
 
@@ -73,7 +73,7 @@ def test_an_accuracy_that_every_step_size_or_none_reaches(monkeypatch, invoke, t
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness, "segments", interrupted)
+    monkeypatch.setattr(progress, "segments", interrupted)
     status, out, _ = invoke("--experiment=necessity", f"--output_dir={tmp_path / 'short'}")
     assert status == 130
     assert "interrupted before the runs were complete" in out
