@@ -132,6 +132,8 @@ class Checkpoints:
         try:
             while len(records) in self._history.all_steps():
                 records.append(self._load(self._history, len(records)))
+            if any(step > len(records) for step in self._history.all_steps()):
+                trouble = MissingError(f"checkpoint {len(records)} (history) is missing")
         except UnreadableError as error:
             trouble = error
             if not records:
@@ -159,7 +161,7 @@ class Checkpoints:
         """Clears the place of the records from a number on; what is told of that."""
         managers = (self._history, self._states)
         later = [(m, step) for m in managers for step in m.all_steps() if step >= number]
-        told = f"{trouble or f'checkpoint {number} is missing'}: the run goes on from before it"
+        told = f"{trouble}: the run {'goes on from before it' if number else 'starts from the beginning'}"
         with _failure():
             # A kill leaves at most a record without its state, or a state without its record.
             if not isinstance(trouble, UnreadableError) and all(s == number for _, s in later):
@@ -173,7 +175,7 @@ class Checkpoints:
                 (manager.directory / str(step)).rename(place / str(step))
             for manager in managers:
                 manager.reload()
-        return f"{told}; what it leaves out is kept in {aside}"
+        return f"{told}; what is left out is kept in {aside}"
 
     def _new_folder(self) -> epath.Path:
         """A folder that is not there, for what is set aside."""

@@ -107,7 +107,7 @@ class Journal:
         self._records, self._state, self._number = kept.records, kept.state, len(kept.records)
         if kept.told:
             self._say(kept.told)
-        if not kept.records:
+        elif not kept.records:
             self._say("there is no complete checkpoint: the run starts from the beginning")
 
     def _exists(self) -> bool:

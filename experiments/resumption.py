@@ -72,12 +72,16 @@ def _weights(directory: Path, saved: str, given: dict[str, Any]) -> str:
     path, kept = given.get("initial_params"), directory / "initial_params.npz"
     if path is not None and os.path.exists(path):
         return path
-    if path not in (None, saved):
+    if path is not None and not _same_path(path, saved):
         raise UsageError(
             f"--initial_params={path}: no such file; drop the flag, since the run has kept its "
             "starting point"
         )
     return str(kept) if kept.exists() else saved
+
+
+def _same_path(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[str]]:
@@ -170,8 +174,8 @@ def _fits(value: object, kind: Any) -> bool:
 def _check_drift(saved: Configuration, given: dict[str, Any]) -> None:
     """Refuses flags that differ from those of the run, all in one line."""
     free = {"resume", *FREE}
-    if given.get("output_dir") == given["resume"]:
-        free.add("output_dir")  # the directory has been moved
+    if _same_path(given.get("output_dir", ""), given["resume"]):
+        free.add("output_dir")  # the directory may have been moved
     if saved.initial_params is not None:
         free.add("initial_params")  # compared by its digest
     differing = [
