@@ -161,7 +161,8 @@ class Checkpoints:
         """Clears the place of the records from a number on; what is told of that."""
         managers = (self._history, self._states)
         later = [(m, step) for m in managers for step in m.all_steps() if step >= number]
-        told = f"{trouble}: the run {'goes on from before it' if number else 'starts from the beginning'}"
+        place = "goes on from before it" if number else "starts from the beginning"
+        told = f"{trouble}: the run {place}"
         with _failure():
             # A kill leaves at most a record without its state, or a state without its record.
             if not isinstance(trouble, UnreadableError) and all(s == number for _, s in later):
@@ -170,9 +171,9 @@ class Checkpoints:
                 return told if trouble else ""
             aside = self._new_folder()
             for manager, step in later:
-                place = aside / manager.directory.name
-                place.mkdir(parents=True, exist_ok=True)
-                (manager.directory / str(step)).rename(place / str(step))
+                (aside / manager.directory.name).mkdir(parents=True, exist_ok=True)
+                step_folder = manager.directory / str(step)
+                step_folder.rename(aside / manager.directory.name / str(step))
             for manager in managers:
                 manager.reload()
         return f"{told}; what is left out is kept in {aside}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def expand(flag: str, path: str) -> Path:
     if "://" in path:
         raise UsageError(f"--{flag}={path}: is an address; accepted is a path on this machine")
     try:
-        return Path(path).expanduser().absolute()
+        absolute = Path(path).expanduser().absolute()
+        return Path(os.path.realpath(absolute)) if ".." in absolute.parts else absolute
     except RuntimeError:
         raise UsageError(
             f"--{flag}={path}: there is no such home folder; accepted is a path, as ./{path}"

@@ -135,7 +135,7 @@ class _Lines:
         with self._lock:
             before, self._share = self._share, max(self._share, share)
             self._first = self._first or (time.monotonic(), self._share)
-            if _tenths(self._share) > _tenths(before):
+            if _whole(10 * self._share) > _whole(10 * before):
                 self._say(self._state())
 
     def tick(self) -> None:
@@ -153,7 +153,7 @@ class _Lines:
         elapsed = f"{tqdm.format_interval(now - self._begun)} elapsed"
         if self._first is None:
             return f"compiling, {elapsed}"
-        text = f"{self._share:.0%}, {elapsed}"
+        text = f"{_whole(100 * self._share)}%, {elapsed}"
         since, first = self._first
         if not first < self._share < 1:
             return text
@@ -167,5 +167,6 @@ class _Lines:
                 print(f"{self._label}: {text}", file=sys.stderr, flush=True)
 
 
-def _tenths(share: float) -> int:
-    return int(10 * share + 1e-9)
+def _whole(parts: float) -> int:
+    """How many of them are done, but for rounding."""
+    return int(parts + 1e-9)
