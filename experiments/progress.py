@@ -6,11 +6,12 @@ it is being compiled.
 """
 
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 import jax
 import numpy as np
@@ -84,7 +85,7 @@ def _shown(label: str) -> Iterator[Progress]:
     if not devices.leads() or sys.stderr is None:
         yield lambda share: None
         return
-    display: _Display = _Bar(label) if sys.stderr.isatty() else _Lines(label)
+    display: _Display = _Bar(label) if _is_terminal(sys.stderr) else _Lines(label)
     over = threading.Event()
 
     def tick() -> None:
@@ -99,6 +100,14 @@ def _shown(label: str) -> Iterator[Progress]:
         over.set()
         clock.join()
         display.close()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether it is a terminal with room for a bar; some that record a session have no width."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 class _Bar:

@@ -1,8 +1,10 @@
 """Progress at a terminal and in a file: what is shown, and that it never ends a run."""
 
 import io
+import pty
 import re
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -16,14 +18,6 @@ LINE = re.compile(r"solve: (\d+)%, \d\d:\d\d elapsed(, about \d\d:\d\d left)?")
 SHARES = st.lists(st.floats(0, 1), max_size=30)
 
 
-class Stream(io.StringIO):
-    """Standard error, of a terminal or not."""
-
-    def __init__(self, terminal=False):
-        super().__init__()
-        self.isatty = lambda: terminal
-
-
 def shown(shares, stream):
     """What a solver shows that tells these shares."""
 
@@ -35,12 +29,18 @@ def shown(shares, stream):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
         assert progress.solve("solve", solver) == "solution"
-    return stream.getvalue() if isinstance(stream, Stream) else ""
+
+
+def written(shares):
+    """What is then in a file."""
+    stream = io.StringIO()
+    shown(shares, stream)
+    return stream.getvalue()
 
 
 @given(SHARES)
 def test_a_file_has_a_line_for_every_tenth(shares):
-    first, *lines = shown(shares, Stream()).splitlines()
+    first, *lines = written(shares).splitlines()
     assert first == "solve: compiling"
     percentages = [int(LINE.fullmatch(line)[1]) for line in lines]
     assert percentages[-1] == 100
@@ -49,21 +49,30 @@ def test_a_file_has_a_line_for_every_tenth(shares):
 
 
 def test_every_tenth_is_told():
-    lines = shown([number / 1000 for number in range(1, 1001)], Stream()).splitlines()
+    lines = written([number / 1000 for number in range(1, 1001)]).splitlines()
     assert [LINE.fullmatch(line)[1] for line in lines[1:]] == [str(10 * n) for n in range(1, 11)]
 
 
-@given(SHARES)
-def test_a_terminal_has_a_bar(shares):
-    text = shown(shares, Stream(terminal=True))
-    assert text.startswith("\rsolve, compiling:   0%|")
-    assert "solve: 100%|" in text
-    assert text.count("\n") == 1
+@pytest.mark.parametrize(("columns", "bar"), [(80, True), (20, True), (0, False)])
+def test_a_terminal_has_a_bar(columns, bar):
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, columns))
+    with open(slave, "w") as stream:
+        shown([0.2, 0.7], stream)
+        print("over", file=stream)
+    with open(master, encoding="utf-8", newline="") as screen:
+        text = "".join(iter(screen.readline, "over\r\n"))
+    if bar:
+        assert text.startswith("\rsolve, compiling")
+        assert text.count("\n") == 1
+        assert text.split("\r")[-2].startswith("solve: 100%")
+    else:
+        assert text.startswith("solve: compiling\r\nsolve: 20%,")
 
 
 def test_silence_is_broken(monkeypatch):
     """Before anything is computed, and between tenths; ever less often."""
-    stream, now = Stream(), [0.0]
+    stream, now = io.StringIO(), [0.0]
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     lines = progress._Lines("solve")
@@ -98,7 +107,6 @@ def test_where_nothing_can_be_shown_the_run_goes_on(stream):
 def test_closed():
     stream = io.StringIO()
     stream.close()
-    stream.isatty = lambda: False
     shown([0.5], stream)
 
 
@@ -106,7 +114,7 @@ def test_segments_are_told_from_where_they_are_resumed(monkeypatch):
     schedule = gf_jax.Schedule(0.1, (2,), 10, segments=5)
 
     def told(resume_from=None):
-        stream = Stream()
+        stream = io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
         parts = progress.segments(square, np.ones(2), schedule, "float32", resume_from=resume_from)
         states = [[np.array(leaf) for leaf in state] for _, state in parts]
