@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from gf_jax.schedule import Schedule
 from gf_jax.segments import Trajectory
 from gf_jax.tracing import Loss
 
-SHAPE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+SHAPE = "{desc} |{bar}| {unit}"  # a label with its share, and what is to be said of the time
 TICK = 1.0  # seconds after which a bar is drawn again, as its clock goes on
 SILENCE = 60.0  # seconds after which a line is written though no tenth is done, doubled each time
 
@@ -66,26 +66,13 @@ def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
     return solution
 
 
-class _Display(Protocol):
-    """Where progress is shown, from a label and the share that is done."""
-
-    def tell(self, share: float) -> None:
-        """Shows the share that is done; the first that is told means that all is compiled."""
-
-    def tick(self) -> None:
-        """Shows that time goes on; called every ``TICK`` seconds."""
-
-    def close(self) -> None:
-        """Ends it; what is told later is not shown."""
-
-
 @contextlib.contextmanager
 def _shown(label: str) -> Iterator[Progress]:
     """Shows the progress of what is done within, which is told by the function that it gives."""
     if not devices.leads() or sys.stderr is None:
         yield lambda share: None
         return
-    display: _Display = _Bar(label) if _is_terminal(sys.stderr) else _Lines(label)
+    display = (_Bar if _has_room(sys.stderr) else _Lines)(label)
     over = threading.Event()
 
     def tick() -> None:
@@ -102,78 +89,106 @@ def _shown(label: str) -> Iterator[Progress]:
         display.close()
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    """Whether it is a terminal with room for a bar; some that record a session have no width."""
+def _has_room(stream: TextIO) -> bool:
+    """Whether it is a terminal of some size; those that record a session may have none."""
     try:
-        return os.get_terminal_size(stream.fileno()).columns > 0
+        return min(os.get_terminal_size(stream.fileno())) > 0
     except (OSError, ValueError):
         return False
 
 
-class _Bar:
-    """A bar as wide as the terminal."""
+class _Display:
+    """What is shown of one task.
+
+    Args:
+      label: what it is called.
+    """
 
     def __init__(self, label: str) -> None:
-        self._label = label
-        self._bar = tqdm(
-            total=1.0, desc=f"{label}, compiling", bar_format=SHAPE, dynamic_ncols=True
-        )
+        self.label, self.share, self.open = label, 0.0, True
+        self.begun = time.monotonic()
+        self.first: tuple[float, float] | None = None  # that was told: when, and what
+        self.lock = threading.RLock()
 
     def tell(self, share: float) -> None:
-        self._bar.set_description_str(self._label, refresh=False)
-        self._bar.update(max(0.0, share - self._bar.n))
+        """Takes the share that is done; the first that is told means that all is compiled."""
+        with self.lock:
+            before, self.share = self.share, max(self.share, share)
+            self.first = self.first or (time.monotonic(), self.share)
+            if self.open:
+                self.show(before)
 
     def tick(self) -> None:
-        self._bar.refresh()
+        """Is called every ``TICK`` seconds, told or not."""
 
     def close(self) -> None:
+        """Ends it; what is told later is not shown."""
+        with self.lock:
+            self.open = False
+
+    def show(self, before: float) -> None:
+        """Shows that more is done than before."""
+
+    def state(self) -> str:
+        """How much is done, for a start."""
+        return "compiling" if self.first is None else f"{_whole(100 * self.share)}%"
+
+    def times(self) -> str:
+        """What has passed, and what is left if that can be told; compiling is no measure of it."""
+        now = time.monotonic()
+        elapsed = f"{tqdm.format_interval(now - self.begun)} elapsed"
+        since, first = self.first or (now, 1.0)
+        if not first < self.share < 1:
+            return elapsed
+        left = (now - since) * (1 - self.share) / (self.share - first)
+        return f"{elapsed}, about {tqdm.format_interval(left)} left"
+
+
+class _Bar(_Display):
+    """A bar as wide as the terminal, with a clock that goes on."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        # With a delay, be it none, the first that is drawn is that of tick.
+        self._bar = tqdm(total=1.0, bar_format=SHAPE, dynamic_ncols=True, delay=1e-9)
+        self.tick()
+
+    def show(self, before: float) -> None:
+        self._bar.set_description_str(f"{self.label}: {self.state()}", refresh=False)
+        self._bar.n, self._bar.unit = self.share, self.times()
+        self._bar.refresh()
+
+    def tick(self) -> None:
+        with self.lock:
+            self.show(self.share)
+
+    def close(self) -> None:
+        super().close()
         self._bar.close()
 
 
-class _Lines:
-    """Lines with label, percentage, and the time that has passed and that is left."""
+class _Lines(_Display):
+    """Lines of a file."""
 
     def __init__(self, label: str) -> None:
-        self._label, self._share = label, 0.0
-        self._begun = self._said = time.monotonic()
-        self._first: tuple[float, float] | None = None  # that was told: when, and what
-        self._silence, self._lock, self._closed = SILENCE, threading.Lock(), False
-        self._say("compiling")
+        super().__init__(label)
+        self._said, self._silence = self.begun, SILENCE
+        self._say(self.state())
 
-    def tell(self, share: float) -> None:
-        with self._lock:
-            before, self._share = self._share, max(self._share, share)
-            self._first = self._first or (time.monotonic(), self._share)
-            if _whole(10 * self._share) > _whole(10 * before):
-                self._say(self._state())
+    def show(self, before: float) -> None:
+        if _whole(10 * self.share) > _whole(10 * before):
+            self._say(f"{self.state()}, {self.times()}")
 
     def tick(self) -> None:
-        with self._lock:
+        with self.lock:
             if time.monotonic() - self._said >= self._silence:
                 self._silence *= 2
-                self._say(self._state())
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-
-    def _state(self) -> str:
-        now = time.monotonic()
-        elapsed = f"{tqdm.format_interval(now - self._begun)} elapsed"
-        if self._first is None:
-            return f"compiling, {elapsed}"
-        text = f"{_whole(100 * self._share)}%, {elapsed}"
-        since, first = self._first
-        if not first < self._share < 1:
-            return text
-        left = (now - since) * (1 - self._share) / (self._share - first)
-        return f"{text}, about {tqdm.format_interval(left)} left"
+                self._say(f"{self.state()}, {self.times()}")
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
-        if not self._closed:
-            with contextlib.suppress(OSError, ValueError):  # of a log that takes no more
-                print(f"{self._label}: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # of a file that takes no more
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
 
 def _whole(parts: float) -> int:

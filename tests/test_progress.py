@@ -63,7 +63,7 @@ def test_a_terminal_has_a_bar(columns, bar):
     with open(master, encoding="utf-8", newline="") as screen:
         text = "".join(iter(screen.readline, "over\r\n"))
     if bar:
-        assert text.startswith("\rsolve, compiling")
+        assert text.startswith("\rsolve: compiling |")
         assert text.count("\n") == 1
         assert text.split("\r")[-2].startswith("solve: 100%")
     else:
