@@ -170,7 +170,10 @@ def open_folder(
         workplace.say(line)
     if config.resume is None:
         store.write_configuration(directory, config, dataset, label, digests)
-    return workplace._replace(journal=_journal(workplace, digests or {}))
+    workplace = workplace._replace(journal=_journal(workplace, digests or {}))
+    if config.resume is not None:
+        resumption.note(config)
+    return workplace
 
 
 def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
@@ -186,7 +189,7 @@ def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
     folder = config.checkpoint_dir or str(workplace.directory / checkpoints.FOLDER)
     journal = Journal(folder, config.checkpoint_every, run, workplace.say)
     if config.resume is not None:
-        journal.read()
+        journal.read(expected=config.checkpoint_dir is not None)
     elif config.checkpoint_dir is not None:
         journal.begin()
     return journal
