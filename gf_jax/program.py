@@ -31,7 +31,30 @@ PyTree = Any
 Loss = Callable[[PyTree], Array]
 Made = TypeVar("Made")
 
-KEPT_PROGRAMS = 64
+KEPT_PROGRAMS, KEPT_RESULTS = 64, 64
+
+
+class Recent:
+    """What was put last under some names, at most so many of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> Any:
+        """What is kept under the name, or None."""
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def put(self, name: Hashable, value: Any) -> None:
+        """Keeps a value, and gives up what was not asked for longest."""
+        with self._lock:
+            self._kept[name] = value
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
 
 
 class Pure:
@@ -45,7 +68,7 @@ class Pure:
 
     def __init__(self, parts: Parts, structure: Any, settings: Settings) -> None:
         self._parts, self._structure, self._settings = parts, structure, settings
-        self.kept: dict[Hashable, Any] = {}
+        self.kept: Recent = Recent(KEPT_RESULTS)
 
     @property
     def data_shapes(self) -> list[jax.ShapeDtypeStruct]:
@@ -132,9 +155,11 @@ class Pure:
 
     def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
         """What was made of this program under that name; made now if it was not."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        return self.kept[name]
+        found = self.kept.get(name)
+        if found is None:
+            found = (make(),)  # None may be what is made
+            self.kept.put(name, found)
+        return found[0]
 
 
 class Program(NamedTuple):
@@ -190,27 +215,7 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
     return Program(pure, data, shapes)
 
 
-class _Programs:
-    """The programs that were prepared last."""
-
-    def __init__(self) -> None:
-        self._kept: collections.OrderedDict[Hashable, Pure] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Pure | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: Hashable, pure: Pure) -> None:
-        with self._lock:
-            self._kept[key] = pure
-            while len(self._kept) > KEPT_PROGRAMS:
-                self._kept.popitem(last=False)
-
-
-_programs = _Programs()
+_programs = Recent(KEPT_PROGRAMS)
 
 
 def _lifter(settings: Settings, given: Sequence[Any], traced: Sequence[Any]) -> Lifter:
