@@ -1,7 +1,6 @@
 """What the command lines share: flags from their description, help, mistakes, exit statuses."""
 
 import dataclasses
-import errno
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +8,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import folders, usage
+from experiments import folders, streams, usage
 from experiments.configuration import (
     EXIT_INTERRUPTED,
     EXIT_UNWRITTEN,
     EXIT_USAGE,
+    UNWRITABLE,
     UnwrittenError,
     UsageError,
 )
@@ -24,12 +24,6 @@ ACCEPTED = {
     "float": "accepted is a number",
     "bool": "accepted are true and false",
 }
-
-# What systems report of a place that takes no more.
-UNWRITABLE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.EROFS, errno.EACCES, errno.EPERM),
-)
 
 
 class _Several(flags.ArgumentParser):
@@ -141,6 +135,7 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
+        streams.close()
         folders.unlock()
 
 
@@ -157,7 +152,7 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
     except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
         sys.exit(fail(_in_words(error, values)))
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # which backends JAX looked for is no news
+        logging.set_verbosity(logging.ERROR)  # which backends JAX looked for is no news
     return arguments
 
 

@@ -1,6 +1,7 @@
 """The validated configuration of one experiment; one field per flag."""
 
 import dataclasses
+import errno
 import math
 from pathlib import Path
 
@@ -48,6 +49,12 @@ EXIT_STATUSES = {
     EXIT_INTERRUPTED: "interrupted; what was computed is written, and --resume goes on",
     EXIT_TERMINATED: "terminated, likewise",
 }
+
+# What systems report of a place that takes no more.
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 MOST_SEEDS = 100_000
 MOST_LAYERS = 100  # each is compiled
@@ -380,4 +387,4 @@ class Configuration:
 
 
 def _is_count(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0
+    return text.isdecimal() and len(text) < 10 and int(text) > 0

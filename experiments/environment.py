@@ -4,10 +4,13 @@ A mistake in it would end the program inside one of them, with their own traceba
 told here, in one line and with exit status 2, when ``experiments`` is imported.
 """
 
-import io
+import importlib
+import logging
 import os
 import subprocess
 import sys
+import tempfile
+import warnings
 from typing import NoReturn
 
 # Settings of JAX, for those who debug, under which no run gets to its end.
@@ -19,17 +22,27 @@ DEBUGGING = {
     "JAX_TRANSFER_GUARD": ("disallow", "disallow_explicit"),
 }
 
+# Numbers in the environment, and the most digits that make sense.
+NUMBERS = {"COLUMNS": 4, "LINES": 4, "SOURCE_DATE_EPOCH": 11}
 
-def prepare() -> None:
-    """Ends the program on variables that it cannot run under; drops those without a meaning."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Greek shows question marks
+
+def prepare(*, is_command: bool) -> None:
+    """Ends the program on variables that it cannot run under; drops those without a meaning.
+
+    Args:
+      is_command: whether the process is one of our commands, whose users have no use for what
+        libraries say to programmers, and whose figures are the same under all their settings.
+    """
     # Figures are files and need no backend; a terminal has at least one column.
     os.environ.pop("MPLBACKEND", None)
-    for name in ("COLUMNS", "LINES"):
-        if not os.environ.get(name, "").isdecimal() or int(os.environ[name]) < 1:
+    for name, digits in NUMBERS.items():
+        text = os.environ.get(name, "")
+        if not text.isdecimal() or len(text) > digits or int(text) < 1:
             os.environ.pop(name, None)
+    if is_command:
+        _be_quiet()
+        _forget_matplotlibrc()
+    _check_cache()
     _check_xla_flags()
     try:
         import jax
@@ -41,6 +54,48 @@ def prepare() -> None:
                 f"{name}={os.environ[name]}: is for debugging JAX, and no run gets to its end "
                 "under it; accepted is to unset it"
             )
+
+
+def _be_quiet() -> None:
+    """Silences the warnings of libraries, unless ``-W`` or PYTHONWARNINGS asks for them."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("jax", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _forget_matplotlibrc() -> None:
+    """Keeps Matplotlib from reading a file of settings, of which a damaged one ends its import."""
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    if not os.path.isfile("matplotlibrc"):
+        return
+    here = os.open(".", os.O_RDONLY)  # where a file of that name comes first, whatever is set
+    os.chdir("/")
+    try:
+        importlib.import_module("matplotlib")
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _check_cache() -> None:
+    """Says once that JAX cannot keep what it compiles, which it would say of every program."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not folder or "://" in folder:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except (OSError, ValueError) as error:
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+        reason = getattr(error, "strerror", None) or error
+        print(
+            f"warning: JAX_COMPILATION_CACHE_DIR={folder}: cannot be written ({reason}); what is "
+            "compiled is not kept",
+            file=sys.stderr,
+        )
 
 
 def _check_xla_flags() -> None:

@@ -21,6 +21,7 @@ import gf_jax
 from experiments import (
     checkpoints,
     devices,
+    figures,
     folders,
     interruption,
     memory,
@@ -30,6 +31,7 @@ from experiments import (
     records,
     resumption,
     store,
+    streams,
     structures,
 )
 from experiments.configuration import (
@@ -96,7 +98,7 @@ def begin(config: Configuration) -> NetworkWorkplace:
         accepted, and if flow or prediction cannot fit into memory.
     """
     problem.device()
-    study = devices.agreed(lambda: _study(config))
+    study = devices.agreed(lambda: interruption.call(lambda: _study(config)))
     seeds = len(config.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -109,8 +111,27 @@ def begin(config: Configuration) -> NetworkWorkplace:
     }
     workplace = open_folder(config, study, study.dataset, study.network_label, size, digests)
     if devices.leads():
-        store.write_params(workplace.directory / "initial_params.npz", study.start)
+        with _first_files(workplace.directory):
+            store.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
+
+
+@contextlib.contextmanager
+def _first_files(directory: Path) -> Iterator[None]:
+    """While they are written: a place that takes none is told before anything is computed.
+
+    Raises:
+      UnwrittenError: if they cannot be written; the directory is then removed.
+    """
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            folders.discard(directory)
+        raise UnwrittenError(
+            f"{directory}: cannot be written ({error.strerror}); give a folder that can by "
+            "--output_dir"
+        ) from None
 
 
 def _study(config: Configuration) -> problem.Problem:
@@ -162,6 +183,7 @@ def open_folder(
         return directory
 
     directory = devices.agreed(open_directory)
+    streams.keep(directory)
     workplace = Workplace(config, study, dataset, directory, page.Transcript(), nothing)
     if dataset is not None:
         warn(dataset)
@@ -169,7 +191,8 @@ def open_folder(
     for line in (f"{label}, {size}{on}", *warnings):
         workplace.say(line)
     if config.resume is None:
-        store.write_configuration(directory, config, dataset, label, digests)
+        with _first_files(directory):
+            store.write_configuration(directory, config, dataset, label, digests)
     return workplace._replace(journal=_journal(workplace, digests or {}))
 
 
@@ -200,7 +223,11 @@ def warn(dataset: Dataset) -> None:
 
 
 def end(
-    workplace: Workplace, summary: dict[str, Any], figure: Figure, *, interrupted: bool = False
+    workplace: Workplace,
+    summary: dict[str, Any],
+    figure: Figure | None,
+    *,
+    interrupted: bool = False,
 ) -> None:
     """Writes page and summary, and says once more which data were used and where results lie.
 
@@ -226,6 +253,16 @@ def interrupt(workplace: Workplace, text: str) -> int:
     return EXIT_INTERRUPTED
 
 
+def draw(workplace: Workplace, drawing: Callable[[], Figure]) -> Figure | None:
+    """The figure of a run, which is written; None, said in a line, if it cannot be drawn.
+
+    Raises:
+      UnwrittenError: if it cannot be written.
+    """
+    with results(workplace):
+        return figures.attempt(drawing, workplace.say)
+
+
 @contextlib.contextmanager
 def results(workplace: Workplace) -> Iterator[None]:
     """While results are written: a signal waits, and a full disk ends the run in one line.
@@ -238,9 +275,14 @@ def results(workplace: Workplace) -> Iterator[None]:
             yield
         except OSError as error:
             workplace.journal.close()
+            again = resumption.command(workplace.directory)
+            fix = (
+                f"when they can, resume the run: {again}"
+                if workplace.journal.keeps
+                else ("give a folder with room for them by --output_dir")
+            )
             raise UnwrittenError(
-                f"{workplace.directory}: results cannot be written ({error.strerror}); when they "
-                f"can, resume the run: {resumption.command(workplace.directory)}"
+                f"{workplace.directory}: results cannot be written ({error.strerror}); {fix}"
             ) from None
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, progress, records, report, store
+from experiments import figures, harness, interruption, progress, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import NetworkWorkplace
 from gf_jax.segments import Trajectory
@@ -38,7 +38,8 @@ def run(config: Configuration) -> int:
     workplace = harness.begin(config)
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     here = jax.tree.map(lambda leaf: leaf[None], start)
-    curvature = float(gf_jax.curvature(f, here).lambda_max.value[0])
+    ends = interruption.call(lambda: gf_jax.curvature(f, here))
+    curvature = float(ends.lambda_max.value[0])
     if not 0 < curvature < np.inf:
         raise UsageError(
             f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
@@ -59,9 +60,10 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
-    store.write_metrics(workplace.directory, saved)
     snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
-    store.write_snapshots(workplace.directory, saved, snapshots)
+    with harness.results(workplace):
+        store.write_metrics(workplace.directory, saved)
+        store.write_snapshots(workplace.directory, saved, snapshots)
     if outcome.interrupted:
         workplace.say("interrupted: the flows were not solved")
         return EXIT_INTERRUPTED
@@ -69,16 +71,18 @@ def run(config: Configuration) -> int:
         summary = report.summarise(saved)
         report.print_run(summary, workplace.console)
         workplace.say("every run diverged, so that there is nothing to compare with flows")
-        harness.end(workplace, summary, figures.draw_run(saved, workplace.directory))
+        figure = harness.draw(workplace, lambda: figures.draw_run(saved, workplace.directory))
+        harness.end(workplace, summary, figure)
         return EXIT_DIVERGED
     try:
         sweep = _compare(workplace, saved, outcome.trajectory, edge)
     except KeyboardInterrupt:
         workplace.say(f"interrupted: the runs lie in {workplace.directory}, without flows")
         return EXIT_INTERRUPTED
-    store.write_record(workplace.directory, "sweep", sweep)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
-    figure = figures.draw_sweep(saved, sweep, workplace.directory)
+    figure = harness.draw(workplace, lambda: figures.draw_sweep(saved, sweep, workplace.directory))
     report.print_sweep(summary, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure)

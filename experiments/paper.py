@@ -64,8 +64,7 @@ def run(config: Configuration) -> int:
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
-    with harness.results(workplace):
-        figure = figures.draw_run(saved, directory)
+    figure = harness.draw(workplace, lambda: figures.draw_run(saved, directory))
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:

@@ -15,7 +15,17 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments import figures, folders, harness, problem, progress, report, store, usage
+from experiments import (
+    figures,
+    folders,
+    harness,
+    problem,
+    progress,
+    report,
+    store,
+    streams,
+    usage,
+)
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
@@ -111,8 +121,9 @@ def run(settings: Settings) -> int:
     say(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
     if without:
         say(f"without PyTorch: {without}")
+    streams.keep(directory)
     store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
-    summary = {
+    summary: dict[str, Any] = {
         "data": dataset.label,
         "ratios": list(_ratios(settings)),
         "rounds": settings.rounds,
@@ -128,10 +139,11 @@ def run(settings: Settings) -> int:
             "benchmark", lambda tell: _measure(settings, workloads, torch, summary, tell)
         )
     except KeyboardInterrupt:
-        summary["interrupted"] = True
+        # What was left behind may still add to it.
+        summary = summary | {"networks": list(summary["networks"]), "interrupted": True}
     store.write_summary(directory, summary)
     if summary["networks"]:
-        figures.draw_benchmark(summary, directory)
+        figures.attempt(lambda: figures.draw_benchmark(summary, directory), say)
         table.show(summary, console)
     say(f"everything lies in {directory}")
     return _end(settings, summary, say)
