@@ -7,6 +7,7 @@ told here, in one line and with exit status 2, when ``experiments`` is imported.
 import importlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,13 @@ DEBUGGING = {
     "JAX_TRANSFER_GUARD": ("disallow", "disallow_explicit"),
 }
 
-# Numbers in the environment, and the most digits that make sense.
-NUMBERS = {"COLUMNS": 4, "LINES": 4, "SOURCE_DATE_EPOCH": 11}
+# Variables that must be positive numbers to be of use, to Matplotlib, terminals and bars.
+NUMBERS = {
+    "COLUMNS": r"\d{1,4}",
+    "LINES": r"\d{1,4}",
+    "SOURCE_DATE_EPOCH": r"\d{1,11}",
+    "TQDM_MININTERVAL": r"\d{1,6}(\.\d+)?",
+}
 
 
 def prepare(*, is_command: bool) -> None:
@@ -33,12 +39,7 @@ def prepare(*, is_command: bool) -> None:
       is_command: whether the process is one of our commands, whose users have no use for what
         libraries say to programmers, and whose figures are the same under all their settings.
     """
-    # Figures are files and need no backend; a terminal has at least one column.
-    os.environ.pop("MPLBACKEND", None)
-    for name, digits in NUMBERS.items():
-        text = os.environ.get(name, "")
-        if not text.isdecimal() or len(text) > digits or int(text) < 1:
-            os.environ.pop(name, None)
+    _drop_variables()
     if is_command:
         _be_quiet()
         _forget_matplotlibrc()
@@ -54,6 +55,16 @@ def prepare(*, is_command: bool) -> None:
                 f"{name}={os.environ[name]}: is for debugging JAX, and no run gets to its end "
                 "under it; accepted is to unset it"
             )
+
+
+def _drop_variables() -> None:
+    """Drops what has no meaning. The form of bars is ours; figures are files, without backend."""
+    for name in list(os.environ):
+        form = NUMBERS.get(name)
+        wrong = form and not (re.fullmatch(form, os.environ[name]) and float(os.environ[name]))
+        ours = name.startswith("TQDM_") and name not in ("TQDM_DISABLE", *NUMBERS)
+        if wrong or ours or name == "MPLBACKEND":
+            del os.environ[name]
 
 
 def _be_quiet() -> None:

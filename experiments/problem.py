@@ -66,7 +66,8 @@ def device() -> jax.Device:
     try:
         return jax.devices()[0]
     except Exception as error:  # of whatever kind, it is of the machine: nothing is computed yet
-        reason = next(iter(str(error).splitlines()), "") or "what is asked for does not start"
+        wanted = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} is not here"
+        reason = next(iter(str(error).splitlines()), wanted)
         raise UsageError(
             f"environment: JAX finds no device to compute on ({reason}); give another by "
             "JAX_PLATFORMS, such as cpu, or unset it"
