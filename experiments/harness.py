@@ -21,6 +21,7 @@ import gf_jax
 from experiments import (
     checkpoints,
     devices,
+    effort,
     figures,
     folders,
     interruption,
@@ -306,12 +307,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     config, study, journal = workplace.config, workplace.study, workplace.journal
     starts, label = len(config.starts_of_seeds), f"descent, {arithmetic}"
     chosen = devices.spread(config, len(study.dataset.labels))
-    workplace.say(
-        f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
-        f"{_work(config, schedule, starts or 1)} on {problem.device().device_kind}"
-    )
-    if chosen.text:
-        workplace.say(chosen.text)
+    try:
+        _announce(workplace, schedule, arithmetic, chosen)
+    except KeyboardInterrupt:
+        return None
     kept = journal.records(label)
     structure = jax.tree.structure(structures.trajectory(study.initial_params))
     parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
@@ -345,15 +344,17 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     return Outcome(gf_jax.join(parts), seconds, interrupted)
 
 
-def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
-    """How many gradients the runs take, in words."""
-    evaluations = schedule.gradient_evaluations * starts
-    if not config.batch_size:
-        return f"{evaluations:,} gradient evaluations"
-    recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
-    return (
-        f"{evaluations - starts:,} gradient evaluations of batches and {recorded:,} of all examples"
-    )
+def _announce(
+    workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, chosen: devices.Spread
+) -> None:
+    """Says what descent will take; refuses what cannot fit, before it is compiled."""
+    config, study = workplace.config, workplace.study
+    least = effort.least_memory(study, schedule, len(config.starts_of_seeds) or 1, chosen)
+    _check_memory(workplace, least)
+    for line in effort.announcement(config, study, schedule, arithmetic, least):
+        workplace.say(line)
+    if chosen.text:
+        workplace.say(chosen.text)
 
 
 def _check_memory(workplace: Workplace, needed: Memory) -> None:

@@ -20,19 +20,32 @@ makes the runs with momentum, at the same times as the first command. On MNIST t
 """
 
 import operator
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import devices, figures, harness, records, report, seeds, store, structures
+from experiments import (
+    devices,
+    effort,
+    figures,
+    harness,
+    records,
+    report,
+    seeds,
+    store,
+    structures,
+)
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.flow_problem import Progress
 from gf_jax.networks import Params
 from gf_jax.segments import Trajectory
 from gf_jax.study import follow
+
+PATIENCE = 300.0  # seconds of flows to come that are not worth a word
 
 
 def run(config: Configuration) -> int:
@@ -106,6 +119,7 @@ def _follow_seeds(
         if not single.arrived:
             continue
         start = jax.tree.map(operator.itemgetter(number), study.initial_params)
+        begun = time.perf_counter()
         of_seed = jax.tree.map(operator.itemgetter((slice(None), number)), trajectory.snapshots)
         try:
             references[number], flow_params = _reference(
@@ -117,6 +131,7 @@ def _follow_seeds(
         except KeyboardInterrupt:
             interrupted = True
             break
+        _foretell(workplace, number, time.perf_counter() - begun)
         for kept, leaf in zip(jax.tree.leaves(points), jax.tree.leaves(flow_params), strict=True):
             kept[:, number] = leaf
     run = run._replace(reference=records.join_references(references))
@@ -124,6 +139,16 @@ def _follow_seeds(
         with harness.results(workplace):
             store.write_flow(workplace.directory, run, study.restore(points))
     return run, interrupted
+
+
+def _foretell(workplace: NetworkWorkplace, number: int, seconds: float) -> None:
+    """After the first flow, says what those of the other starting points will take."""
+    left = len(workplace.config.starts_of_seeds) - 1
+    if number == 0 and seconds * left > PATIENCE:
+        workplace.say(
+            f"the flow of one starting point took {effort.duration(seconds)}, those of the other "
+            f"{left:,} will take about {effort.duration(seconds * left)}; --noflow leaves them out"
+        )
 
 
 def _reference(

@@ -44,7 +44,7 @@ def test_a_run_that_does_not_fit_is_refused(seeds, invoke, tmp_path, monkeypatch
     assert status == 2
     line = err.splitlines()[-1]
     assert "error: memory: the run needs about 0.00" in line
-    assert "1.53e-05 GiB are free on this machine" in line
+    assert "0.0156 MiB are free on this machine" in line
     assert ("--seeds or --" in line) == (seeds > 1)
     assert not folder.exists()
 
