@@ -15,6 +15,7 @@ from gf_jax.schedule import Schedule
 
 MANY = 1_000_000  # evaluations; fewer are done before one has wondered how long they take
 TRIALS = 3
+MANY_LANES = 20  # of that many compiling takes half a minute on two cores, of 60 some minutes
 UNITS = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 
@@ -55,6 +56,11 @@ def announcement(
         f"{runs:,} runs in {arithmetic} arithmetic, {_work(config, schedule, starts)} on "
         f"{problem.device().device_kind}, at least {amount} of memory"
     ]
+    if len(schedule.lanes) > MANY_LANES:
+        lines.append(
+            f"{len(schedule.lanes)} step sizes are compiled for minutes: twice as many take more "
+            "than twice as long"
+        )
     if evaluations >= MANY and not config.batch_size:
         each = interruption.call(lambda: _seconds(study, arithmetic, stacked=starts > 1))
         lines.append(

@@ -69,6 +69,7 @@ def _drop_variables() -> None:
 
 def _be_quiet() -> None:
     """Silences the warnings of libraries, unless ``-W`` or PYTHONWARNINGS asks for them."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's; its errors are raised, too
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
