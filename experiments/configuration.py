@@ -38,6 +38,7 @@ COORDINATES = ("row_space", "pixels")
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_UNWRITTEN = 4
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
 EXIT_TERMINATED = 143
 # What help tells of them.
@@ -48,6 +49,7 @@ EXIT_STATUSES = {
     EXIT_UNWRITTEN: "results could not be written; --resume finishes the run when they can",
     EXIT_INTERRUPTED: "interrupted; what was computed is written, and --resume goes on",
     EXIT_TERMINATED: "terminated, likewise",
+    EXIT_HUNG_UP: "the terminal was closed, likewise",
 }
 
 # What systems report of a place that takes no more.

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ NUMBERS = {
     "SOURCE_DATE_EPOCH": r"\d{1,11}",
     "TQDM_MININTERVAL": r"\d{1,6}(\.\d+)?",
 }
+FILES = 64  # open at once
 
 
 def prepare(*, is_command: bool) -> None:
@@ -40,6 +42,7 @@ def prepare(*, is_command: bool) -> None:
         libraries say to programmers, and whose figures are the same under all their settings.
     """
     _drop_variables()
+    _open_files()
     if is_command:
         _be_quiet()
         _forget_matplotlibrc()
@@ -65,6 +68,15 @@ def _drop_variables() -> None:
         ours = name.startswith("TQDM_") and name not in ("TQDM_DISABLE", *NUMBERS)
         if wrong or ours or name == "MPLBACKEND":
             del os.environ[name]
+
+
+def _open_files() -> None:
+    """Takes the right to as many open files as libraries, threads and checkpoints need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FILES:
+        _refuse(f"ulimit -n {hard}: so many files may be open at once; accepted is {FILES} or more")
+    if soft != resource.RLIM_INFINITY and soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
 def _be_quiet() -> None:

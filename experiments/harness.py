@@ -358,9 +358,16 @@ def _announce(
 
 
 def _check_memory(workplace: Workplace, needed: Memory) -> None:
-    """Refuses a run that does not fit, and removes its directory if it is new."""
-    try:
+    """Refuses a run that does not fit."""
+    with removed_if_refused(workplace):
         devices.agreed(lambda: memory.check(workplace.config, needed))
+
+
+@contextlib.contextmanager
+def removed_if_refused(workplace: Workplace) -> Iterator[None]:
+    """Removes the run directory, if it is new, where a mistake shows after it was made."""
+    try:
+        yield
     except UsageError:
         if devices.leads() and workplace.config.resume is None:
             folders.discard(workplace.directory)

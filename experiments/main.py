@@ -4,7 +4,7 @@
 
 Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
 diverged, results are written; 4 results could not be written; 130 interrupted, 143 terminated,
-what was computed is written.
+129 the terminal was closed, what was computed is written.
 """
 
 import importlib
