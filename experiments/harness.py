@@ -99,7 +99,7 @@ def begin(config: Configuration) -> NetworkWorkplace:
         accepted, and if flow or prediction cannot fit into memory.
     """
     problem.device()
-    study = devices.agreed(lambda: interruption.call(lambda: _study(config)))
+    study = devices.agreed(lambda: _study(config))
     seeds = len(config.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -141,7 +141,8 @@ def _study(config: Configuration) -> problem.Problem:
         get_arithmetic(config.arithmetic or "compensated")
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
-    study = problem.build(config)
+    dataset = problem.load_data(config)  # not left behind: it ends its own process
+    study = interruption.call(lambda: problem.build(config, dataset))
     devices.spread(config, len(study.dataset.labels))
     memory.check_flow(config, study)
     return study
