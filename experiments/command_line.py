@@ -25,6 +25,9 @@ ACCEPTED = {
     "bool": "accepted are true and false",
 }
 
+# How JAX, PyTorch and the system say that there is not enough memory.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "can't allocate memory")
+
 
 class _Several(flags.ArgumentParser):
     """Comma-separated values of one kind."""
@@ -131,12 +134,26 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
         if error.errno not in UNWRITABLE:
             raise
         return fail(f"{error.filename or 'results'}: {error.strerror}", EXIT_UNWRITTEN)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return fail(f"memory: too little for this run ({_begun(error)}); take a smaller one")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         streams.close()
         folders.unlock()
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether that is what an error says."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _begun(error: Exception) -> str:
+    """The first words of an error, which may be pages of allocations."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> int:

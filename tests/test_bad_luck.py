@@ -108,6 +108,7 @@ def test_after_the_run_a_signal_ends_the_process_with_its_status(monkeypatch):
     ends = []
     monkeypatch.setattr(os, "_exit", ends.append)
     monkeypatch.setattr(interruption._Process, "status", None)
+    monkeypatch.setattr(interruption._Process, "worker", None)
     assert interruption.leave(3) == 3
     interruption._handle(signal.SIGINT, None)
     assert ends == [3]
@@ -346,6 +347,23 @@ def test_memory_is_checked_again_when_all_is_known(invoke, tmp_path, monkeypatch
     assert status == 2
     assert "error: memory: the run needs about" in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 37. GiB\nfor an array"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes." + 99 * "\nbuffer"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(error, invoke, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(paper, "run", fail)
+    status, out, err = invoke(*SMALL)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: memory: too little for this run (")
 
 
 def test_very_much_work_is_announced(monkeypatch, small_problem):

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from experiments import (
+    command_line,
     figures,
     folders,
     harness,
@@ -47,8 +48,6 @@ SHARES = (8, 4, 2, 1)  # of the examples
 STARTS = (1, 2, 4, 8)  # starting points
 AGREEMENT = 1e-4  # of losses, relative: rounding is far below, a mistake far above
 EXIT_DISAGREEMENT = 1
-# How JAX, PyTorch and the system say that there is not enough memory.
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +244,7 @@ def _room_for(name: str, missing: list[str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(w in str(error) for w in OUT_OF_MEMORY):
+        if not command_line.lacks_memory(error):
             raise
         missing.append(name)
 
