@@ -6,7 +6,7 @@ pdoc does it, on modules prepared for reading: annotations stand as they are wri
 knows only what they amount to, and every field of a named tuple is given the meaning that its
 class tells of it.
 
-Exit status: 0 done; 2 a folder that cannot be written, or pdoc is not installed.
+Exit status: 0 done; 2 a folder that cannot be written, or pdoc is not installed; 130 interrupted.
 """
 
 import ast
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import gf_jax
-from experiments import usage
-from experiments.configuration import EXIT_USAGE
+from experiments import command_line, interruption, usage
+from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 COMMAND = "python -m experiments.api"
 PAGE = usage.Page(
@@ -29,7 +29,11 @@ PAGE = usage.Page(
     takes="FOLDER",
     purpose="Builds the pages on gf_jax's functions from their docstrings.",
     examples=(usage.Example(f"{COMMAND} build/api", "Then open build/api/gf_jax.html."),),
-    statuses={0: "done", EXIT_USAGE: "a folder that cannot be written, or pdoc is not installed"},
+    statuses={
+        0: "done",
+        EXIT_USAGE: "a folder that cannot be written, or pdoc is not installed",
+        EXIT_INTERRUPTED: "interrupted; the pages are not complete",
+    },
 )
 # A field and its meaning, in the section Attributes of a docstring.
 ATTRIBUTE = re.compile(r"^  (\w+): (.*(?:\n    .*)*)", re.MULTILINE)
@@ -50,14 +54,22 @@ def main(arguments: list[str]) -> int:
     if any(argument in usage.HELP for argument in arguments):
         usage.show(PAGE)
         return 0
+    with interruption.handled():
+        return interruption.exit_status(command_line.exit_status([], lambda: _main(arguments)))
+
+
+def _main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        return _fail(f"{' '.join(arguments) or 'api'}: accepted is one folder, {COMMAND} FOLDER")
+        given = " ".join(arguments) or "api"
+        raise UsageError(f"{given}: accepted is one folder, {COMMAND} FOLDER")
     try:
-        build(Path(arguments[0]))
+        interruption.call(lambda: build(Path(arguments[0])))
     except ModuleNotFoundError as error:
-        return _fail(f'{error.name}: is not installed; use pip install -e ".[docs]"')
+        raise UsageError(f'{error.name}: is not installed; use pip install -e ".[docs]"') from None
     except OSError as error:
-        return _fail(f"{arguments[0]}: cannot be written ({error.strerror}); give another folder")
+        raise UsageError(
+            f"{arguments[0]}: cannot be written ({error.strerror}); give another folder"
+        ) from None
     print(f"the pages begin at {arguments[0]}/gf_jax.html")
     return 0
 
@@ -162,10 +174,5 @@ def _meanings(attributes: str) -> Iterator[tuple[str, str]]:
         yield field, " ".join(meaning.split())
 
 
-def _fail(message: str) -> int:
-    print("error:", message, file=sys.stderr)
-    return EXIT_USAGE
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interruption.leave(main(sys.argv[1:])))

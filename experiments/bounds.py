@@ -19,7 +19,16 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, progress, records, report, spectra, store
+from experiments import (
+    figures,
+    harness,
+    interruption,
+    progress,
+    records,
+    report,
+    spectra,
+    store,
+)
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.networks import Params
@@ -69,14 +78,17 @@ def run(config: Configuration) -> int:
                 f"the run with step size {schedule.step_size:g} diverged; try a smaller one"
             )
             return EXIT_DIVERGED
-        store.write_record(workplace.directory, "bounds", saved)
+        with harness.results(workplace):
+            store.write_record(workplace.directory, "bounds", saved)
         workplace.say("the gap and its bound are written; next the step size that suffices")
         answers = _answers(workplace, saved)
     except KeyboardInterrupt:
         workplace.say(f"interrupted; what is complete lies in {workplace.directory}")
         return EXIT_INTERRUPTED
     summary = summarise(saved, answers)
-    figure = figures.draw_bounds(saved, answers, workplace.directory)
+    figure = harness.draw(
+        workplace, lambda: figures.draw_bounds(saved, answers, workplace.directory)
+    )
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
     return 0
@@ -97,7 +109,7 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
     spectrum = spectra.measure(workplace, "flow and descent", points)
     at_flow = records.Spectrum(*(values[: len(times)] for values in spectrum))
     at_descent = spectrum.lambda_min[len(times) :][::-1]
-    defects = gf_jax.defects(study.objective.loss, descent, step_size)
+    defects = interruption.call(lambda: gf_jax.defects(study.objective.loss, descent, step_size))
     iterations = np.array([0, *schedule.snapshot_iterations])
     lambda_min = np.minimum(at_flow.lambda_min, at_descent)
     tube = None

@@ -1,7 +1,6 @@
 """What the command lines share: flags from their description, help, mistakes, exit statuses."""
 
 import dataclasses
-import errno
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +8,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import folders, usage
+from experiments import folders, streams, usage
 from experiments.configuration import (
     EXIT_INTERRUPTED,
     EXIT_UNWRITTEN,
     EXIT_USAGE,
+    UNWRITABLE,
     UnwrittenError,
     UsageError,
 )
@@ -25,11 +25,8 @@ ACCEPTED = {
     "bool": "accepted are true and false",
 }
 
-# What systems report of a place that takes no more.
-UNWRITABLE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.EROFS, errno.EACCES, errno.EPERM),
-)
+# How JAX, PyTorch and the system say that there is not enough memory.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "can't allocate memory")
 
 
 class _Several(flags.ArgumentParser):
@@ -137,11 +134,26 @@ def exit_status(argv: Sequence[str], program: Callable[[], int]) -> int:
         if error.errno not in UNWRITABLE:
             raise
         return fail(f"{error.filename or 'results'}: {error.strerror}", EXIT_UNWRITTEN)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return fail(f"memory: too little for this run ({_begun(error)}); take a smaller one")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
+        streams.close()
         folders.unlock()
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether that is what an error says."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _begun(error: Exception) -> str:
+    """The first words of an error, which may be pages of allocations."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def fail(message: str, status: int = EXIT_USAGE) -> int:
@@ -157,7 +169,7 @@ def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list
     except (flags.Error, ValueError) as error:  # absl's own flags raise the latter
         sys.exit(fail(_in_words(error, values)))
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # which backends JAX looked for is no news
+        logging.set_verbosity(logging.ERROR)  # which backends JAX looked for is no news
     return arguments
 
 

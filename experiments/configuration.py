@@ -1,6 +1,7 @@
 """The validated configuration of one experiment; one field per flag."""
 
 import dataclasses
+import errno
 import math
 import os
 from pathlib import Path
@@ -40,6 +41,7 @@ PATHS = ("data_dir", "initial_params", "output_dir", "checkpoint_dir", "resume")
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_UNWRITTEN = 4
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
 EXIT_TERMINATED = 143
 # What help tells of them.
@@ -50,7 +52,14 @@ EXIT_STATUSES = {
     EXIT_UNWRITTEN: "results could not be written; --resume finishes the run when they can",
     EXIT_INTERRUPTED: "interrupted; what was computed is written, and --resume goes on",
     EXIT_TERMINATED: "terminated, likewise",
+    EXIT_HUNG_UP: "the terminal was closed, likewise",
 }
+
+# What systems report of a place that takes no more.
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 MOST_SEEDS = 100_000
 MOST_LAYERS = 100  # each is compiled
@@ -403,4 +412,4 @@ class Configuration:
 
 
 def _is_count(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0
+    return text.isdecimal() and len(text) < 10 and int(text) > 0

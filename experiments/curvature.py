@@ -56,8 +56,9 @@ def run(config: Configuration) -> int:
         spectrum=spectrum,
     )
     summary = summarise(saved)
-    store.write_record(workplace.directory, "curvature", saved)
-    figure = figures.draw_curvature(saved, workplace.directory)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "curvature", saved)
+    figure = harness.draw(workplace, lambda: figures.draw_curvature(saved, workplace.directory))
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
     if times[-1] < config.schedule.iterations * config.schedule.step_size * (1 - 1e-9):

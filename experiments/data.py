@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments import interruption
 from experiments.configuration import UsageError, expand
 
 PROBE_SECONDS = 5.0
@@ -251,7 +252,7 @@ def _probe(url: str) -> None:
     # In a thread, since looking up a host's name obeys no time limit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS)
+    interruption.call(lambda: thread.join(PROBE_SECONDS))
     if failure:
         raise UnreachableError(f"MNIST is not reachable ({failure[0]})")
 
@@ -300,7 +301,7 @@ def _watch(fetching: "subprocess.Popen[str]", folder: Path) -> str:
     before = 0
     while True:
         try:
-            told, _ = fetching.communicate(timeout=PATIENCE_SECONDS)
+            told, _ = interruption.call(lambda: fetching.communicate(timeout=PATIENCE_SECONDS))
             return told.strip() if fetching.returncode else ""
         except subprocess.TimeoutExpired:
             now = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

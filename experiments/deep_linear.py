@@ -93,14 +93,18 @@ def run(config: Configuration) -> int:
     try:
         for depth in config.depths:
             done.append(measure(workplace, depth))
-            store.write_record(workplace.directory, f"depth_{depth}", done[-1])
+            with harness.results(workplace):
+                store.write_record(workplace.directory, f"depth_{depth}", done[-1])
     except KeyboardInterrupt:
         workplace.say(f"interrupted: {len(done)} of {len(config.depths)} depths are complete")
         if not done:
             return EXIT_INTERRUPTED
     labels = [data.label for data in study.regressions]
     summary = summarise(done, labels, config)
-    figure = figures.draw_starts(done, labels, summary["epsilon"], workplace.directory)
+    figure = harness.draw(
+        workplace,
+        lambda: figures.draw_starts(done, labels, summary["epsilon"], workplace.directory),
+    )
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
     if len(done) < len(config.depths):

@@ -21,6 +21,8 @@ import gf_jax
 from experiments import (
     checkpoints,
     devices,
+    effort,
+    figures,
     folders,
     interruption,
     memory,
@@ -30,6 +32,7 @@ from experiments import (
     records,
     resumption,
     store,
+    streams,
     structures,
 )
 from experiments.configuration import (
@@ -109,8 +112,27 @@ def begin(config: Configuration) -> NetworkWorkplace:
     }
     workplace = open_folder(config, study, study.dataset, study.network_label, size, digests)
     if devices.leads():
-        store.write_params(workplace.directory / "initial_params.npz", study.start)
+        with _first_files(workplace.directory):
+            store.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
+
+
+@contextlib.contextmanager
+def _first_files(directory: Path) -> Iterator[None]:
+    """While they are written: a place that takes none is told before anything is computed.
+
+    Raises:
+      UnwrittenError: if they cannot be written; the directory is then removed.
+    """
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            folders.discard(directory)
+        raise UnwrittenError(
+            f"{directory}: cannot be written ({error.strerror}); give a folder that can by "
+            "--output_dir"
+        ) from None
 
 
 def _study(config: Configuration) -> problem.Problem:
@@ -119,7 +141,8 @@ def _study(config: Configuration) -> problem.Problem:
         get_arithmetic(config.arithmetic or "compensated")
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
-    study = problem.build(config)
+    dataset = problem.load_data(config)  # not left behind: it ends its own process
+    study = interruption.call(lambda: problem.build(config, dataset))
     devices.spread(config, len(study.dataset.labels))
     memory.check_flow(config, study)
     return study
@@ -162,6 +185,7 @@ def open_folder(
         return directory
 
     directory = devices.agreed(open_directory)
+    streams.keep(directory)
     workplace = Workplace(config, study, dataset, directory, page.Transcript(), nothing)
     if dataset is not None:
         warn(dataset)
@@ -169,7 +193,8 @@ def open_folder(
     for line in (f"{label}, {size}{on}", *warnings):
         workplace.say(line)
     if config.resume is None:
-        store.write_configuration(directory, config, dataset, label, digests)
+        with _first_files(directory):
+            store.write_configuration(directory, config, dataset, label, digests)
     workplace = workplace._replace(journal=_journal(workplace, digests or {}))
     if config.resume is not None:
         resumption.note(config)
@@ -203,7 +228,11 @@ def warn(dataset: Dataset) -> None:
 
 
 def end(
-    workplace: Workplace, summary: dict[str, Any], figure: Figure, *, interrupted: bool = False
+    workplace: Workplace,
+    summary: dict[str, Any],
+    figure: Figure | None,
+    *,
+    interrupted: bool = False,
 ) -> None:
     """Writes page and summary, and says once more which data were used and where results lie.
 
@@ -229,6 +258,16 @@ def interrupt(workplace: Workplace, text: str) -> int:
     return EXIT_INTERRUPTED
 
 
+def draw(workplace: Workplace, drawing: Callable[[], Figure]) -> Figure | None:
+    """The figure of a run, which is written; None, said in a line, if it cannot be drawn.
+
+    Raises:
+      UnwrittenError: if it cannot be written.
+    """
+    with results(workplace):
+        return figures.attempt(drawing, workplace.say)
+
+
 @contextlib.contextmanager
 def results(workplace: Workplace) -> Iterator[None]:
     """While results are written: a signal waits, and a full disk ends the run in one line.
@@ -241,9 +280,14 @@ def results(workplace: Workplace) -> Iterator[None]:
             yield
         except OSError as error:
             workplace.journal.close()
+            again = resumption.command(workplace.directory)
+            fix = (
+                f"when they can, resume the run: {again}"
+                if workplace.journal.keeps
+                else ("give a folder with room for them by --output_dir")
+            )
             raise UnwrittenError(
-                f"{workplace.directory}: results cannot be written ({error.strerror}); when they "
-                f"can, resume the run: {resumption.command(workplace.directory)}"
+                f"{workplace.directory}: results cannot be written ({error.strerror}); {fix}"
             ) from None
 
 
@@ -267,12 +311,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     config, study, journal = workplace.config, workplace.study, workplace.journal
     starts, label = len(config.starts_of_seeds), f"descent, {arithmetic}"
     chosen = devices.spread(config, len(study.dataset.labels))
-    workplace.say(
-        f"{len(schedule.lanes) * (starts or 1)} runs in {arithmetic} arithmetic, "
-        f"{_work(config, schedule, starts or 1)} on {problem.device().device_kind}"
-    )
-    if chosen.text:
-        workplace.say(chosen.text)
+    try:
+        _announce(workplace, schedule, arithmetic, chosen)
+    except KeyboardInterrupt:
+        return None
     kept = journal.records(label)
     structure = jax.tree.structure(structures.trajectory(study.initial_params))
     parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
@@ -313,21 +355,30 @@ def steps(workplace: NetworkWorkplace) -> dict[str, Any]:
     return options
 
 
-def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
-    """How many gradients the runs take, in words."""
-    evaluations = schedule.gradient_evaluations * starts
-    if not config.batch_size:
-        return f"{evaluations:,} gradient evaluations"
-    recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
-    return (
-        f"{evaluations - starts:,} gradient evaluations of batches and {recorded:,} of all examples"
-    )
+def _announce(
+    workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, chosen: devices.Spread
+) -> None:
+    """Says what descent will take; refuses what cannot fit, before it is compiled."""
+    config, study = workplace.config, workplace.study
+    least = effort.least_memory(study, schedule, len(config.starts_of_seeds) or 1, chosen)
+    _check_memory(workplace, least)
+    for line in effort.announcement(config, study, schedule, arithmetic, least):
+        workplace.say(line)
+    if chosen.text:
+        workplace.say(chosen.text)
 
 
 def _check_memory(workplace: Workplace, needed: Memory) -> None:
-    """Refuses a run that does not fit, and removes its directory if it is new."""
-    try:
+    """Refuses a run that does not fit."""
+    with removed_if_refused(workplace):
         devices.agreed(lambda: memory.check(workplace.config, needed))
+
+
+@contextlib.contextmanager
+def removed_if_refused(workplace: Workplace) -> Iterator[None]:
+    """Removes the run directory, if it is new, where a mistake shows after it was made."""
+    try:
+        yield
     except UsageError:
         if devices.leads() and workplace.config.resume is None:
             folders.discard(workplace.directory)

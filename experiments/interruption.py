@@ -1,9 +1,10 @@
-"""What SIGINT and SIGTERM do: the first ends the run in order, the second ends it at once.
+"""What signals do: the first ends the run in order, the second ends it at once.
 
-A signal raises KeyboardInterrupt, which experiments catch. Two things it does not break into:
-what is ``shielded``, such as the writing of a file, and compiled code. So ``call`` runs what
-takes long in a thread of its own and leaves it behind: a machine that is taken away gives
-less notice than a segment takes.
+A handler only notes the signal, since what it raised could fall into a callback of JAX, which
+swallows it. ``check`` and ``call`` look at the note and raise KeyboardInterrupt, which
+experiments catch. As compiled code looks at nothing, ``call`` runs what takes long in a thread of
+its own and leaves it behind: a machine that is taken away gives less notice than a segment
+takes. Before a run has begun there is nothing to be kept, so that the first signal ends all.
 """
 
 import contextlib
@@ -12,12 +13,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A terminal that is closed sends SIGHUP, perhaps twice: by the system and by the shell.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL = 0.05  # seconds between looks at the note
 
 
 class _Process:
@@ -28,6 +30,20 @@ class _Process:
     told = False  # whether it was raised
     shields = 0
     worker: threading.Thread | None = None
+    status: int | None = None  # with which it is about to end
+
+
+def watch() -> None:
+    """From here on signals end the process in a line, until ``handled``."""
+    _install()
+
+
+def _install() -> dict[signal.Signals, Any]:
+    """Takes over the signals; those that are ignored, as nohup and shells arrange it, stay so."""
+    before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _handle)
+    return before
 
 
 @contextlib.contextmanager
@@ -36,11 +52,8 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # One that is ignored, as nohup and shells arrange it, stays so.
-    before = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN}
     _Process.caught, _Process.told, _Process.handled = None, False, True
-    for number in before:
-        signal.signal(number, _handle)
+    before = _install()
     try:
         yield
     finally:
@@ -50,22 +63,32 @@ def handled() -> Iterator[None]:
 
 
 def _handle(number: int, _: object) -> None:
-    if _Process.caught is not None:
+    if not _Process.handled:
+        _end(number)
+    elif _Process.caught is None:
+        _Process.caught = number
+    elif number != signal.SIGHUP:
         os._exit(128 + number)
-    _Process.caught = number
-    if not _Process.shields:
-        _tell()
 
 
-def _tell() -> None:
-    if _Process.caught is not None and not _Process.told:
+def _end(number: int) -> None:
+    """Ends the process at once: before its run, or after it, with the status that it has."""
+    if _Process.status is None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"interrupted\n")
+    os._exit(128 + number if _Process.status is None else _Process.status)
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt if a signal was noted, once."""
+    if _Process.caught is not None and not _Process.told and not _Process.shields:
         _Process.told = True
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Within it a first signal waits, for the next ``call``."""
+    """Within it a first signal waits, for the next ``check`` or ``call``."""
     _Process.shields += 1
     try:
         yield
@@ -75,20 +98,27 @@ def shielded() -> Iterator[None]:
 
 def call(function: Callable[[], Made]) -> Made:
     """The result of a function that takes long; a signal ends the wait for it, and is raised."""
-    _tell()
+    check()
     if not _Process.handled or threading.current_thread() is not threading.main_thread():
         return function()
-    future: Future[Made] = Future()
+    made: list[Made] = []
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            future.set_result(function())
+            made.append(function())
         except BaseException as error:
-            future.set_exception(error)
+            failed.append(error)
 
-    _Process.worker = threading.Thread(target=work, daemon=True)
-    _Process.worker.start()
-    return future.result()
+    worker = _Process.worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(POLL)
+        if worker.is_alive():
+            check()
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 def exit_status(status: int) -> int:
@@ -102,6 +132,7 @@ def leave(status: int) -> int:
 
     Python would take the ground from under it.
     """
+    _Process.status = status
     if _Process.told and _Process.worker is not None and _Process.worker.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()

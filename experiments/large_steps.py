@@ -17,12 +17,13 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments import figures, harness, progress, records, report, store
+from experiments import figures, harness, interruption, progress, records, report, store
 from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configuration, UsageError
 from experiments.harness import NetworkWorkplace
 from gf_jax.segments import Trajectory
 from gf_jax.summary import NEAR
 
+MOST_DOUBLINGS = 30  # ratios are integers of 32 bits
 BEYOND = 2.0  # the sweep ends at the first step size this many times the edge
 
 
@@ -36,16 +37,9 @@ def run(config: Configuration) -> int:
       UsageError: on data, weights or an output directory that are not accepted.
     """
     workplace = harness.begin(config)
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
-    here = jax.tree.map(lambda leaf: leaf[None], start)
-    curvature = float(gf_jax.curvature(f, here).lambda_max.value[0])
-    if not 0 < curvature < np.inf:
-        raise UsageError(
-            f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
-            "there is no edge of stability; take another starting point"
-        )
-    edge = 2 / curvature
-    config = config if config.step_sizes is not None else _doubling(config, edge)
+    with harness.removed_if_refused(workplace):
+        edge = _edge(workplace)
+        config = config if config.step_sizes is not None else _doubling(config, edge)
     store.write_configuration(
         workplace.directory, config, workplace.study.dataset, workplace.study.network_label
     )
@@ -59,9 +53,10 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted before the first segment was complete")
         return EXIT_INTERRUPTED
     saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
-    store.write_metrics(workplace.directory, saved)
     snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
-    store.write_snapshots(workplace.directory, saved, snapshots)
+    with harness.results(workplace):
+        store.write_metrics(workplace.directory, saved)
+        store.write_snapshots(workplace.directory, saved, snapshots)
     if outcome.interrupted:
         workplace.say("interrupted: the flows were not solved")
         return EXIT_INTERRUPTED
@@ -69,16 +64,18 @@ def run(config: Configuration) -> int:
         summary = report.summarise(saved)
         report.print_run(summary, workplace.console)
         workplace.say("every run diverged, so that there is nothing to compare with flows")
-        harness.end(workplace, summary, figures.draw_run(saved, workplace.directory))
+        figure = harness.draw(workplace, lambda: figures.draw_run(saved, workplace.directory))
+        harness.end(workplace, summary, figure)
         return EXIT_DIVERGED
     try:
         sweep = _compare(workplace, saved, outcome.trajectory, edge)
     except KeyboardInterrupt:
         workplace.say(f"interrupted: the runs lie in {workplace.directory}, without flows")
         return EXIT_INTERRUPTED
-    store.write_record(workplace.directory, "sweep", sweep)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "sweep", sweep)
     summary = summarise(saved, sweep)
-    figure = figures.draw_sweep(saved, sweep, workplace.directory)
+    figure = harness.draw(workplace, lambda: figures.draw_sweep(saved, sweep, workplace.directory))
     report.print_sweep(summary, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure)
@@ -118,10 +115,30 @@ def _verdict(run: records.Run, sweep: records.Sweep) -> str:
     return " ".join(lines)
 
 
+def _edge(workplace: NetworkWorkplace) -> float:
+    """The edge of stability at the start."""
+    f, start = workplace.study.objective.loss, workplace.study.initial_params
+    here = jax.tree.map(lambda leaf: leaf[None], start)
+    ends = interruption.call(lambda: gf_jax.curvature(f, here))
+    curvature = float(ends.lambda_max.value[0])
+    if not 0 < curvature < np.inf:
+        raise UsageError(
+            f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
+            "there is no edge of stability; take another starting point"
+        )
+    return 2 / curvature
+
+
 def _doubling(config: Configuration, edge: float) -> Configuration:
     """Step sizes from the conventional one, doubled until well past the edge."""
     assert config.step_size is not None
     doublings = max(1, int(np.ceil(np.log2(BEYOND * edge / config.step_size))))
+    if doublings > MOST_DOUBLINGS:
+        raise UsageError(
+            f"--step_size={config.step_size:g}: the edge of stability at the start is {edge:.3g}, "
+            f"and accepted is a step size that {MOST_DOUBLINGS} doublings take past it; give a "
+            "larger one, or another start"
+        )
     return dataclasses.replace(
         config,
         step_size=None,

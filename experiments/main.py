@@ -4,7 +4,7 @@
 
 Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
 diverged, results are written; 4 results could not be written; 130 interrupted, 143 terminated,
-what was computed is written.
+129 the terminal was closed, what was computed is written.
 """
 
 import importlib
@@ -17,16 +17,19 @@ from experiments.configuration import Configuration
 def main(argv: Sequence[str]) -> int:
     """Runs the experiment that the flags describe."""
 
-    def experiment() -> int:
+    def program() -> int:
         config = _configuration()
         if config is None:
             return 0
         # Slow to load, so after the flags are known to be right.
-        importlib.import_module("experiments.devices").start_processes(config)
-        return importlib.import_module(f"experiments.{config.experiment}").run(config)
+        devices = importlib.import_module("experiments.devices")
+        interruption.call(lambda: devices.start_processes(config))
+        experiment = importlib.import_module(f"experiments.{config.experiment}")
+        interruption.check()
+        return experiment.run(config)
 
     with interruption.handled():
-        return interruption.exit_status(command_line.exit_status(argv, experiment))
+        return interruption.exit_status(command_line.exit_status(argv, program))
 
 
 def _configuration() -> Configuration | None:

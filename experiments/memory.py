@@ -3,14 +3,17 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import jax
 
 from experiments.configuration import Configuration, UsageError
-from experiments.problem import Problem
 from gf_jax.placement import Memory, flow_memory
 
-GIB = 2.0**30
+if TYPE_CHECKING:
+    from experiments.problem import Problem
+
+MIB, GIB = 2.0**20, 2.0**30
 # Where control groups of version 2 and of version 1 have their folders, and in them what a
 # container may take, what it takes, and the part of that which is cache of files.
 GROUPS = {
@@ -44,12 +47,17 @@ def check(config: Configuration, needed: Memory) -> None:
             flag = "--snapshots" if needed.host > needed.device else "--examples"
             flags = f"--seeds or {flag}" if (config.seeds or 1) > 1 else flag
             raise UsageError(
-                f"memory: the run needs about {need / GIB:.3g} GiB and {free / GIB:.3g} GiB "
+                f"memory: the run needs about {in_words(need)} and {in_words(free)} "
                 f"are free on {where}; take a smaller {flags}"
             )
 
 
-def check_flow(config: Configuration, study: Problem) -> None:
+def in_words(amount: float) -> str:
+    """Bytes in the unit that suits them."""
+    return f"{amount / GIB:.3g} GiB" if amount >= GIB else f"{amount / MIB:.3g} MiB"
+
+
+def check_flow(config: Configuration, study: "Problem") -> None:
     """Refuses an experiment whose flow, or prediction, is known not to fit.
 
     Raises:

@@ -68,8 +68,9 @@ def run(config: Configuration) -> int:
         *map(np.stack, zip(*measured, strict=True)),
     )
     summary = summarise(saved)
-    store.write_record(workplace.directory, "near_zero", saved)
-    figure = figures.draw_near_zero(saved, workplace.directory)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "near_zero", saved)
+    figure = harness.draw(workplace, lambda: figures.draw_near_zero(saved, workplace.directory))
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
     return 0

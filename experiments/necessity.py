@@ -57,8 +57,9 @@ def run(config: Configuration) -> int:
         workplace.say("interrupted before the runs were complete")
         return EXIT_INTERRUPTED
     summary = summarise(saddle)
-    store.write_record(workplace.directory, "saddle", saddle)
-    figure = figures.draw_saddle(saddle, workplace.directory)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "saddle", saddle)
+    figure = harness.draw(workplace, lambda: figures.draw_saddle(saddle, workplace.directory))
     _print(summary, workplace)
     harness.end(workplace, summary, figure)
     return 0

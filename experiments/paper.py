@@ -20,18 +20,31 @@ makes the runs with momentum, at the same times as the first command. On MNIST t
 """
 
 import operator
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import devices, figures, harness, records, report, seeds, store, structures
+from experiments import (
+    devices,
+    effort,
+    figures,
+    harness,
+    records,
+    report,
+    seeds,
+    store,
+    structures,
+)
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.flow_problem import Progress
 from gf_jax.segments import Trajectory
 from gf_jax.study import Followed, follow
+
+PATIENCE = 300.0  # seconds of flows to come that are not worth a word
 
 
 def run(config: Configuration) -> int:
@@ -63,8 +76,7 @@ def run(config: Configuration) -> int:
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
-    with harness.results(workplace):
-        figure = figures.draw_run(saved, directory)
+    figure = harness.draw(workplace, lambda: figures.draw_run(saved, directory))
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:
@@ -109,6 +121,7 @@ def _follow_seeds(
         if not single.arrived:
             continue
         start = jax.tree.map(operator.itemgetter(number), study.initial_params)
+        begun = time.perf_counter()
         of_seed = jax.tree.map(operator.itemgetter((slice(None), number)), trajectory.snapshots)
         try:
             followed = _followed(
@@ -121,6 +134,7 @@ def _follow_seeds(
             interrupted = True
             break
         doubts += [f"Seed {seed}: {doubt}" for doubt in followed.doubts]
+        _foretell(workplace, number, time.perf_counter() - begun)
         references[number] = followed.reference
         if followed.flow is not None:
             leaves = zip(
@@ -134,6 +148,16 @@ def _follow_seeds(
         with harness.results(workplace):
             store.write_flow(workplace.directory, run, study.restore(points))
     return run, interrupted
+
+
+def _foretell(workplace: NetworkWorkplace, number: int, seconds: float) -> None:
+    """After the first flow, says what those of the other starting points will take."""
+    left = len(workplace.config.starts_of_seeds) - 1
+    if number == 0 and seconds * left > PATIENCE:
+        workplace.say(
+            f"the flow of one starting point took {effort.duration(seconds)}, those of the other "
+            f"{left:,} will take about {effort.duration(seconds * left)}; --noflow leaves them out"
+        )
 
 
 def _followed(

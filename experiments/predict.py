@@ -53,8 +53,9 @@ def run(config: Configuration) -> int:
         momentum=config.method.momentum,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
-    store.write_record(workplace.directory, "prediction", saved)
-    figure = figures.draw_prediction(saved, workplace.directory)
+    with harness.results(workplace):
+        store.write_record(workplace.directory, "prediction", saved)
+    figure = harness.draw(workplace, lambda: figures.draw_prediction(saved, workplace.directory))
     report.print_prediction(summary, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure)

@@ -2,18 +2,19 @@
 
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments import data, store
+from experiments import data, memory, store
 from experiments.configuration import Configuration, UsageError
 from gf_jax.arithmetic import arithmetic as get_arithmetic
 from gf_jax.networks import Network, Params
 from gf_jax.objective import Classification, RowSpace
+from gf_jax.placement import descent_memory
 
 
 class Problem(NamedTuple):
@@ -65,8 +66,9 @@ def device() -> jax.Device:
     """
     try:
         return jax.devices()[0]
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of whatever kind, it is of the machine: nothing is computed yet
+        wanted = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} is not here"
+        reason = next(iter(str(error).splitlines()), wanted)
         raise UsageError(
             f"environment: JAX finds no device to compute on ({reason}); give another by "
             "JAX_PLATFORMS, such as cpu, or unset it"
@@ -82,12 +84,13 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     dataset = _in_order(config, load_data(config) if dataset is None else dataset)
     network, label = _network(config, dataset.images[0].size)
     _check_size(config, network)
-    start, rows = _initial_params(config, network), None
-    inputs, params = dataset.images.reshape(-1, *network.input_shape), start
+    inputs, rows, whole = dataset.images.reshape(-1, *network.input_shape), None, network
     if config.coordinates == "row_space":
         rows = gf_jax.row_space(inputs)
-        network, _ = _network(config, len(rows.basis))
-        inputs, params = rows.inputs, rows.reduce(start)
+        inputs, (network, _) = rows.inputs, _network(config, len(rows.basis))
+    _check_runs(config, network)
+    start = _initial_params(config, whole)
+    params = start if rows is None else rows.reduce(start)
     objective = gf_jax.classification(network, inputs, dataset.labels)
     _check_loss(config, objective, params)
     return Problem(
@@ -113,9 +116,8 @@ def _in_order(config: Configuration, dataset: data.Dataset) -> data.Dataset:
 
 def _check_size(config: Configuration, network: Network) -> None:
     """Refuses starting points that no memory of this machine holds, before they are made."""
-    shapes = [shape for kinds in network.shapes.values() for shape in kinds.values()]
     count = len(config.starts_of_seeds) or 1
-    amount = 4 * count * sum(map(math.prod, shapes))
+    amount = 4 * count * sum(_sizes(network))
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if amount > machine:
         flag = "--seeds" if count > 1 else "--widths"
@@ -123,6 +125,20 @@ def _check_size(config: Configuration, network: Network) -> None:
             f"{flag}: the start alone would take {amount / 2**30:.3g} GiB, and this machine has "
             f"{machine / 2**30:.3g}; accepted is less"
         )
+
+
+def _check_runs(config: Configuration, network: Network) -> None:
+    """Refuses runs from several starting points whose results no memory holds, likewise."""
+    count = len(config.starts_of_seeds)
+    if count:
+        schedule, weights = config.schedule, 4 * sum(_sizes(network))
+        needed = descent_memory(schedule, len(schedule.lanes) * count, weights)
+        memory.check(config, needed._replace(device=0))  # there may be several of them
+
+
+def _sizes(network: Network) -> Iterator[int]:
+    """Numbers of entries of all parameters."""
+    return (math.prod(shape) for kinds in network.shapes.values() for shape in kinds.values())
 
 
 def _check_loss(config: Configuration, objective: Classification, params: Params) -> None:
@@ -172,9 +188,12 @@ def _initial_params(config: Configuration, network: Network) -> Params:
         return store.read_params(config.initial_params, network.shapes)
     assert config.seed is not None
     assert config.init_scale is not None
-    scale = config.init_scale
-    points = [
-        gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=scale)
-        for seed in config.starts_of_seeds or (config.seed,)
-    ]
-    return jax.tree.map(lambda *ps: jnp.stack(ps), *points) if len(points) > 1 else points[0]
+
+    def draw(seed: Any) -> Params:
+        assert config.init_scale is not None
+        return gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=config.init_scale)
+
+    if not config.starts_of_seeds:
+        return draw(config.seed)
+    # All at once, and not compiled as a whole: so each is, to the last bit, what its seed draws.
+    return jax.vmap(draw)(np.array(config.starts_of_seeds, np.uint32))

@@ -62,8 +62,9 @@ def run(config: Configuration) -> int:
     label = f"{runs[next(iter(runs))].network_label}{IN_COORDINATES[config.coordinates]}"
     summary = summarise(runs, predicted, label)
     summary["interrupted"] = interrupted
-    with harness.results(workplace):
-        figure = figures.draw_rounding(runs, predicted, label, workplace.directory)
+    figure = harness.draw(
+        workplace, lambda: figures.draw_rounding(runs, predicted, label, workplace.directory)
+    )
     report.print_rounding(summary, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure, interrupted=interrupted)

@@ -34,6 +34,7 @@ FLOW_LEGEND = """\
 to flow: Euclidean distance to gradient flow at the last time; < where the
 flow is not known well enough to tell. gap: as above. predicted: without
 running descent."""
+MOST_LINES = 10  # of runs that diverged
 ROWS = ("low", "median", "high")
 
 
@@ -87,10 +88,15 @@ def print_seeds(summary: dict[str, Any], console: Console) -> None:
     if "flow" in summary:
         _print_flow(summary["flow"], console)
     report.print_doubts(summary, console)
-    for single in summary["by_seed"]:
-        for line in report.divergences(single):
-            text = f"[bold red]warning:[/] with seed {single['seed']}, {line}"
-            console.print(text, soft_wrap=True)
+    lines = [
+        f"with seed {single['seed']}, {line}"
+        for single in summary["by_seed"]
+        for line in report.divergences(single)
+    ]
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"so did {len(lines) - MOST_LINES:,} more; summary.json lists them"]
+    for line in lines:
+        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
 
 def _spread(values: Sequence[float | None]) -> list[float | None]:

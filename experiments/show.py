@@ -2,7 +2,7 @@
 
 python -m experiments.show runs/fully_connected-20260101-120000
 
-Exit status: 0 done; 2 a folder that holds no such run, or cannot be written.
+Exit status: 0 done; 2 a folder that holds no such run, or cannot be written; 130 interrupted.
 """
 
 import sys
@@ -10,8 +10,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from experiments import figures, page, report, seeds, store, usage
-from experiments.configuration import EXIT_USAGE, UsageError
+from experiments import (
+    command_line,
+    figures,
+    interruption,
+    page,
+    report,
+    seeds,
+    store,
+    usage,
+)
+from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 COMMAND = "python -m experiments.show"
 PAGE = usage.Page(
@@ -26,6 +35,7 @@ PAGE = usage.Page(
         0: "done",
         EXIT_USAGE: "a folder that holds no such run, or cannot be written; those before it are "
         "drawn",
+        EXIT_INTERRUPTED: "interrupted, likewise",
     },
 )
 
@@ -35,18 +45,20 @@ def main(arguments: list[str]) -> int:
     if any(argument in usage.HELP for argument in arguments):
         usage.show(PAGE)
         return 0
-    try:
-        wrong = [argument for argument in arguments if argument.startswith("-")]
-        if wrong or not arguments:
-            raise UsageError(
-                f"{wrong[0] if wrong else 'show'}: accepted are the folders of one or more runs, "
-                "show RUN_DIR [RUN_DIR ...]"
-            )
-        for argument in arguments:
-            _show(Path(argument))
-    except UsageError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return EXIT_USAGE
+    with interruption.handled():
+        return interruption.exit_status(command_line.exit_status([], lambda: _show_all(arguments)))
+
+
+def _show_all(arguments: list[str]) -> int:
+    wrong = [argument for argument in arguments if argument.startswith("-")]
+    if wrong or not arguments:
+        raise UsageError(
+            f"{wrong[0] if wrong else 'show'}: accepted are the folders of one or more runs, "
+            "show RUN_DIR [RUN_DIR ...]"
+        )
+    for argument in arguments:
+        interruption.check()
+        _show(Path(argument))
     return 0
 
 
@@ -59,11 +71,12 @@ def _show(directory: Path) -> None:
     else:
         report.print_run(summary, console)
     try:
-        path = page.write(directory, summary, figures.draw_run(run, directory), console.told)
+        figure = figures.attempt(lambda: figures.draw_run(run, directory), console.print)
+        path = page.write(directory, summary, figure, console.told)
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
     console.print("drawn: " + escape(str(path)), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(interruption.leave(main(sys.argv[1:])))

@@ -11,6 +11,7 @@
     saddle.npz           of necessity: gaps, and largest step sizes
     summary.json         the numbers of the final table; of the benchmark, all of them
     figure.png, .pdf     the figure
+    unsaid.txt           what the terminal did not take, if there was any
     report.html          the page: verdict, figures that can be zoomed, tables, configuration
 
 Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape

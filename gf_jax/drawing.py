@@ -11,6 +11,7 @@ from gf_jax.record import Reference, Run, join_references, percentiles
 NOTE = "lines: predicted; marks: measured"
 
 
+@style.plain
 def draw(run: Run) -> Figure:
     """Draws a run.
 

@@ -108,10 +108,21 @@ def memory_needed(
             - analysis.alias_size_in_bytes
         )
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(point))
-    runs, snapshots = math.prod(stack), len(schedule.snapshot_iterations)
-    metrics = 4 * 4 * schedule.iterations  # four numbers an iteration, of four bytes or so
     devices = 1 if sharding is None else len(sharding.addressable_devices)
-    return Memory(device, devices, 2 * runs * (weights * snapshots + metrics))
+    return Memory(device, devices, descent_memory(schedule, math.prod(stack), weights).host)
+
+
+def descent_memory(schedule: Schedule, runs: int, weights: int) -> Memory:
+    """What descent takes at least, known before it is compiled: its iterates and gradients.
+
+    Args:
+      schedule: the schedule.
+      runs: number of lanes, of all starts.
+      weights: bytes of one point of weight space.
+    """
+    metrics = 4 * 4 * schedule.iterations  # four numbers an iteration, of four bytes or so
+    snapshots = len(schedule.snapshot_iterations)
+    return Memory(2 * runs * weights, 1, 2 * runs * (weights * snapshots + metrics))
 
 
 def flow_memory(weights: int, times: int, lanes: int = 1) -> Memory:

@@ -1,7 +1,15 @@
 """What figures share: colours, dashes, and how axes are described."""
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
 
 # Okabe and Ito's palette: told apart by readers with any colour vision. The dashes
 # differ too, so that curves on top of each other are all seen.
@@ -15,6 +23,17 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 )
 TIME = r"time = iteration $\times$ step size"
 MARKS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def plain(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """A function under Matplotlib's own settings, whatever a file of the user's says."""
+
+    @functools.wraps(function)
+    def under_defaults(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        with matplotlib.style.context("default"):
+            return function(*args, **kwargs)
+
+    return under_defaults
 
 
 def colour(lane: int) -> str:

@@ -98,13 +98,13 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     """How far the base run stands from its flow, in words and numbers."""
     base, lines = flow["runs"][0], []
     travelled, loss = flow["distance_from_init"], run.metrics.loss[-1, 0]
-    if base["distance_to_flow"] is None or not travelled or not np.isfinite(loss):
+    known = base["distance_to_flow"] is not None and flow["loss"] is not None
+    if not known or not travelled or not np.isfinite(loss):
         return [
             "Verdict: none, since the run with the largest step size diverged, or the flow could "
             "not be followed."
         ]
     share = base["distance_to_flow"] / travelled
-    difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
     if base["measured"]:
         distance = (
             f"{base['distance_to_flow']:.3g} (the flow is known to {flow['error']:.1g}), "
@@ -117,9 +117,9 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     lines.append(
         f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
-        f"the flow {flow['loss']:.6g}: they differ by a share of {difference:.1g}."
+        f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'])}."
     )
-    if flow["largest_prediction_error"] is not None:
+    if flow["largest_prediction_error"] is not None and flow["prediction_evaluations"]:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
         fewer = f": {factor:,.0f} times fewer" if factor >= 2 else ""
         lines.append(
@@ -131,6 +131,15 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"{flow['checking_evaluations']:,} more."
         )
     return lines + unpredicted(run, flow)
+
+
+def _difference(loss: float, of_flow: float) -> str:
+    """How two losses differ; of one that is zero, or rounded to it, nothing is a share."""
+    if loss == of_flow:
+        return "are equal"
+    if of_flow == 0:
+        return f"differ by {abs(loss):.1g}"
+    return f"differ by a share of {abs(loss - of_flow) / abs(of_flow):.1g}"
 
 
 def steps(run: Run) -> str:

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import math
 import os
+import signal
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import data
+from experiments import data, interruption
 from experiments.configuration import UsageError
 from tests.conftest import damaged
 
@@ -297,11 +298,14 @@ def test_a_download_that_fails_leaves_nothing(how, message, small_files, server,
 def test_an_interrupt_ends_the_download(small_files, server, monkeypatch):
     def interrupted(fetching, folder):
         processes.append(fetching)
-        raise KeyboardInterrupt
+        main = threading.main_thread().ident
+        threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        return watch(fetching, folder)
 
-    processes = []
+    processes, watch = [], data._watch
+    monkeypatch.setattr(Server, "how", "slow")
     monkeypatch.setattr(data, "_watch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interruption.handled(), pytest.raises(KeyboardInterrupt):
         data.load("auto", None, 100)
     assert processes[0].returncode is not None
     assert list(data._cache().iterdir()) == []

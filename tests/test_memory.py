@@ -43,8 +43,8 @@ def test_a_run_that_does_not_fit_is_refused(seeds, invoke, tmp_path, monkeypatch
     status, _, err = invoke(*SMALL, f"--seeds={seeds}", f"--output_dir={folder}")
     assert status == 2
     line = err.splitlines()[-1]
-    assert "error: memory: the run needs about 0.00" in line
-    assert "1.53e-05 GiB are free on this machine" in line
+    assert "error: memory: the run needs about 0." in line
+    assert "0.0156 MiB are free on this machine" in line
     assert ("--seeds or --" in line) == (seeds > 1)
     assert not folder.exists()
 

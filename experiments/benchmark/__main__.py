@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, interruption
 from experiments.benchmark import program
 from experiments.benchmark.program import EXIT_DISAGREEMENT, Settings
 from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE
@@ -75,12 +75,15 @@ def page() -> Page:
 
 def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the benchmark that the flags describe."""
-    return command_line.exit_status(
-        argv, lambda: program.run(Settings(**command_line.values_of(Settings, values)))
-    )
+
+    def measure() -> int:
+        return program.run(Settings(**command_line.values_of(Settings, values)))
+
+    with interruption.handled():
+        return interruption.exit_status(command_line.exit_status(argv, measure))
 
 
 if __name__ == "__main__":
     # What compiling takes is measured, so nothing compiled earlier may be used.
     jax.config.update("jax_enable_compilation_cache", False)
-    command_line.start(page(), Settings, main)
+    command_line.start(page(), Settings, lambda argv: interruption.leave(main(argv)))

@@ -15,7 +15,18 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments import figures, folders, harness, problem, progress, report, store, usage
+from experiments import (
+    command_line,
+    figures,
+    folders,
+    harness,
+    problem,
+    progress,
+    report,
+    store,
+    streams,
+    usage,
+)
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
@@ -37,8 +48,6 @@ SHARES = (8, 4, 2, 1)  # of the examples
 STARTS = (1, 2, 4, 8)  # starting points
 AGREEMENT = 1e-4  # of losses, relative: rounding is far below, a mistake far above
 EXIT_DISAGREEMENT = 1
-# How JAX, PyTorch and the system say that there is not enough memory.
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +120,9 @@ def run(settings: Settings) -> int:
     say(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
     if without:
         say(f"without PyTorch: {without}")
+    streams.keep(directory)
     store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
-    summary = {
+    summary: dict[str, Any] = {
         "data": dataset.label,
         "ratios": list(_ratios(settings)),
         "rounds": settings.rounds,
@@ -128,10 +138,11 @@ def run(settings: Settings) -> int:
             "benchmark", lambda tell: _measure(settings, workloads, torch, summary, tell)
         )
     except KeyboardInterrupt:
-        summary["interrupted"] = True
+        # What was left behind may still add to it.
+        summary = summary | {"networks": list(summary["networks"]), "interrupted": True}
     store.write_summary(directory, summary)
     if summary["networks"]:
-        figures.draw_benchmark(summary, directory)
+        figures.attempt(lambda: figures.draw_benchmark(summary, directory), say)
         table.show(summary, console)
     say(f"everything lies in {directory}")
     return _end(settings, summary, say)
@@ -233,7 +244,7 @@ def _room_for(name: str, missing: list[str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(w in str(error) for w in OUT_OF_MEMORY):
+        if not command_line.lacks_memory(error):
             raise
         missing.append(name)
 

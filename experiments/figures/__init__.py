@@ -15,6 +15,8 @@ from experiments.figures.runs import draw_rounding as draw_rounding
 from experiments.figures.runs import draw_run as draw_run
 from experiments.figures.runs import draw_sweep as draw_sweep
 from experiments.figures.saddle import draw_saddle as draw_saddle
+from experiments.figures.style import attempt as attempt
+from experiments.figures.style import plain as plain
 from experiments.figures.theory import draw_bounds as draw_bounds
 from experiments.figures.theory import draw_curvature as draw_curvature
 from experiments.figures.theory import draw_near_zero as draw_near_zero

@@ -25,13 +25,16 @@ NO_VERDICT = (
 )
 
 
-def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequence[Told]) -> Path:
+@figures.plain
+def write(
+    directory: Path, summary: dict[str, Any], figure: Figure | None, told: Sequence[Told]
+) -> Path:
     """Writes the page of a run into its folder, where configuration and figure lie.
 
     Args:
       directory: the run directory.
       summary: the numbers of the run, of which its verdict is taken.
-      figure: as it was drawn and saved.
+      figure: as it was drawn and saved; None if it could not be.
       told: what was told on the terminal.
 
     Returns:
@@ -41,7 +44,8 @@ def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequen
       OSError, ValueError: if configuration or figure cannot be read, or the page not written.
     """
     description = read_json(directory / "configuration.json")
-    drawn, lines = figures.panels(figure), _verdict(summary)
+    drawn = [] if figure is None else figures.panels(figure)
+    title, lines = _title(figure, description), _verdict(summary)
     environment = Environment(
         loader=PackageLoader("experiments", "page"),
         autoescape=True,
@@ -50,8 +54,8 @@ def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequen
         lstrip_blocks=True,
     )
     text = environment.get_template("page.html").render(
-        title=Markup(figures.title(figure)),
-        plain_title=Markup(figures.title(figure)).striptags(),
+        title=title,
+        plain_title=title.striptags(),
         verdict=[_sentence(line) for line in lines],
         warnings=[each.text.removeprefix(WARNING).strip() for each in told if each.warns],
         interrupted=summary.get("interrupted") is True,
@@ -60,14 +64,21 @@ def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequen
         plots=[plots.plot(panel) for panel in drawn],
         names=list(_names(drawn)),
         again=f"python -m experiments.show {shlex.quote(str(directory))}",
-        static=_encoded((directory / "figure.png").read_bytes()),
-        library=_library(),
+        static=_encoded((directory / "figure.png").read_bytes()) if drawn else "",
+        library=_library() if drawn else "",
         **_facts(description),
     )
     path = directory / FILE
     with atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _title(figure: Figure | None, description: dict[str, Any]) -> Markup:
+    """That of the figure as HTML; else what was studied."""
+    if figure is None:
+        return Markup.escape(_words(description.get("network")))
+    return Markup(figures.title(figure))
 
 
 def _verdict(summary: dict[str, Any]) -> list[str]:
