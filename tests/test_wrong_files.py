@@ -177,7 +177,10 @@ DAMAGE = {
         (None, "snapshots.npz"),
         (npz(format=np.array(1), iteration=np.array([2, 1]), accuracy=np.ones(2)), "not ascending"),
         (npz(format=np.array(1), iteration=np.arange(12), accuracy=np.ones(12)), "accuracy is"),
-        (npz(format=np.array(1), iteration=np.ones(12), accuracy=np.ones((12, 3))), "iteration of"),
+        (
+            npz(format=np.array(1), iteration=np.ones(12), accuracy=np.ones((12, 3))),
+            "iterations is",
+        ),
     ],
     "flow.npz": [
         (b"PK", "not a zip file"),
@@ -205,16 +208,13 @@ def test_a_damaged_run_is_told_in_one_line(name, content, message, finished, cap
     assert err.endswith("; give another folder\n")
 
 
-@pytest.mark.parametrize("step_size", [0, -1, 10**400, "0.1", "fast", None, 1e300])
+@pytest.mark.parametrize("step_size", [0, -1, 10**400, "0.1", True, None, 1e300])
 def test_numbers_of_a_run_are_in_bounds(step_size, finished):
     folder, _ = finished
     path = folder / "configuration.json"
     description = json.loads(path.read_text())
     description["configuration"]["step_size"] = step_size
     path.write_text(json.dumps(description))
-    if step_size == "0.1":  # is understood
-        assert store.read_run(folder).step_size == 0.1
-        return
     with pytest.raises(UsageError, match="holds no run that can be read"):
         store.read_run(folder)
 
@@ -227,7 +227,7 @@ def test_labels_are_no_commands(finished, capsys):
     path.write_text(json.dumps(description))
     assert show.main([str(folder)]) == 0
     assert "\x1b[2J" not in capsys.readouterr().out
-    assert store.read_run(folder).network_label == "net \\frac [2J [bold]work"
+    assert store.read_run(folder).network_label == "net \\frac [2J [bold] work"
 
 
 GOOD = npz(**weights(**{"dense_2.weight": np.arange(60, dtype=np.float32).reshape(10, 6)}))
