@@ -218,7 +218,7 @@ def _read_run(directory: Path, description: dict[str, Any]) -> Run:
         raise ValueError(f"step_size is {clean_label(step_size, 20)}")
     found = {
         "network_label": description["network"],
-        "data_label": (description["data"] or {}).get("label"),
+        "data_label": (description.get("data") or {}).get("label"),
         "step_size": float(step_size),
         "ratios": saved["ratio"],
         "iterations": saved["iteration"],

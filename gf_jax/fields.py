@@ -128,6 +128,8 @@ def _value(name: str, value: Any, declared: Any, sizes: Sizes) -> Any:
         found = _text(name, value).split("\n") if isinstance(value, np.ndarray) else value
         return tuple(clean_label(each, declared.each) for each in found[: declared.most])
     array = np.asarray(value)
+    if declared.listed and array.ndim != 1:
+        raise ValueError(f"{name} is of shape {array.shape}, wanted is a list")
     check_numbers(name, array, declared, sizes)
     if declared.listed:
         return tuple(array.tolist())

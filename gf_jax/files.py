@@ -124,9 +124,9 @@ def check_format(name: str, found: object) -> None:
     """Raises ValueError on any format but this version's."""
     if isinstance(found, np.ndarray) and found.ndim == 0:
         found = found.item()
-    if isinstance(found, int) and found > FORMAT:
+    if type(found) is int and found > FORMAT:
         raise ValueError(f"{name} has format {found}, of a newer gf_jax; this one reads {FORMAT}")
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise ValueError(f"{name} has no format that is known; accepted is {FORMAT}")
 
 

@@ -168,7 +168,7 @@ def _of_seed(reference: Reference, number: int) -> Reference | None:
     def single(value: Any) -> Any:
         return value[number] if np.ndim(value) == 1 else value[:, number]
 
-    found = Reference(*(None if value is None else single(value) for value in reference))
+    found = Reference._make(value if value is None else single(value) for value in reference)
     return found if found.flow_evaluations else None
 
 

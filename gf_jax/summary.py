@@ -12,6 +12,7 @@ from gf_jax.record import Reference, Run
 NEAR, IN_SIGHT = 0.01, 0.1
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # of lanes about to diverge
 def summarise(run: Run) -> dict[str, Any]:
     """The numbers of the final table, one entry per lane.
 
@@ -83,8 +84,7 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
 
 def _prediction_error(run: Run, reference: Reference, gaps: np.ndarray) -> float | None:
     """Largest relative error of the predicted gaps, over all ratios and snapshots."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.abs(reference.predicted_to_base / gaps - 1)[:, 1:]
+    errors = np.abs(reference.predicted_to_base / gaps - 1)[:, 1:]
     return finite(errors[np.isfinite(errors)].max(initial=-np.inf))
 
 
@@ -92,7 +92,9 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     """How far the base run stands from its flow, in words and numbers."""
     base, lines = flow["runs"][0], []
     travelled, loss = flow["distance_from_init"], run.metrics.loss[-1, 0]
-    if base["distance_to_flow"] is None or not travelled or not np.isfinite(loss):
+    known = base["measured"] or base["smallest_measurable"] is not None
+    followed = known and base["distance_to_flow"] is not None and flow["loss"] is not None
+    if not followed or not travelled or not np.isfinite(loss):
         return [
             "Verdict: none, since the run with the largest step size diverged, or the flow could "
             "not be followed."
@@ -101,7 +103,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
     if base["measured"]:
         distance = (
-            f"{base['distance_to_flow']:.3g} (the flow is known to {flow['error']:.1g}), "
+            f"{base['distance_to_flow']:.3g} (the flow is known to {text(flow['error'], '.1g')}), "
             f"{share:.2g} of the distance {travelled:.4g} that the flow has travelled"
         )
     else:
@@ -155,9 +157,8 @@ def run_name(ratio: int) -> str:
 def _lane(run: Run, lane: int) -> dict[str, Any]:
     metrics = run.metrics
     gaps, travelled = metrics.distance_to_base[:, lane], metrics.distance_from_init[:, 0]
-    with np.errstate(invalid="ignore"):  # a diverged run over itself is no number
-        # At the start both are zero: no gap over no distance is no gap.
-        relative = gaps / np.where(travelled > 0, travelled, 1)
+    # At the start both are zero: no gap over no distance is no gap.
+    relative = gaps / np.where(travelled > 0, travelled, 1)
     return {
         "ratio": int(run.ratios[lane]),
         "step_size": run.step_size / run.ratios[lane],
