@@ -12,7 +12,7 @@ from typing import Any
 from experiments import checkpoints, folders, store
 from experiments.configuration import Configuration, UsageError, expand
 from experiments.effects import RESUMABLE
-from gf_jax.files import clean_label, read_json, write_json
+from gf_jax.files import printable, read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.
 FREE = ("data_dir", "checkpoint_dir", "checkpoint_every")
@@ -80,7 +80,7 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
     folders.tidy(directory)
     now = store.surroundings()
     differing = [
-        f"{name} {clean_label(there, 60)} now {here}"
+        f"{name} {printable(there, 60)} now {here}"
         for kind in ("versions", "device")
         for name, here in now[kind].items()
         if (there := description[kind].get(name)) != here
@@ -107,7 +107,7 @@ def _description(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"--resume={directory}: holds no run that can be resumed ({clean_label(reason, 300)}); "
+            f"--resume={directory}: holds no run that can be resumed ({printable(reason, 300)}); "
             "give the directory of a run"
         ) from None
     return description
@@ -121,9 +121,9 @@ def _configuration(directory: Path, saved: dict[str, Any]) -> Configuration:
     try:
         if not wrong:
             return Configuration(**values)
-        reason = clean_label(wrong[0], 60)
+        reason = printable(wrong[0], 60)
     except UsageError as error:
-        reason = clean_label(error, 300)
+        reason = printable(error, 300)
     raise UsageError(
         f"--resume={directory}: configuration.json is damaged at {reason}; accepted is what the "
         "run has written"
@@ -157,7 +157,7 @@ def _check_drift(saved: Configuration, given: dict[str, Any]) -> None:
 def _text(value: object) -> str:
     if value is None:
         return "not given"
-    return clean_label(",".join(map(str, value)) if isinstance(value, tuple) else value)
+    return printable(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
 
 def _complete(directory: Path) -> bool:

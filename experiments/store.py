@@ -42,8 +42,8 @@ from gf_jax.fields import encode
 from gf_jax.files import (
     Header,
     check_format,
-    clean_label,
     open_arrays,
+    printable,
     read_json,
     write_arrays,
     write_json,
@@ -215,7 +215,7 @@ def _read_run(directory: Path, description: dict[str, Any]) -> Run:
         flow = _read("flow", directory, wanted, (last, "doubts"))
     step_size = description["configuration"].get("step_size")
     if type(step_size) not in (int, float) or not SMALLEST <= step_size <= LARGEST:
-        raise ValueError(f"step_size is {clean_label(step_size, 20)}")
+        raise ValueError(f"step_size is {printable(step_size, 20)}")
     found = {
         "network_label": description["network"],
         "data_label": (description.get("data") or {}).get("label"),
@@ -334,5 +334,5 @@ def _reason(error: Exception) -> str:
     """What was wrong, in a bounded line that terminals show as it is."""
     if isinstance(error, OSError) and error.strerror:
         name = f": {Path(error.filename).name}" if error.filename else ""
-        return clean_label(error.strerror + name, 300)
-    return clean_label(error, 300)
+        return printable(error.strerror + name, 300)
+    return printable(error, 300)

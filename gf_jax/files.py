@@ -24,14 +24,20 @@ DEEPEST_JSON = 20  # levels, likewise
 LARGEST_HEADER = 2**14  # bytes of what an array says of itself; NumPy itself reads 10,000
 
 
-def clean_label(text: object, most: int = 200) -> str:
-    """A text, perhaps a stranger's, without what terminals and Matplotlib take for commands.
+def printable(text: object, most: int = 200) -> str:
+    """A text, perhaps a stranger's, in so many letters and without commands to terminals.
 
-    White space becomes single spaces, and of a longer text so many letters are kept.
+    Where it has any, or line breaks, its white space becomes single spaces.
     """
-    words = " ".join(str(text)[: 10 * most].split())
-    kept = "".join(letter for letter in words if letter.isprintable() and letter != "$")
-    return kept if len(kept) <= most else kept[: most - 1] + "…"
+    start = str(text)[: 10 * most]
+    if not start.isprintable():
+        start = "".join(filter(str.isprintable, " ".join(start.split())))
+    return start if len(start) <= most else start[: most - 1] + "…"
+
+
+def clean_label(text: object, most: int = 200) -> str:
+    """A text that is printable, and that Matplotlib takes for no mathematics."""
+    return printable(str(text).replace("$", ""), most)
 
 
 @contextlib.contextmanager
@@ -84,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         )
         _check_depth(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged: {clean_label(error)}") from None
+        raise ValueError(f"{path.name} is damaged: {printable(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no object")
     check_format(path.name, content.get("format"))
@@ -104,7 +110,7 @@ def _number(kind: type) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         if len(text) > 30 or not math.isfinite(number := kind(text)):
-            raise ValueError(f"{clean_label(text, 20)} is out of range")
+            raise ValueError(f"{printable(text, 20)} is out of range")
         return number
 
     return read
@@ -166,7 +172,7 @@ class Archive:
         arrays = {}
         for name in names:
             if name not in self._members:
-                raise ValueError(f"{self._path.name}: {clean_label(name, 60)} is missing")
+                raise ValueError(f"{self._path.name}: {printable(name, 60)} is missing")
             with _damage(self._path), self._archive.open(self._members[name]) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 file.read()  # to the end, where the checksum is compared
@@ -205,13 +211,13 @@ def _damage(path: Path) -> Iterator[None]:
             warnings.simplefilter("error")  # of a parser, about what no writer of ours makes
             yield
     except Exception as error:
-        reason = clean_label(error) or type(error).__name__
+        reason = printable(error) or type(error).__name__
         raise ValueError(f"{path.name}: {reason}") from None
 
 
 def _header(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     """Reads a header and compares the size that it declares with that of the member."""
-    name = clean_label(name, 60)
+    name = printable(name, 60)
     with archive.open(member) as file:
         start = io.BytesIO(file.read(LARGEST_HEADER))  # all of it, however long it says it is
     version = np.lib.format.read_magic(start)

@@ -22,7 +22,7 @@ from gf_jax.fields import (
     declare,
     encode,
 )
-from gf_jax.files import Archive, check_format, clean_label, open_arrays, write_arrays
+from gf_jax.files import Archive, check_format, open_arrays, printable, write_arrays
 from gf_jax.record import RUN, build_run
 from gf_jax.spectrum import Curvature, Eigenvalue
 from gf_jax.study import Comparison
@@ -87,7 +87,7 @@ def load(path: str | Path) -> Comparison:
             return _read(archive)
     except ValueError as error:
         raise ValueError(
-            f"{path}: holds no comparison that can be read ({clean_label(error, 300)}); "
+            f"{path}: holds no comparison that can be read ({printable(error, 300)}); "
             "accepted is a file that Comparison.save wrote"
         ) from None
 
@@ -153,5 +153,5 @@ def _leaves(
     """The leaves of a pytree by their paths."""
     names = [name for name in archive.headers if name.startswith(prefix)]
     for name, array in (arrays := archive.read(*names)).items():
-        check_numbers(clean_label(name, 60), array, declared, sizes)
+        check_numbers(printable(name, 60), array, declared, sizes)
     return {name.removeprefix(prefix): array for name, array in arrays.items()}
