@@ -100,7 +100,8 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             "not be followed."
         ]
     share = base["distance_to_flow"] / travelled
-    difference = abs(float(loss) - flow["loss"]) / abs(flow["loss"])
+    apart = abs(float(loss) - flow["loss"])
+    difference = f"a share of {apart / abs(flow['loss']):.1g}" if flow["loss"] else f"{apart:.1g}"
     if base["measured"]:
         distance = (
             f"{base['distance_to_flow']:.3g} (the flow is known to {text(flow['error'], '.1g')}), "
@@ -113,7 +114,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     lines.append(
         f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
-        f"the flow {flow['loss']:.6g}: they differ by a share of {difference:.1g}."
+        f"the flow {flow['loss']:.6g}: they differ by {difference}."
     )
     if flow["largest_prediction_error"] is not None:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
