@@ -132,7 +132,11 @@ def _reference(
 ) -> tuple[records.Reference, Params]:
     """The flow and the prediction at the snapshots' times, and the flow's parameters."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
-    likes = {"prediction": structures.prediction(start), "gradient flow": structures.flow(start)}
+    times, lanes = len(run.snapshot_iterations), len(run.ratios)
+    likes = {
+        "prediction": structures.prediction(start, times, lanes),
+        "gradient flow": structures.flow(start, times),
+    }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
         return harness.solve_once(workplace, label + what, solver, likes[what])

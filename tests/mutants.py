@@ -199,14 +199,12 @@ def _header(content, generator):
 
 def _array(content, generator):
     """Another array in its place."""
-    try:
-        array = np.load(io.BytesIO(content))
-    except Exception:  # damaged before
-        return content
-    with np.errstate(all="ignore"):
-        changed = _changed(array, generator)
     file = io.BytesIO()
-    np.save(file, changed)
+    try:
+        with np.errstate(all="ignore"):
+            np.save(file, _changed(np.load(io.BytesIO(content)), generator))
+    except Exception:  # it was damaged before, or is not of numbers
+        return content
     return file.getvalue()
 
 
@@ -237,8 +235,6 @@ def _changed(array, generator):
 
 def _with_numbers(array, generator):
     """Some entries, or all of them, are another number."""
-    if array.dtype.kind not in "fiub":
-        return array
     changed, number = array.copy(), NUMBERS[generator.integers(len(NUMBERS))]
     if changed.dtype.kind in "iu" and not math.isfinite(number):
         number = -1
