@@ -1,5 +1,6 @@
 """Comparisons and run directories made without computing, and files of them that are damaged."""
 
+import copy
 import io
 import json
 import math
@@ -277,4 +278,4 @@ def _change_value(found, generator):
     elif way == 1 and isinstance(holder, dict):
         holder["\x1b[2J" + "x" * int(generator.integers(2_000))] = holder.pop(place)
     else:
-        holder[place] = VALUES[generator.integers(len(VALUES))]
+        holder[place] = copy.deepcopy(VALUES[generator.integers(len(VALUES))])
