@@ -316,14 +316,14 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     except KeyboardInterrupt:
         return None
     kept = journal.records(label)
-    structure = jax.tree.structure(structures.trajectory(study.initial_params))
-    parts: list[Trajectory] = [jax.tree.unflatten(structure, each.leaves) for each in kept]
+    leaves = [each.leaves for each in kept]
+    parts = structures.trajectories(label, leaves, study.initial_params, schedule, starts)
     started, interrupted = time.perf_counter(), False
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
     if parts:
         recorded = int(parts[-1].iterations[-1])
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
-        options["resume_from"] = (recorded, journal.state(label))
+        options["resume_from"] = (recorded, journal.state(label) or ())
     options["check_memory"] = functools.partial(_check_memory, workplace)
     options |= steps(workplace)
     f, start = devices.objective(study, chosen), study.initial_params
@@ -339,6 +339,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
     except KeyboardInterrupt:
         interrupted = True
         journal.flush(wait=True)
+    except ValueError as error:
+        if not kept:
+            raise
+        raise structures.other(label, error) from None
     if not parts:
         return None
     seconds = time.perf_counter() - started + sum(each.seconds for each in kept)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from experiments import interruption
+from experiments import interruption, structures
 from experiments.checkpoints import Checkpoints, WriteError
 from experiments.configuration import UsageError
 from experiments.packing import Record
@@ -153,12 +153,14 @@ class Journal:
         Args:
           label: of it.
           make: makes it: a pytree of arrays and numbers.
-          like: another pytree of that structure.
+          like: its structure, see ``structures``.
+
+        Raises:
+          UsageError: if an earlier process has kept something else.
         """
         records = self.records(label)
         if records:
-            leaves = [leaf if leaf.ndim else leaf.item() for leaf in records[0].leaves]
-            return jax.tree.unflatten(jax.tree.structure(like), leaves)
+            return structures.restored(label, like, records[0].leaves)
         made = make()
         if self._folder is not None:
             self._pending.append(_Piece(label, True, [made], None, self._lap()))

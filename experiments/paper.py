@@ -166,10 +166,11 @@ def _followed(
     """The flow and the prediction at the snapshots' times, and what rounding did to the runs."""
     config, study = workplace.config, workplace.study
     start = study.initial_params
+    times, lanes = len(run.snapshot_iterations), len(run.ratios)
     likes = {
-        "prediction": structures.prediction(start),
-        "rounding": structures.trajectory(start),
-        "gradient flow": structures.flow(start),
+        "prediction": structures.prediction(start, times, lanes),
+        "rounding": structures.trajectory(start, times),
+        "gradient flow": structures.flow(start, times),
     }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:

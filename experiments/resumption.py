@@ -13,7 +13,7 @@ from typing import Any
 from experiments import checkpoints, folders, store
 from experiments.configuration import Configuration, UsageError, located
 from experiments.effects import RESUMABLE
-from gf_jax.files import read_json, write_json
+from gf_jax.files import printable, read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.
 FREE = ("data_dir", "checkpoint_dir", "checkpoint_every")
@@ -107,7 +107,7 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
     folders.tidy(directory)
     now = store.surroundings()
     differing = [
-        f"{name} {there} now {here}"
+        f"{name} {printable(there, 60)} now {here}"
         for kind in ("versions", "device")
         for name, here in now[kind].items()
         if (there := description[kind].get(name)) != here
@@ -135,30 +135,34 @@ def note(config: Configuration) -> None:
 def _description(directory: Path) -> dict[str, Any]:
     """The contents of configuration.json."""
     try:
-        description = read_json(directory / "configuration.json")
-        parts = [description[name] for name in ("configuration", *COMPARED)]
-        if not all(isinstance(part, dict) for part in parts):
-            raise ValueError("configuration.json is damaged")
-    except (KeyError, OSError, ValueError) as error:
+        description = store.read_description(directory)
+        missing = [name for name in COMPARED if description.get(name) is None]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"--resume={directory}: holds no run that can be resumed ({reason}); give the "
-            "directory of a run"
+            f"--resume={directory}: holds no run that can be resumed ({printable(reason, 300)}); "
+            "give the directory of a run"
         ) from None
     return description
 
 
 def _configuration(directory: Path, saved: dict[str, Any]) -> Configuration:
-    """The configuration that was saved; its types are checked, as others may have written it."""
+    """The configuration that was saved; its values are checked, as others may have written it."""
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
     kinds = typing.get_type_hints(Configuration)
     wrong = [n for n, value in values.items() if n not in kinds or not _fits(value, kinds[n])]
-    if wrong:
-        raise UsageError(
-            f"--resume={directory}: configuration.json is damaged at {wrong[0]}; accepted is what "
-            "the run has written"
-        )
-    return Configuration(**values)
+    try:
+        if not wrong:
+            return Configuration(**values)
+        reason = printable(wrong[0], 60)
+    except UsageError as error:
+        reason = printable(error, 300)
+    raise UsageError(
+        f"--resume={directory}: configuration.json is damaged at {reason}; accepted is what the "
+        "run has written"
+    )
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -193,7 +197,7 @@ def _check_drift(saved: Configuration, given: dict[str, Any]) -> None:
 def _text(value: object) -> str:
     if value is None:
         return "not given"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return printable(",".join(map(str, value)) if isinstance(value, tuple) else value)
 
 
 def _complete(directory: Path) -> bool:

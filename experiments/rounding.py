@@ -149,6 +149,8 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             momentum=saved.method.record,
             progress=tell,
         ),
-        structures.prediction(study.initial_params),
+        structures.prediction(
+            study.initial_params, len(saved.snapshot_iterations), len(saved.ratios)
+        ),
     )
     return prediction.to_base

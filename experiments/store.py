@@ -3,9 +3,11 @@
     configuration.json   resolved configuration, data, versions, device, command
     initial_params.npz   the starting point, one array per parameter
     metrics.npz          per base iteration and lane: losses and distances; momentum, nesterov,
-                         batch_size if the run is not plain descent on all examples
+                         batch_size if the run is not plain descent on all examples;
+                         doubts, as UTF-8 lines, if there are any
     snapshots.npz        per snapshot and lane: training accuracy and all parameters
-    flow.npz             gradient flow at the snapshots' times, distances to it, prediction
+    flow.npz             gradient flow at the snapshots' times, distances to it, prediction;
+                         doubts once more, with those of the flow
                          (of several starting points, all of these with an axis of seeds)
     depth_<n>.npz        of deep_linear: what became of every start of n layers
     saddle.npz           of necessity: gaps, and largest step sizes
@@ -36,23 +38,34 @@ import numpy as np
 import gf_jax
 from experiments.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.data import Dataset
-from experiments.records import Reference, Run
-from gf_jax.comparison import Metrics
+from experiments.records import Run
+from gf_jax.fields import encode
 from gf_jax.files import (
     Header,
     check_format,
     open_arrays,
+    printable,
     read_json,
     write_arrays,
     write_json,
 )
-from gf_jax.method import Method
 from gf_jax.networks import Params, Shapes
-from gf_jax.record import check_run, clean_label
+from gf_jax.record import METHOD, METRICS, REFERENCE, build_run
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# Parts of configuration.json, and what they are in JSON.
+DESCRIPTION: dict[str, tuple[type, ...]] = {
+    "configuration": (dict,),
+    "network": (str,),
+    "data": (dict, type(None)),
+    "device": (dict, type(None)),
+    "versions": (dict, type(None)),
+    "digests": (dict, type(None)),
+    "resumed": (list, type(None)),
+}
+OPTIONAL = ("seed", "doubts", *METHOD.fields)  # of metrics.npz
 LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
 
 
@@ -101,7 +114,7 @@ def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
         "iteration": run.iterations,
         "time": run.times,
     }
-    arrays |= _seeds(run) | _method(run) | run.metrics._asdict()
+    arrays |= _seeds(run) | _method(run) | _doubts(run) | run.metrics._asdict()
     write_arrays(directory / f"{name}.npz", arrays)
 
 
@@ -118,8 +131,9 @@ def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
 def write_flow(directory: Path, run: Run, params: Params) -> None:
     """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
     assert run.reference is not None
-    arrays = {"time": run.snapshot_times} | run.reference._asdict()
-    write_arrays(directory / "flow.npz", arrays | _seeds(run) | _params(params))
+    known = {name: each for name, each in run.reference._asdict().items() if each is not None}
+    arrays = {"time": run.snapshot_times} | known | _seeds(run) | _doubts(run)
+    write_arrays(directory / "flow.npz", arrays | _params(params))
 
 
 def _params(stack: Params) -> dict[str, Any]:
@@ -135,6 +149,11 @@ def _method(run: Run) -> dict[str, Any]:
     """How steps are made, if not by plain descent on all examples."""
     fields = dataclasses.asdict(run.method)
     return {name: np.array(value) for name, value in fields.items() if value}
+
+
+def _doubts(run: Run) -> dict[str, Any]:
+    """What is doubtful, if anything is; UTF-8 bytes, a line for each sentence."""
+    return {"doubts": encode(run.doubts)} if run.doubts else {}
 
 
 def write_record(directory: Path, name: str, record: Any) -> None:
@@ -157,6 +176,22 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     write_json(directory / "summary.json", summary)
 
 
+def read_description(directory: Path) -> dict[str, Any]:
+    """Reads configuration.json, which may be a stranger's, as far as the kinds of its parts go.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is damaged.
+    """
+    description = read_json(directory / "configuration.json")
+    for name, kinds in DESCRIPTION.items():
+        if name not in description and type(None) not in kinds:
+            raise ValueError(f"{name} is missing")
+        if not isinstance(description.get(name), kinds):
+            raise ValueError(f"configuration.json is damaged at {name}")
+    return description
+
+
 def read_run(directory: Path) -> Run:
     """Reads the numbers of a saved run.
 
@@ -164,49 +199,40 @@ def read_run(directory: Path) -> Run:
       UsageError: if the folder holds no complete run; the text names the file.
     """
     try:
-        description = read_json(directory / "configuration.json")
-        run = _read_metrics(directory, description)
-        run = run._replace(reference=_read_reference(directory / "flow.npz"))
-        check_run(run)
-        return run
-    except KeyError as error:
-        reason = f"{error} is missing"
-    except (OSError, OverflowError, TypeError, ValueError) as error:
-        reason = _reason(error)
-    raise UsageError(f"{directory}: holds no run that can be read ({reason}); give another folder")
+        return _read_run(directory, read_description(directory))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{directory}: holds no run that can be read ({_reason(error)}); give another folder"
+        ) from None
 
 
-def _read_metrics(directory: Path, description: dict[str, Any]) -> Run:
-    """The run without its flow."""
-    methods = [field.name for field in dataclasses.fields(Method)]
-    wanted = ("ratio", "iteration", *Metrics._fields)
-    saved = _read("metrics", directory, wanted, ("seed", *methods))
-    for name in set(methods) & set(saved):
-        if saved[name].shape or saved[name].dtype.kind not in "fiub":
-            raise ValueError(f"{name} is no number")
+def _read_run(directory: Path, description: dict[str, Any]) -> Run:
+    """The run, of what its files hold by the names that fields have there."""
+    saved = _read("metrics", directory, ("ratio", "iteration", *METRICS.fields), OPTIONAL)
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
-    run = Run(
-        network_label=clean_label(description["network"]),
-        data_label=clean_label(description["data"]["label"]),
-        step_size=float(description["configuration"]["step_size"]),
-        ratios=tuple(saved["ratio"].ravel().tolist()),
-        iterations=saved["iteration"],
-        metrics=Metrics(**{field: saved[field] for field in Metrics._fields}),
-        snapshot_iterations=kept["iteration"],
-        accuracy=kept["accuracy"],
-        seeds=tuple(saved["seed"].ravel().tolist()) if "seed" in saved else (),
-        method=Method(**{name: saved[name].item() for name in methods if name in saved}),
-    )
-    if not SMALLEST <= run.step_size <= LARGEST:
-        raise ValueError(f"step_size is {run.step_size}")
-    return run
-
-
-def _read_reference(path: Path) -> Reference | None:
-    """The flow beside the run, None if there is none."""
-    if not path.exists():
-        return None
-    return Reference(**_read(path.stem, path.parent, Reference._fields))
+    flow: dict[str, np.ndarray] = {}
+    if (directory / "flow.npz").exists():
+        *wanted, last = REFERENCE.fields
+        flow = _read("flow", directory, wanted, (last, "doubts"))
+    step_size = description["configuration"].get("step_size")
+    if type(step_size) not in (int, float) or not SMALLEST <= step_size <= LARGEST:
+        raise ValueError(f"step_size is {printable(step_size, 20)}")
+    found = {
+        "network_label": description["network"],
+        "data_label": (description.get("data") or {}).get("label"),
+        "step_size": float(step_size),
+        "ratios": saved["ratio"],
+        "iterations": saved["iteration"],
+        "metrics": {name: saved[name] for name in METRICS.fields},
+        "snapshot_iterations": kept["iteration"],
+        "accuracy": kept["accuracy"],
+        "reference": {name: flow[name] for name in REFERENCE.fields if name in flow} or None,
+        "seeds": saved.get("seed"),
+        "method": {name: saved[name] for name in METHOD.fields if name in saved},
+        "doubts": flow.get("doubts", saved.get("doubts")),
+    }
+    seeds = saved["seed"].size if "seed" in saved else None
+    return build_run(found, {"seeds": seeds})
 
 
 def _read(
@@ -306,8 +332,8 @@ def _named(params: Params) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
+    """What was wrong, in a bounded line that terminals show as it is."""
     if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.strerror}: {Path(error.filename).name}" if error.filename else error.strerror
-        )
-    return " ".join(str(error).split())
+        name = f": {Path(error.filename).name}" if error.filename else ""
+        return printable(error.strerror + name, 300)
+    return printable(error, 300)

@@ -8,10 +8,12 @@ from gf_jax import style
 from gf_jax.comparison import WELL_BELOW, Metrics
 from gf_jax.record import Reference, Run, join_references, percentiles
 
+FARTHEST = 1e200  # from zero, and its inverse the nearest: margins of axes stay within floats
 NOTE = "lines: predicted; marks: measured"
 
 
 @style.plain
+@np.errstate(over="ignore", invalid="ignore")  # of runs that diverged
 def draw(run: Run) -> Figure:
     """Draws a run.
 
@@ -26,7 +28,7 @@ def draw(run: Run) -> Figure:
     From several starting points, curves, marks and predictions are medians over the seeds
     at every time, and bands the spread of what was measured.
     """
-    run = run if run.seeds else _with_seeds(run)
+    run = _within_axes(run if run.seeds else _with_seeds(run))
     metrics, reference, others = run.metrics, run.reference, len(run.ratios) > 1
     shape = (2 if others else 1, 2 if reference is None else 3)
     figure = Figure(figsize=(5.5 * shape[1], 8.5 if others else 4.7), layout="constrained")
@@ -41,8 +43,7 @@ def draw(run: Run) -> Figure:
     if others:
         _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
         axes[0, 1].set_title("From initialisation (above), from the $\\eta_0$ run (below)")
-        with np.errstate(invalid="ignore"):  # of runs that diverged
-            differences = np.abs(metrics.loss - metrics.loss[..., :1])
+        differences = np.abs(metrics.loss - metrics.loss[..., :1])
         _curves(axes[1, 0], run, differences, first=1, log=True)
         style.describe(
             axes[1, 0],
@@ -77,6 +78,25 @@ def _with_seeds(run: Run) -> Run:
     )
 
 
+def _within_axes(run: Run) -> Run:
+    """The run with numbers that axes can show, what is not finite as it is, a flow if known."""
+
+    def moved(values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind != "f":
+            return values
+        near = np.where(np.abs(values) < 1 / FARTHEST, 0.0, values.astype(float))
+        return np.where(np.isfinite(values), np.clip(near, -FARTHEST, FARTHEST), values)
+
+    reference = run.reference
+    if reference is not None and not _has_flow(reference).any():
+        reference = None
+    if reference is not None:
+        fields = reference._asdict().items()
+        known = {name: moved(values) for name, values in fields if values is not None}
+        reference = reference._replace(**known)
+    return run._replace(metrics=Metrics(*map(moved, run.metrics)), reference=reference)
+
+
 def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     """Distance of every lane to the flow, measured where the flow is known well enough."""
     known = _has_flow(reference)
@@ -104,8 +124,10 @@ def _to_base(axes: Axes, run: Run) -> None:
         at_snapshots = np.isin(run.iterations, run.snapshot_iterations)
         _marks(axes, run, gaps[at_snapshots], predicted, first=1)
     travelled = _over_seeds(run.metrics.distance_from_init[..., 0])[1]
-    travelled = travelled[np.isfinite(travelled)][-1]
-    title = f"Distance from the $\\eta_0$ run, which travels {travelled:.3g}"
+    whole = travelled[np.isfinite(travelled)]
+    title = "Distance from the $\\eta_0$ run" + (
+        f", which travels {whole[-1]:.3g}" if len(whole) else ""
+    )
     style.describe(axes, title, "Euclidean distance, logarithmic")
     if reference is not None:
         axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(predicted)}")

@@ -6,11 +6,13 @@ are compared with what is wanted, or with the file's own, before memory is taken
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
+import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,24 @@ import numpy as np
 
 FORMAT = 1  # of everything in a run directory
 LARGEST_JSON = 2**26  # bytes; what gf_jax writes is far below
+DEEPEST_JSON = 20  # levels, likewise
+LARGEST_HEADER = 2**14  # bytes of what an array says of itself; NumPy itself reads 10,000
+
+
+def printable(text: object, most: int = 200) -> str:
+    """A text, perhaps a stranger's, in so many letters and without commands to terminals.
+
+    Where it has any, or line breaks, its white space becomes single spaces.
+    """
+    start = str(text)[: 10 * most]
+    if not start.isprintable():
+        start = "".join(filter(str.isprintable, " ".join(start.split())))
+    return start if len(start) <= most else start[: most - 1] + "…"
+
+
+def clean_label(text: object, most: int = 200) -> str:
+    """A text that is printable, and that Matplotlib takes for no mathematics."""
+    return printable(str(text).replace("$", ""), most)
 
 
 @contextlib.contextmanager
@@ -61,22 +81,58 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"{path.name} has more than {LARGEST_JSON:,} bytes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_number(int),
+            parse_float=_number(float),
+            parse_constant=_number(float),
+        )
+        _check_depth(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from None
+        raise ValueError(f"{path.name} is damaged: {printable(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no object")
     check_format(path.name, content.get("format"))
     return content
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose names stands for one value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _number(kind: type) -> Callable[[str], Any]:
+    """Reads numbers that are finite, and integers of no more digits than floats have."""
+
+    def read(text: str) -> Any:
+        if len(text) > 30 or not math.isfinite(number := kind(text)):
+            raise ValueError(f"{printable(text, 20)} is out of range")
+        return number
+
+    return read
+
+
+def _check_depth(content: object) -> None:
+    """Raises ValueError on what is nested deeper than anything that is written."""
+    layer = [content]
+    for _ in range(DEEPEST_JSON):
+        holders = [each for each in layer if isinstance(each, (dict, list))]
+        layer = [each for it in holders for each in (it.values() if isinstance(it, dict) else it)]
+    if layer:
+        raise ValueError(f"it is nested more than {DEEPEST_JSON} deep")
+
+
 def check_format(name: str, found: object) -> None:
     """Raises ValueError on any format but this version's."""
     if isinstance(found, np.ndarray) and found.ndim == 0:
         found = found.item()
-    if isinstance(found, int) and found > FORMAT:
+    if type(found) is int and found > FORMAT:
         raise ValueError(f"{name} has format {found}, of a newer gf_jax; this one reads {FORMAT}")
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise ValueError(f"{name} has no format that is known; accepted is {FORMAT}")
 
 
@@ -101,7 +157,10 @@ class Archive:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
-        self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        found = archive.infolist()
+        self._members = {info.filename.removesuffix(".npy"): info for info in found}
+        if len(self._members) < len(found):
+            raise ValueError("two arrays have the same name")
         self.headers = {name: _header(name, archive, at) for name, at in self._members.items()}
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
@@ -113,7 +172,7 @@ class Archive:
         arrays = {}
         for name in names:
             if name not in self._members:
-                raise ValueError(f"{self._path.name}: {name} is missing")
+                raise ValueError(f"{self._path.name}: {printable(name, 60)} is missing")
             with _damage(self._path), self._archive.open(self._members[name]) as file:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
                 file.read()  # to the end, where the checksum is compared
@@ -148,28 +207,33 @@ def open_arrays(path: Path) -> Iterator[Archive]:
 def _damage(path: Path) -> Iterator[None]:
     """Whatever a parser raises on a stranger's bytes says that they are damaged."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a parser, about what no writer of ours makes
+            yield
     except Exception as error:
-        raise ValueError(f"{path.name}: {error or type(error).__name__}") from None
+        reason = printable(error) or type(error).__name__
+        raise ValueError(f"{path.name}: {reason}") from None
 
 
 def _header(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     """Reads a header and compares the size that it declares with that of the member."""
+    name = printable(name, 60)
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects, which are never loaded")
-        if dtype.kind not in "biufc":
-            raise ValueError(f"{name} has dtype {dtype}, which is no number")
-        if min(shape, default=0) < 0:
-            raise ValueError(f"{name} has shape {shape}")
-        declared, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
-        if declared != held:
-            raise ValueError(f"{name} of shape {shape} has {held:,} of {declared:,} bytes")
+        start = io.BytesIO(file.read(LARGEST_HEADER))  # all of it, however long it says it is
+    version = np.lib.format.read_magic(start)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(start)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(start)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which are never loaded")
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{name} has dtype {dtype}, which is no number")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"{name} has shape {shape}")
+    declared, held = math.prod(shape) * dtype.itemsize, member.file_size - start.tell()
+    if declared != held:
+        raise ValueError(f"{name} of shape {shape} has {held:,} of {declared:,} bytes")
     return Header(shape, dtype)
 
 

@@ -1,12 +1,25 @@
 """The numbers of runs of descent beside their gradient flow."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gf_jax.comparison import Metrics
+from gf_jax.fields import (
+    BOOLEANS,
+    INTEGERS,
+    MOST,
+    Numbers,
+    Sizes,
+    Text,
+    Texts,
+    build,
+    declare,
+)
+from gf_jax.files import clean_label as clean_label
 from gf_jax.method import Method
+from gf_jax.schedule import MOST_ITERATIONS, MOST_STEPS
 
 PERCENTILES = (5, 50, 95)
 
@@ -26,8 +39,9 @@ class Reference(NamedTuple):
       order: slope of log distance against log step size, shape (snapshots,).
       flow_evaluations, prediction_evaluations: work in gradients of f.
       checking_evaluations: work that only told the errors of both.
-      predicted_error: estimated error of ``predicted_to_flow``, (snapshots, lanes); None in files
-        that do not have it, as the next.
+      predicted_error: estimated absolute error of ``predicted_to_flow``, and alike of
+        ``predicted_to_base``, shape (snapshots, lanes), NaN where it is not known; None if it
+        is not known at all, as in older files.
       rounding: how far rounding has moved every lane, likewise.
     """
 
@@ -66,7 +80,7 @@ class Run(NamedTuple):
       seeds: of the starting points, if there are several.
       loss_unit: what the loss is measured in.
       method: how its steps are made of gradients.
-      doubts: what is missing or doubtful, in sentences.
+      doubts: sentences that say what is missing or doubtful.
     """
 
     network_label: str
@@ -135,21 +149,29 @@ def join_references(references: Sequence[Reference | None]) -> Reference | None:
     known = next((each for each in references if each is not None), None)
     if known is None:
         return None
-    unknown = Reference(*(_unknown(np.asarray(value)) for value in known))
-    whole = [unknown if each is None else each for each in references]
-    return Reference(
-        *(np.stack(values, axis=min(1, np.ndim(values[0]))) for values in zip(*whole, strict=True))
-    )
+    fields: dict[str, Any] = {
+        name: _joined([each and getattr(each, name) for each in references])
+        for name in Reference._fields
+    }
+    return Reference(**fields)
 
 
-def _unknown(like: np.ndarray) -> np.ndarray:
-    return np.full_like(like, np.nan if like.dtype.kind == "f" else 0)
+def _joined(column: Sequence[Any]) -> Any:
+    """One field of several references, those of which it is not known filled; None if none is."""
+    known = next((np.asarray(each) for each in column if each is not None), None)
+    if known is None:
+        return None
+    unknown = np.full_like(known, np.nan if known.dtype.kind == "f" else 0)
+    whole = [unknown if each is None else np.asarray(each) for each in column]
+    return np.stack(whole, axis=min(1, known.ndim))
 
 
 def _of_seed(reference: Reference, number: int) -> Reference | None:
-    arrays = [np.asarray(value) for value in reference]
-    single = Reference(*(each[number] if each.ndim == 1 else each[:, number] for each in arrays))
-    return single if single.flow_evaluations else None
+    def single(value: Any) -> Any:
+        return value[number] if np.ndim(value) == 1 else value[:, number]
+
+    found = Reference._make(value if value is None else single(value) for value in reference)
+    return found if found.flow_evaluations else None
 
 
 def percentiles(values: np.ndarray) -> np.ndarray:
@@ -158,42 +180,94 @@ def percentiles(values: np.ndarray) -> np.ndarray:
     return np.percentile(whole, PERCENTILES, axis=-1, method="nearest")
 
 
-def check_run(run: Run) -> None:
-    """Raises ValueError unless the arrays of a run, perhaps a stranger's, fit together."""
-    for name, numbers in (
-        ("ratio", run.ratios),
-        ("iteration", run.iterations),
-        ("iteration of snapshots", run.snapshot_iterations),
-    ):
-        counts = np.asarray(numbers)
-        _expect(name, counts, (counts.size,), "iu")
-        if (counts < 0).any() or (counts[1:] <= counts[:-1]).any():
-            raise ValueError(f"{name} is not ascending")
+_LANES = ("iterations", "seeds", "lanes")
+_POINTS = ("snapshots", "seeds")
+_NORM = Numbers(_LANES, least=0, unknown=True)
+_OF_POINTS = Numbers((*_POINTS,), least=0, unknown=True)
+_OF_LANES = Numbers((*_POINTS, "lanes"), least=0, unknown=True)
+_WORK = Numbers(("seeds",), INTEGERS, least=0, most=MOST)
+_COUNT = Numbers((), INTEGERS, least=0, most=MOST)
+STEEPEST = 1e15  # beyond any slope of two distances in step sizes that can be told apart
+SMALLEST, LARGEST = 1e-100, 1e100  # step sizes; times are well within what floats hold
+
+METRICS = declare(
+    Metrics,
+    loss=Numbers(_LANES, unknown=True),
+    distance_to_base=_NORM,
+    distance_from_init=_NORM,
+    gradient_norm=_NORM,
+)
+METHOD = declare(
+    Method,
+    momentum=Numbers(least=0, most=float(np.nextafter(1, 0))),
+    nesterov=Numbers((), BOOLEANS, least=0, most=1),
+    batch_size=_COUNT,
+)
+REFERENCE = declare(
+    Reference,
+    loss=Numbers(_POINTS, unknown=True),
+    distance_from_init=_OF_POINTS,
+    flow_error=_OF_POINTS,
+    distance_to_flow=_OF_LANES,
+    resolution=_OF_LANES,
+    measured=Numbers((*_POINTS, "lanes"), BOOLEANS, least=0, most=1),
+    predicted_to_flow=_OF_LANES,
+    predicted_to_base=_OF_LANES,
+    order=Numbers(_POINTS, least=-STEEPEST, most=STEEPEST, unknown=True),
+    flow_evaluations=_WORK,
+    prediction_evaluations=_WORK,
+    checking_evaluations=_WORK,
+    predicted_error=_OF_LANES,
+    rounding=_OF_LANES,
+)
+RUN = declare(
+    Run,
+    network_label=Text(),
+    data_label=Text(),
+    step_size=Numbers(least=SMALLEST, most=LARGEST),
+    ratios=Numbers(("lanes",), INTEGERS, least=1, most=MOST_STEPS, ascending=True, listed=True),
+    iterations=Numbers(("iterations",), INTEGERS, least=0, most=MOST_ITERATIONS, ascending=True),
+    metrics=METRICS,
+    snapshot_iterations=Numbers(
+        ("snapshots",), INTEGERS, least=0, most=MOST_ITERATIONS, ascending=True
+    ),
+    accuracy=Numbers((*_POINTS, "lanes"), least=0, most=1, unknown=True),
+    reference=REFERENCE,
+    seeds=Numbers(("seeds",), INTEGERS, least=0, most=2**32 - 1, ascending=True, listed=True),
+    loss_unit=Text(),
+    method=METHOD,
+    doubts=Texts(),
+)
+
+
+def build_run(found: Mapping[str, Any], sizes: Sizes) -> Run:
+    """A run of what a file holds, which may be a stranger's.
+
+    Args:
+      found: by field, see ``fields.build``.
+      sizes: lengths of the axes of seeds, lanes, iterations and snapshots as far as they are
+        known; of seeds it is, None where there is but one.
+
+    Raises:
+      ValueError: if a field is missing or not what is declared, or they do not fit together.
+    """
+    run: Run = build(RUN, found, sizes, "run.")
     if run.ratios[:1] != (1,) or not len(run.iterations):
-        raise ValueError("ratio does not begin with 1, or there is no iteration")
-    starts = (len(run.seeds),) if run.seeds else ()
-    lanes = (*starts, len(run.ratios))
-    for name, values in run.metrics._asdict().items():
-        _expect(name, values, (len(run.iterations), *lanes), "f")
-    if run.accuracy is not None:
-        _expect("accuracy", run.accuracy, (len(run.snapshot_iterations), *lanes), "f")
+        raise ValueError("run.ratios does not begin with 1, or there is no iteration")
     if not np.isin(run.snapshot_iterations, run.iterations).all():
-        raise ValueError("snapshots are not of iterations that were recorded")
-    for name, values in ({} if run.reference is None else run.reference._asdict()).items():
-        points = (len(run.snapshot_iterations), *starts)
-        if name.endswith("evaluations"):
-            _expect(name, np.asarray(values), starts, "iu")
-        elif name in ("loss", "distance_from_init", "flow_error", "order"):
-            _expect(name, values, points, "f")
-        else:
-            _expect(name, values, (*points, len(run.ratios)), "bf")
+        raise ValueError("run.snapshot_iterations are not among those that were recorded")
+    if run.reference is not None:
+        _check_reference(run, run.reference)
+    return run
 
 
-def _expect(name: str, values: np.ndarray, shape: tuple[int, ...], kinds: str) -> None:
-    if values.shape != shape or values.dtype.kind not in kinds:
-        raise ValueError(f"{name} is {values.dtype} of shape {values.shape}, wanted is {shape}")
-
-
-def clean_label(text: object) -> str:
-    """A text, perhaps a stranger's, without what terminals and Matplotlib take for commands."""
-    return "".join(letter for letter in str(text)[:200] if letter.isprintable() and letter != "$")
+def _check_reference(run: Run, reference: Reference) -> None:
+    """Raises ValueError unless a reference is one of the run."""
+    if not len(run.snapshot_iterations):
+        raise ValueError("run.reference is of a run without snapshots")
+    predictions = (reference.predicted_to_flow, reference.predicted_to_base)
+    idle = np.equal(reference.prediction_evaluations, 0)  # of every seed
+    for found in predictions:
+        known = np.isfinite(found).any(axis=(0, found.ndim - 1))
+        if (known & idle).any():
+            raise ValueError("run.reference has predictions that took no work")

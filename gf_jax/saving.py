@@ -5,32 +5,44 @@ parameters by their path in the pytree, ``snapshots.dense.kernel``. Texts are UT
 file holds its ``format``; nothing is pickled, so that reading a stranger's executes nothing.
 """
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from gf_jax.comparison import Metrics
-from gf_jax.files import Archive, check_format, open_arrays, write_arrays
-from gf_jax.method import Method
-from gf_jax.record import Reference, Run, check_run, clean_label
+from gf_jax.fields import (
+    INTEGERS,
+    MOST,
+    Numbers,
+    Record,
+    Sizes,
+    build,
+    check_numbers,
+    declare,
+    encode,
+)
+from gf_jax.files import Archive, check_format, open_arrays, printable, write_arrays
+from gf_jax.record import RUN, build_run
 from gf_jax.spectrum import Curvature, Eigenvalue
 from gf_jax.study import Comparison
 
 PyTree = Any
 
-NESTED: dict[str, type] = {
-    "run": Run,
-    "run.metrics": Metrics,
-    "run.reference": Reference,
-    "run.method": Method,
-    "curvature": Curvature,
-    "curvature.lambda_min": Eigenvalue,
-    "curvature.lambda_max": Eigenvalue,
-}
+_EIGENVALUE = declare(
+    Eigenvalue,
+    value=Numbers(("snapshots",), unknown=True),
+    residual=Numbers(("snapshots",), least=0, unknown=True),
+)
+CURVATURE = declare(
+    Curvature,
+    lambda_min=_EIGENVALUE,
+    lambda_max=_EIGENVALUE,
+    products=Numbers((), INTEGERS, least=0, most=MOST),
+)
+_KINKS = Numbers((), INTEGERS, least=0, most=MOST)
+_SNAPSHOTS = Numbers(("snapshots", "lanes", ...), unknown=True)
+_FLOW = Numbers(("snapshots", ...), unknown=True)
 
 
 def save(comparison: Comparison, path: str | Path) -> None:
@@ -38,9 +50,9 @@ def save(comparison: Comparison, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path: got {path}; accepted is a name that ends with .npz")
-    arrays = _fields(comparison.run, "run.") | {"kinks": np.array(comparison.kinks)}
+    arrays = _arrays(comparison.run, RUN, "run.") | {"kinks": np.array(comparison.kinks)}
     if comparison.curvature is not None:
-        arrays |= _fields(comparison.curvature, "curvature.")
+        arrays |= _arrays(comparison.curvature, CURVATURE, "curvature.")
     arrays |= _named(comparison.snapshots, "snapshots.") | _named(comparison.flow, "flow.")
     write_arrays(path, arrays)
 
@@ -72,28 +84,27 @@ def load(path: str | Path) -> Comparison:
         with open_arrays(path) as archive:
             archive.check_stored()
             check_format(path.name, archive.read("format")["format"])
-            comparison = _read(archive)
-        _check(comparison)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+            return _read(archive)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: holds no comparison that can be read ({reason}); "
+            f"{path}: holds no comparison that can be read ({printable(error, 300)}); "
             "accepted is a file that Comparison.save wrote"
         ) from None
-    return comparison
 
 
-def _fields(record: Any, prefix: str) -> dict[str, np.ndarray]:
+def _arrays(record: Any, declared: Record, prefix: str) -> dict[str, np.ndarray]:
     """The fields of a record, and of records in it, as arrays; None and () are left out."""
     arrays: dict[str, np.ndarray] = {}
-    for name in _names(type(record)):
+    for name, kind in declared.fields.items():
         value = getattr(record, name)
-        if prefix + name in NESTED and value is not None:
-            arrays |= _fields(value, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            arrays[prefix + name] = np.frombuffer(value.encode(), np.uint8)
-        elif value is not None and not (isinstance(value, tuple) and not value):
+        if value is None or (isinstance(value, tuple) and not value):
+            continue
+        if isinstance(kind, Record):
+            arrays |= _arrays(value, kind, f"{prefix}{name}.")
+        elif isinstance(kind, Numbers):
             arrays[prefix + name] = np.asarray(value)
+        else:
+            arrays[prefix + name] = encode(value)
     return arrays
 
 
@@ -110,59 +121,37 @@ def _named(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
 
 
 def _read(archive: Archive) -> Comparison:
-    names = archive.headers
+    sizes: Sizes = {"seeds": None}  # a comparison is of one starting point
+    run = build_run(_found(archive, RUN, "run."), sizes)
+    curvature = _found(archive, CURVATURE, "curvature.")
+    (kinks,) = archive.read("kinks").values()
+    check_numbers("kinks", kinks, _KINKS, sizes)
     return Comparison(
-        run=_record(archive, "run"),
-        snapshots=_leaves(archive, "snapshots."),
-        flow=_leaves(archive, "flow.") or None,
-        curvature=_record(archive, "curvature") if "curvature.products" in names else None,
-        kinks=int(archive.read("kinks")["kinks"]),
+        run=run,
+        snapshots=_leaves(archive, "snapshots.", _SNAPSHOTS, sizes),
+        flow=_leaves(archive, "flow.", _FLOW, sizes) or None,
+        curvature=build(CURVATURE, curvature, sizes, "curvature.") if curvature else None,
+        kinks=kinks.item(),
     )
 
 
-def _record(archive: Archive, name: str) -> Any:
-    """The record of that name, with the fields that are there."""
-    fields: dict[str, Any] = {}
-    for field in _names(NESTED[name]):
-        key = f"{name}.{field}"
-        if key in archive.headers:
-            fields[field] = _value(field, archive.read(key)[key])
-        elif key in NESTED and any(other.startswith(f"{key}.") for other in archive.headers):
-            fields[field] = _record(archive, key)
-    return NESTED[name](**fields)
+def _found(archive: Archive, declared: Record, prefix: str) -> dict[str, Any]:
+    """What there is of the fields of a record, and of the records in it."""
+    found: dict[str, Any] = {}
+    for name, kind in declared.fields.items():
+        key = prefix + name
+        if isinstance(kind, Record):
+            found[name] = _found(archive, kind, f"{key}.") or None
+        elif key in archive.headers:
+            found[name] = archive.read(key)[key]
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _names(record: type) -> Sequence[str]:
-    """The fields of a record."""
-    if dataclasses.is_dataclass(record):
-        return [field.name for field in dataclasses.fields(record)]
-    return record._fields  # type: ignore[attr-defined]
-
-
-def _value(field: str, array: np.ndarray) -> Any:
-    if array.dtype == np.uint8:
-        return clean_label(array.tobytes().decode())
-    if field in ("ratios", "seeds"):
-        return tuple(array.ravel().tolist())
-    return array.item() if array.ndim == 0 else array
-
-
-def _leaves(archive: Archive, prefix: str) -> dict[str, np.ndarray]:
+def _leaves(
+    archive: Archive, prefix: str, declared: Numbers, sizes: Sizes
+) -> dict[str, np.ndarray]:
+    """The leaves of a pytree by their paths."""
     names = [name for name in archive.headers if name.startswith(prefix)]
-    return {name.removeprefix(prefix): array for name, array in archive.read(*names).items()}
-
-
-def _check(comparison: Comparison) -> None:
-    """Raises ValueError or TypeError unless the arrays fit together."""
-    run = comparison.run
-    check_run(run)
-    points = (len(run.snapshot_iterations), len(run.ratios))
-    stacks = ((comparison.snapshots, points), (comparison.flow or {}, points[:1]))
-    for leaves, shape in stacks:
-        for name, leaf in leaves.items():
-            if leaf.shape[: len(shape)] != shape:
-                raise ValueError(f"{name} has shape {leaf.shape}, wanted is {shape} and more")
-    if comparison.curvature is not None:
-        for end in (comparison.curvature.lambda_min, comparison.curvature.lambda_max):
-            if not end.value.shape == end.residual.shape == points[:1]:
-                raise ValueError(f"curvature has shape {end.value.shape}, wanted is {points[:1]}")
+    for name, array in (arrays := archive.read(*names)).items():
+        check_numbers(printable(name, 60), array, declared, sizes)
+    return {name.removeprefix(prefix): array for name, array in arrays.items()}

@@ -12,6 +12,7 @@ from gf_jax.record import Reference, Run
 NEAR, IN_SIGHT = 0.01, 0.1
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # of lanes about to diverge
 def summarise(run: Run) -> dict[str, Any]:
     """The numbers of the final table, one entry per lane.
 
@@ -98,16 +99,19 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     """How far the base run stands from its flow, in words and numbers."""
     base, lines = flow["runs"][0], []
     travelled, loss = flow["distance_from_init"], run.metrics.loss[-1, 0]
-    known = base["distance_to_flow"] is not None and flow["loss"] is not None
-    if not known or not travelled or not np.isfinite(loss):
+    known = base["measured"] or base["smallest_measurable"] is not None
+    followed = known and base["distance_to_flow"] is not None and flow["loss"] is not None
+    if not followed or not travelled or not np.isfinite(loss):
         return [
             "Verdict: none, since the run with the largest step size diverged, or the flow could "
             "not be followed."
         ]
     share = base["distance_to_flow"] / travelled
+    apart = abs(float(loss) - flow["loss"])
+    difference = f"a share of {apart / abs(flow['loss']):.1g}" if flow["loss"] else f"{apart:.1g}"
     if base["measured"]:
         distance = (
-            f"{base['distance_to_flow']:.3g} (the flow is known to {flow['error']:.1g}), "
+            f"{base['distance_to_flow']:.3g} (the flow is known to {text(flow['error'], '.1g')}), "
             f"{share:.2g} of the distance {travelled:.4g} that the flow has travelled"
         )
     else:
@@ -117,7 +121,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     lines.append(
         f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
-        f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'])}."
+        f"the flow {flow['loss']:.6g}: they differ by {difference}."
     )
     if flow["largest_prediction_error"] is not None and flow["prediction_evaluations"]:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
@@ -131,15 +135,6 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"{flow['checking_evaluations']:,} more."
         )
     return lines + unpredicted(run, flow)
-
-
-def _difference(loss: float, of_flow: float) -> str:
-    """How two losses differ; of one that is zero, or rounded to it, nothing is a share."""
-    if loss == of_flow:
-        return "are equal"
-    if of_flow == 0:
-        return f"differ by {abs(loss):.1g}"
-    return f"differ by a share of {abs(loss - of_flow) / abs(of_flow):.1g}"
 
 
 def steps(run: Run) -> str:
@@ -171,9 +166,8 @@ def run_name(ratio: int) -> str:
 def _lane(run: Run, lane: int) -> dict[str, Any]:
     metrics = run.metrics
     gaps, travelled = metrics.distance_to_base[:, lane], metrics.distance_from_init[:, 0]
-    with np.errstate(invalid="ignore"):  # a diverged run over itself is no number
-        # At the start both are zero: no gap over no distance is no gap.
-        relative = gaps / np.where(travelled > 0, travelled, 1)
+    # At the start both are zero: no gap over no distance is no gap.
+    relative = gaps / np.where(travelled > 0, travelled, 1)
     return {
         "ratio": int(run.ratios[lane]),
         "step_size": run.step_size / run.ratios[lane],

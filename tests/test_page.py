@@ -150,7 +150,7 @@ def test_labels_of_strangers_are_no_markup(finished, capsys):
     description = json.loads(path.read_text())
     description["network"] = description["data"]["label"] = MALICE
     description["versions"] = {MALICE: MALICE}
-    description["device"] = MALICE
+    description["device"] = {"kind": MALICE}
     description["command"] = ["main", MALICE]
     description["configuration"][MALICE] = [MALICE]
     path.write_text(json.dumps(description))

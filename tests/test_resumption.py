@@ -16,6 +16,7 @@ from experiments import interruption
 from experiments.checkpoints import Checkpoints
 from experiments.configuration import Configuration
 from experiments.packing import Record
+from gf_jax import files
 from tests.conftest import SMALL, WITH_FLOW, assert_same_results, interrupted_at
 
 PAPER = (*WITH_FLOW, "--ratios=2,3")
@@ -145,7 +146,7 @@ def test_other_versions_are_told(short, invoke):
     ("change", "message"),
     [
         (lambda d: d.update(format=2), "configuration.json has format 2, of a newer gf_jax"),
-        (lambda d: d.pop("digests"), "holds no run that can be resumed ('digests')"),
+        (lambda d: d.pop("digests"), "holds no run that can be resumed (digests is missing)"),
         (lambda d: d["configuration"].update(examples=2.5), "is damaged at examples"),
         (lambda d: d["configuration"].update(widths=["6"]), "is damaged at widths"),
         (lambda d: d["configuration"].update(rat=[6]), "is damaged at rat"),
@@ -191,6 +192,27 @@ def test_checkpoints_of_another_run_are_refused(short, invoke, tmp_path):
     status, _, err = invoke(*SMALL, f"--checkpoint_dir={other}", f"--output_dir={tmp_path / 'new'}")
     assert status == 2
     assert f"--checkpoint_dir={other}: holds checkpoints of a run" in err
+
+
+@pytest.mark.parametrize("part", ["history", "state"])
+def test_a_checkpoint_of_other_shapes_is_refused(part, short, invoke):
+    """As a stranger writes it, or another version: the digests are right."""
+    digests = json.loads((short / "configuration.json").read_text())["digests"]
+    run = files.digest([np.frombuffer("".join(digests.values()).encode(), np.uint8)])
+    written = Checkpoints(str(short / "checkpoints"), run)
+    kept = written.read()
+    *_, last = kept.records
+    steps = [leaf + 1 if leaf.dtype.kind == "i" else leaf for leaf in last.leaves]
+    leaves, state = (last.leaves, kept.state) if part == "history" else (steps, [np.ones(3)])
+    written.write(len(kept.records), last._replace(leaves=leaves), state)
+    written.wait()
+    written.close()
+    reason = "iterations are missing" if part == "history" else "resume_from: the state is of ano"
+    status, _, err = invoke(f"--resume={short}")
+    assert status == 2
+    line = err.splitlines()[-1]  # after the progress bar
+    assert line.startswith("error: --resume: checkpoints hold no descent, compensated of this run")
+    assert f"({reason}" in line
 
 
 def test_checkpoints_keep_arrays_as_they_are(tmp_path):

@@ -120,8 +120,8 @@ class Stranger:
         ({"format": np.array(99)}, "newer gf_jax"),
         ({"run.iterations": None}, "iterations"),
         ({"run.metrics.loss": np.zeros((3, 3))}, "loss is float64 of shape"),
-        ({"snapshots.a": np.zeros((4, 7, 2))}, "a has shape"),
-        ({"flow.a": np.zeros((3, 2))}, "a has shape"),
+        ({"snapshots.a": np.zeros((4, 7, 2))}, "a is float64 of shape"),
+        ({"flow.a": np.zeros((3, 2))}, "a is float64 of shape"),
         ({"run.network_label": np.array([255, 254], np.uint8)}, "utf-8"),
     ],
 )

@@ -15,10 +15,11 @@ from experiments import figures
 from experiments.figures import Figure, Panel
 from experiments.page import explanations, plots
 from experiments.page.transcript import WARNING, Told
-from gf_jax.files import atomically, read_json
+from gf_jax.files import atomically, printable, read_json
 
 FILE = "report.html"
 PROGRAM = "python -m experiments.main"
+LONGEST = 1_000  # letters of a value of the configuration
 NO_VERDICT = (
     "No verdict: there is no flow to compare with. Figures and tables tell how far the runs stand "
     "from each other."
@@ -70,7 +71,8 @@ def write(
     )
     path = directory / FILE
     with atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Paths may hold bytes that are no letters.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
@@ -109,9 +111,11 @@ def _facts(description: dict[str, Any]) -> dict[str, Any]:
     def pairs(name: str) -> list[tuple[str, str]]:
         found = description.get(name)
         items = found.items() if isinstance(found, dict) else ()
-        return [(str(key), _words(value)) for key, value in items if value is not None]
+        return [(_words(key), _words(value)) for key, value in items if value is not None]
 
     data, command = dict(pairs("data")), description.get("command")
+    if data:
+        data = {"label": "", "source": ""} | data
     configuration = dict(pairs("configuration"))
     return {
         "experiment": configuration.get("experiment", ""),
@@ -128,12 +132,12 @@ def _facts(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return printable(",".join(map(str, value)) if isinstance(value, list) else value, LONGEST)
 
 
 def _command(arguments: list[object]) -> str:
     """What repeats the run; into a new folder, since results are never overwritten."""
-    flags = [str(argument) for argument in arguments[1:]]
+    flags = [printable(argument, LONGEST) for argument in arguments[1:]]
     kept = [flag for flag in flags if not flag.lstrip("-").startswith("output_dir")]
     return f"{PROGRAM} {shlex.join(kept)}".strip()
 
