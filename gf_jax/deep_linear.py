@@ -15,6 +15,7 @@ Source: Arora, Cohen & Hazan, ICML 2018; Elkabetz & Cohen, NeurIPS 2021.
 import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float

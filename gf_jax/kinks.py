@@ -367,7 +367,7 @@ class _Walker:
         Its kinks stand on one side meanwhile.
         """
         index, rest, compared = operands[0], operands[1:], known[0].compared
-        choice = None
+        choice: Any = None
         if compared is not None:
             self.choose(compared, jnp.ones(()), jnp.zeros(()), index)
             kink = self.found[-1]
@@ -397,7 +397,7 @@ class _Walker:
                 for a, b in pairs
             ], [*first, *second]
 
-        ways = [lambda n=n: only(n) for n in range(len(branches))]
+        ways: list[Callable] = [functools.partial(only, n) for n in range(len(branches))]
         if choice is not None and len(branches) == 2:
             ways.append(both)
             index = jnp.where(choice == 0, 0, jnp.where(choice == 1, 1, 2))

@@ -43,7 +43,7 @@ class Settings(NamedTuple):
     @classmethod
     def now(cls, products: str) -> "Settings":
         """Those in force, with that precision of matrix products."""
-        config = jax.config
+        config: Any = jax.config
         return cls(
             config.jax_enable_x64,
             config.jax_numpy_rank_promotion,
@@ -134,7 +134,8 @@ class Lifter:
         """A single operation in the higher precision."""
         params = dict(eqn.params)
         if eqn.primitive.name == "reduce_precision":  # of no effect if to what its operand had
-            info = jnp.finfo(eqn.invars[0].aval.dtype)
+            finfo: Any = jnp.finfo
+            info = finfo(eqn.invars[0].aval.dtype)
             if (params["exponent_bits"], params["mantissa_bits"]) == (info.nexp, info.nmant):
                 return [operands[0]]
         for key in DTYPES:

@@ -237,7 +237,8 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _checked_program(program: Program, shapes: PyTree) -> Program:
-    wanted, given = jax.tree.structure(program.shapes), jax.tree.structure(shapes)
+    wanted: Any = jax.tree.structure(program.shapes)
+    given: Any = jax.tree.structure(shapes)
     if wanted != given or any(
         a.shape != b.shape
         for a, b in zip(jax.tree.leaves(program.shapes), jax.tree.leaves(shapes), strict=True)

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import math
 import numbers
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -150,15 +152,12 @@ def whole_numbers(name: str, value: object) -> tuple[int, ...]:
     Raises:
       ValueError: if it is neither.
     """
-    try:
-        many = tuple(value) if np.ndim(value) else (value,)  # type: ignore[arg-type, call-overload]
-    except (TypeError, ValueError):
-        many = (None,)
+    many: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
     _require(
         all(map(_is_integer, many)),
         f"{name}: got {value!r}; accepted are integers, such as (2, 5, 10)",
     )
-    return tuple(map(int, many))
+    return tuple(int(number) for number in many)
 
 
 def _is_integer(value: object) -> bool:

@@ -154,9 +154,10 @@ def _solver(
         @jax.jit
         def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
             # Leaves alone: in a pytree, diffrax takes an empty tuple for a leaf.
-            leaves, structure = jax.tree.flatten(start)
+            leaves = jax.tree.leaves(start)
+            structure: Any = jax.tree.structure(start)
 
-            def velocity(_: Array, state: list[Array], args: Any) -> list[Array]:
+            def velocity(_: Any, state: list[Array], args: Any) -> list[Array]:
                 return jax.tree.leaves(method.velocity(args[0], structure.unflatten(state)))
 
             def size(argument: Any, *states: list[Array]) -> Array:

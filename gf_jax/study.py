@@ -1,7 +1,7 @@
 """A whole study in one call: does descent on a loss stay near its gradient flow?"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -237,7 +237,7 @@ def compare(
         step_size,
         whole_numbers("ratios", ratios),
         iterations,
-        snapshots if snapshots is None or np.ndim(snapshots) == 0 else tuple(snapshots),
+        tuple(snapshots) if isinstance(snapshots, Iterable) else snapshots,
         descent.pop("segments", None),
     )
     check_params(params)
@@ -444,7 +444,8 @@ def _rounding(
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"
-    options = {key: descent[key] for key in ("transformation", "batches") if key in descent}
+    options: dict[str, Any] = {"arithmetic": "float64"}
+    options |= {key: descent[key] for key in ("transformation", "batches") if key in descent}
     schedule = Schedule(
         run.step_size,
         () if compensated else run.ratios,
@@ -452,7 +453,6 @@ def _rounding(
         tuple(run.snapshot_iterations.tolist()),
         None if len(run.iterations) > LONG else 1,
     )
-    options["arithmetic"] = "float64"
     try:
         exact = solve("rounding", lambda tell: _descend(program, params, schedule, tell, options))
     except FAILURES as error:
@@ -478,7 +478,7 @@ def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
         narrow, wide = (
             float(getattr(metrics, name)[0, 0]) for metrics in (run.metrics, exact.metrics)
         )
-        if abs(narrow - wide) > SAME * max(abs(wide), np.finfo(np.float32).tiny):
+        if abs(narrow - wide) > SAME * abs(wide) + float(np.finfo(np.float32).tiny):
             what = "f itself" if name == "loss" else "the norm of its gradient"
             doubts.append(
                 f"At the start {what} is {narrow:.6g} in the precision of the parameters and "
@@ -499,7 +499,7 @@ def _flow(
     That is at no more than half the work of the runs. A smooth flow is far more accurate at far
     less.
     """
-    gap = float(predicted.to_flow[-1].min()) if predicted is not None else _smallest_gap(run)
+    gap = _smallest_gap(run) if predicted is None else float(predicted.to_flow[-1].min())
     smallest = gap / WELL_BELOW
     tolerance = smallest if kinks and 0 < smallest < np.inf else None
     return solve(

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from gf_jax.tracing import hoist_constants
+from gf_jax.program import prepare
 
 SCHEDULE = gf_jax.Schedule(0.1, (2,), 6, snapshots=3, segments=2)
 # Sums over examples are taken in another order: a few ulps of a gradient of size one, times
@@ -69,7 +69,7 @@ def main():
     first = jax.tree.map(lambda leaf: leaf[:, 0], (single.metrics, single.snapshots))
     assert_close(by_examples, single._replace(metrics=first[0], snapshots=first[1]))
     assert between == {"all-reduce"}  # of gradients; the data are never gathered
-    _, constants = hoist_constants(spread, points[0])
+    constants = prepare(spread, points[0]).data
     shards = [constant.addressable_shards[0].data.size for constant in constants]
     assert shards == [constant.size // 8 for constant in constants]
 

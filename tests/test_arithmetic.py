@@ -122,11 +122,10 @@ def test_arithmetic_that_cannot_be_had_is_refused(arithmetic, message):
 )
 def test_products_have_the_precision_of_the_arithmetic(arithmetic, precision, small_problem):
     from gf_jax.arithmetic import ARITHMETICS
-    from gf_jax.tracing import hoist_constants
+    from gf_jax.program import prepare
 
     f, start = small_problem
-    with ARITHMETICS[arithmetic].context():
-        pure, constants = hoist_constants(f, start)
-    program = str(jax.make_jaxpr(jax.grad(pure, argnums=1))(constants, start))
+    pure, data, _ = prepare(f, start, products=ARITHMETICS[arithmetic].products)
+    program = str(jax.make_jaxpr(pure.gradient)(data, start))
     products = program.count("dot_general")
     assert products == program.count(f"precision=(Precision.{precision}") > 0

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import gf_jax
-from gf_jax.arithmetic import arithmetic
 
 CURVATURES = np.array([0.5, 2.0, 7.0], np.float32)
 START = {"x": np.array([1.0, -2.0, 0.5], np.float32)}
@@ -129,14 +128,13 @@ def test_closed_over_data_is_an_argument_not_a_constant(generator):
     def f(params):
         return jnp.mean((data @ params["x"]) ** 2)
 
-    from gf_jax.tracing import hoist_constants
+    from gf_jax.program import prepare
 
-    with arithmetic("compensated").context():
-        pure, constants = hoist_constants(f, START)
+    pure, constants, _ = prepare(f, START)
     assert [c.shape for c in constants] == [(300, 3)]
-    text = str(jax.make_jaxpr(pure)(constants, START))
+    text = str(jax.make_jaxpr(pure.loss)(constants, START))
     assert "HIGHEST" in text  # full float32 products, asked for where f is traced
-    assert pure(constants, START) == f(START)
+    assert pure.loss(constants, START) == f(START)
 
 
 def test_any_pytree_of_numbers():
