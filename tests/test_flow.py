@@ -41,10 +41,10 @@ def test_deviation_of_a_quadratic():
     scale = np.linalg.norm(CURVATURES * START["x"])
     assert (norms(result.coherent["x"] - expected) < 1e-3 * scale).all()
     np.testing.assert_allclose(result.norm, norms(result.coherent["x"]), rtol=1e-6)
-    # d log|e| / dt, from the closed form.
-    slope = (1 / TIMES[1:, None] - CURVATURES) * expected[1:]
-    rate = (slope * expected[1:]).sum(axis=1) / (expected[1:] ** 2).sum(axis=1)
-    np.testing.assert_allclose(result.rate[1:], rate, rtol=1e-2)
+    # The third order of the same logarithm, and half the square of the second.
+    t = TIMES[:, None]
+    second = (CURVATURES**4 * t**2 / 8 - CURVATURES**3 * t / 3) * DECAY * START["x"]
+    assert (norms(result.second["x"] - second) < 1e-3 * scale).all()
     assert not result.gap(0.1, 0.1).any()
     np.testing.assert_allclose(result.gap(1e-9, 3e-9), 2e-9 * result.norm, rtol=1e-6)
 
@@ -63,6 +63,57 @@ def test_gap_of_one_mode_to_second_order():
         assert np.abs(result.gap(step_size, other) / exact - 1).max() < 0.015
         first_order = (step_size - other) * result.norm
         assert np.abs(first_order / exact - 1).max() > 0.03
+
+
+def tanh_unit(params):
+    """Not a quadratic: third and fourth derivatives count."""
+    return (jnp.tanh(params[:3] @ params[3:]) - 0.7) ** 2 + 0.1 * jnp.sum(params**4)
+
+
+def test_orders_of_the_expansion():
+    """What is left of descent is of the second order without e₂ and of the third with it."""
+    start, step_sizes = np.array([0.5, -0.3, 0.8, 0.2, 0.6, -0.4]), 0.04 / 2.0 ** np.arange(4)
+    found = gf_jax.deviation(tanh_unit, start, [2.0], tolerance=1e-10)
+    left = []
+    with jax.enable_x64(True):
+        gradient = jax.jit(jax.grad(tanh_unit))
+        for step_size in step_sizes:
+            params = jnp.asarray(start)
+            for _ in range(round(2.0 / step_size)):
+                params = params - step_size * gradient(params)
+            first = np.asarray(params) - found.flow.params[0] - step_size * found.coherent[0]
+            left.append([norms(first), norms(first - step_size**2 * found.second[0])])
+    orders = np.log2(np.array(left[:-1]) / np.array(left[1:]))
+    np.testing.assert_allclose(orders, np.broadcast_to([2.0, 3.0], orders.shape), atol=0.2)
+
+
+def test_the_error_of_a_gap_is_told():
+    """A quadratic, whose descent is known, from far below the edge of stability to near it."""
+    curvature, times = 50.0, np.array([0.04, 0.2])
+    result = gf_jax.deviation(lambda p: 0.5 * curvature * p[0] ** 2, np.ones(1), times)
+    for step_size in (0.0005, 0.002, 0.008, 0.02):
+        exact = np.abs((1 - step_size * curvature) ** (times / step_size) - np.exp(-50 * times))
+        off = np.abs(result.gap(step_size) - exact)
+        assert (off <= 2 * result.gap_error(step_size)).all()
+    assert (result.gap_error(0.0005) < 0.01 * result.gap(0.0005)).all()
+
+
+def test_jumps_that_are_no_kinks_are_told():
+    """Of a median and of rounding with a derivative of its own the gradient jumps unseen."""
+    data = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+    def rounded(params):
+        return params + jax.lax.stop_gradient(jnp.round(4 * params) / 4 - params)
+
+    start, times = np.array([0.9, -0.4, 0.3]), [0.5, 1.0]
+    for f in (
+        lambda p: jnp.sum(jnp.sort(data @ p)[:3] ** 2),
+        lambda p: jnp.mean((data @ rounded(p) - 1) ** 2),
+    ):
+        assert gf_jax.deviation(f, start, times, budget=1000).jumps[-1] > 1e-3
+        assert gf_jax.predict(f, start, times, [0.1], budget=1000).jumps
+    smooth = gf_jax.predict(lambda p: jnp.mean((data @ p - 1) ** 2), start, times, [0.1])
+    assert not smooth.jumps
 
 
 def test_modified_flow_of_a_quadratic():

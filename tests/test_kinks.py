@@ -148,3 +148,49 @@ def test_a_gate_tells_the_jump_of_the_gradient(small_problem):
     for above, below, expected in zip(*map(jax.tree.leaves, (*sides, jump)), strict=True):
         np.testing.assert_allclose(above - below, expected, atol=1e-7)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(jump)) > 1e-3
+
+
+def guarded(w):
+    """Whose sides are finite where they are taken only."""
+    return jax.lax.cond(w[0] > 0, lambda w: jnp.sum(jnp.sqrt(w[0]) * w), jnp.sum, w)
+
+
+@pytest.mark.parametrize(
+    ("f", "point"),
+    [
+        (lambda x: jnp.sum(jax.nn.relu(x) * jnp.arange(1.0, 5.0)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.maximum(x, 0) + jnp.minimum(0, x) ** 2), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.abs(x)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.where(x >= 0, x, 0.1 * x)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.where(x > 0, x, 0.1 * x)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.where(x <= 0, x, 0.1 * x)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.where((x >= 0) & (x <= 0), x, 3 * x)), np.zeros(4)),
+        (lambda x: jnp.sum(jnp.clip(x, 0, 1)), np.zeros(4)),
+        (lambda x: jnp.sum(jax.lax.clamp(0.0, x, 1.0)), np.zeros(4)),
+        (lambda x: jnp.sum(jax.nn.relu6(x) + jax.nn.leaky_relu(x)), np.zeros(4)),
+        (lambda x: jnp.sum(jax.nn.elu(x) + jax.nn.hard_tanh(x + 1)), np.zeros(4)),
+        (lambda x: jnp.max(x[:3]) + jnp.min(x), np.zeros(4)),
+        (lambda x: pool(x), np.zeros(4)),
+        (lambda w: jnp.sum(jnp.where(w > 0, jnp.log(w), w - 1)), np.array([0.5, -0.5])),
+        (lambda w: jnp.max(jnp.where(jnp.arange(4) < 2, w, -jnp.inf)), POINTS),
+        (lambda w: jnp.max(w, where=jnp.arange(4) < 2, initial=-jnp.inf), POINTS),
+        (guarded, np.array([-0.5, 1.0])),
+        (guarded, np.array([0.5, 1.0])),
+    ],
+)
+def test_gates_are_as_jax_differentiates(f, point):
+    """On the kinks themselves, and where the side that is not taken is no number."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(point)
+        gated = gate(f, x)
+        assert gated.size > 0
+        stack = jnp.stack([x, x + 1e-3])
+        for gates in ([step(kink) for kink in gated.kinks(x)], None):
+            gradient = jax.grad(lambda x, g=gates: gated.both(x, g)[0])(x)
+            np.testing.assert_allclose(gradient, jax.grad(f)(x), rtol=1e-14, atol=1e-14)
+        lanes = jax.vmap(jax.grad(lambda x: gated.both(x, None)[0]))(stack)
+        np.testing.assert_allclose(lanes, jnp.stack([jax.grad(f)(x) for x in stack]), rtol=1e-14)
+
+
+def pool(x):
+    return jnp.sum(jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (1,), "VALID"))
