@@ -69,7 +69,9 @@ def _follower(g, unravel):
 
         def one(_, point):
             nothing = jnp.zeros_like(point)
-            return point + step_size * jax.lax.fori_loop(0, stages, stage, (point, *[nothing] * 2))[2]
+            return (
+                point + step_size * jax.lax.fori_loop(0, stages, stage, (point, *[nothing] * 2))[2]
+            )
 
         def between(point, count):
             point = jax.lax.fori_loop(0, count, one, point)

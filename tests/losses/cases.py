@@ -78,9 +78,7 @@ def outcome(loss: Loss, options: dict[str, Any]) -> tuple[str, str]:
 def known(loss: Loss, options: dict[str, Any], run):
     """The reference of a loss at the snapshots of a run."""
     step_size = options["step_size"]
-    return reference(
-        loss.g, loss.data, loss.start, step_size, run.snapshot_iterations, run.ratios
-    )
+    return reference(loss.g, loss.data, loss.start, step_size, run.snapshot_iterations, run.ratios)
 
 
 def mean_square(errors):

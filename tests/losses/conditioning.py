@@ -19,7 +19,9 @@ def collinear():
     inputs[:, 3] = inputs[:, 2] + 0.05 * inputs[:, 3]
     targets = 5000 + 300 * generator.normal(size=200)
     sources = {"inputs": jnp.float32(inputs), "targets": jnp.float32(targets)}
-    return drawn(lambda w, inputs, targets: mean_square(inputs @ w - targets), jnp.zeros(4), **sources)
+    return drawn(
+        lambda w, inputs, targets: mean_square(inputs @ w - targets), jnp.zeros(4), **sources
+    )
 
 
 case(0.1, 40000, ("told",), True, "gradients_of_large_targets", ratios=(2,), snapshots=4)(collinear)
@@ -66,7 +68,9 @@ def layers_of_unequal_scale():
 @case(accepted=TOLD)
 def cancelling_sum():
     """A small loss as the difference of large numbers."""
-    return drawn(lambda w, x, y: jnp.sum((x @ w + 3e4) - (3e4 - (x @ w - y) ** 2)) / 16, START, x=x, y=y)
+    return drawn(
+        lambda w, x, y: jnp.sum((x @ w + 3e4) - (3e4 - (x @ w - y) ** 2)) / 16, START, x=x, y=y
+    )
 
 
 @case()

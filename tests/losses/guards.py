@@ -33,7 +33,9 @@ def where_of_safe_log():
 def masked_square_root():
     def body(w, x, y):
         h = x * w
-        return mean_square(jnp.where(MASK, jnp.sqrt(jnp.where(MASK, h**2 + 0.1, 1.0)), 0).sum(1) - y)
+        return mean_square(
+            jnp.where(MASK, jnp.sqrt(jnp.where(MASK, h**2 + 0.1, 1.0)), 0).sum(1) - y
+        )
 
     return drawn(body, START, x=x, y=y)
 
@@ -145,7 +147,10 @@ def guard_by_cond_of_log():
         logs = [jax.lax.cond(v > 0, lambda v: jnp.log(v), lambda v: 2 * v - 1, v) for v in w]
         return jnp.sum((jnp.stack(logs) - 0.5) ** 2)
 
-    return drawn(body, jnp.array([0.5, -0.5]), )
+    return drawn(
+        body,
+        jnp.array([0.5, -0.5]),
+    )
 
 
 @case(accepted=TOLD)

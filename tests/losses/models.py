@@ -84,9 +84,7 @@ def lstm_with_float32_state():
 
     start = {"x": jax.random.normal(KEY, (3, 12)) / 2, "h": jnp.ones((3, 12)) / 5}
     plain = of_dtype(jnp.float64)
-    return Loss(
-        lambda p: of_dtype(jnp.float32)(p, inputs), start, lambda p, d: plain(p, d), inputs
-    )
+    return Loss(lambda p: of_dtype(jnp.float32)(p, inputs), start, lambda p, d: plain(p, d), inputs)
 
 
 @case()
@@ -230,7 +228,9 @@ def equation_by_euler_in_a_scan():
         def step(state, _):
             return state + dt * jnp.tanh(w @ state), state
 
-        return mean_square(jax.lax.scan(step, jnp.array([1.0, 0.0], w.dtype), None, length=8)[1] - 0.2)
+        return mean_square(
+            jax.lax.scan(step, jnp.array([1.0, 0.0], w.dtype), None, length=8)[1] - 0.2
+        )
 
     return drawn(body, jnp.array([[1.0, 0.3], [-0.5, 0.2]]), dt=jnp.array(0.125))
 
@@ -308,11 +308,11 @@ def scattered_updates():
 def sliced_by_data():
     begin = jnp.array(3)
 
-    def body(w, x, y, begin):
+    def f(w):
         rows = jax.lax.dynamic_slice(x, (begin, 0), (8, 4))
         return mean_square(rows @ w - jax.lax.dynamic_slice(y, (begin,), (8,)))
 
-    return drawn(body, START, x=x, y=y, begin=begin)
+    return Loss(f, START, lambda w, data: mean_square(data[0] @ w - data[1]), (x[3:11], y[3:11]))
 
 
 @case()

@@ -34,9 +34,7 @@ case(0.1, 60, TOLD, name="deep_relu_network")(small(jax.nn.relu, 5, 6, 6, 6))
 case(0.1, 60, TOLD, name="hard_tanh_network")(small(jax.nn.hard_tanh, 6, 8))
 case(0.1, 60, TOLD, name="leaky_relu_network")(small(jax.nn.leaky_relu, 7, 8, 5))
 case(0.1, 60, TOLD, name="relu6_network")(small(jax.nn.relu6, 8, 8))
-case(0.1, 60, TOLD, name="prelu_like_network")(
-    small(lambda h: jnp.maximum(h, 0.25 * h), 9, 8)
-)
+case(0.1, 60, TOLD, name="prelu_like_network")(small(lambda h: jnp.maximum(h, 0.25 * h), 9, 8))
 for smooth in ("tanh", "gelu", "silu", "softplus", "sigmoid"):
     case(0.1, 60, name=f"{smooth}_network")(small(getattr(jax.nn, smooth), 10, 8))
 for smooth in ("elu", "celu", "selu"):

@@ -230,11 +230,13 @@ def stochastic_depth_by_cond():
     def kept():
         return jax.random.bernoulli(KEY, 0.5, (3,))
 
-    def body(p, kept):
+    def body(p, kept, x, y):
         h = x
         for number in range(3):
             layer = p[number]
-            h = jax.lax.cond(kept[number], lambda h, w: h + jnp.tanh(h * w), lambda h, w: h, h, layer)
+            h = jax.lax.cond(
+                kept[number], lambda h, w: h + jnp.tanh(h * w), lambda h, w: h, h, layer
+            )
         return mean_square(h.sum(axis=1) - y)
 
-    return drawn(body, [START, START[::-1], -START], kept=kept)
+    return drawn(body, [START, START[::-1], -START], kept=kept, x=x, y=y)

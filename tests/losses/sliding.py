@@ -97,7 +97,9 @@ def group_lasso():
 
 @case(accepted=TOLD)
 def huber_of_optax():
-    return drawn(lambda w, x, y: jnp.mean(optax.losses.huber_loss(x @ w, y, 0.3)), START, x=x, y=y)
+    return drawn(
+        lambda w, x, y: jnp.mean(optax.losses.huber_loss(x @ w, y, delta=0.3)), START, x=x, y=y
+    )
 
 
 @case(accepted=TOLD)

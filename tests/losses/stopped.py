@@ -50,7 +50,9 @@ def rotating_td():
 def minimax_by_reversal():
     def body(p):
         reversed_ = 2 * stop(p["y"]) - p["y"]
-        return 0.5 * jnp.sum(p["x"] ** 2) + jnp.sum(p["x"] * reversed_) - 0.5 * jnp.sum(reversed_**2)
+        return (
+            0.5 * jnp.sum(p["x"] ** 2) + jnp.sum(p["x"] * reversed_) - 0.5 * jnp.sum(reversed_**2)
+        )
 
     return drawn(body, {"x": jnp.array([1.0, 2.0]), "y": jnp.array([0.5, -1.0])})
 

@@ -26,7 +26,8 @@ def jitted_with_numpy_indices():
     def body(w, x):
         return mean_square(x[rows] @ w - counts / 8)
 
-    return drawn(jax.jit(body), START, x=x)
+    # A form each: JAX holds the arrays of a jitted function in the precision it first met.
+    return Loss(jax.jit(lambda w: body(w, x)), START, body, x)
 
 
 @case()
@@ -133,9 +134,9 @@ def jacobian_by_jvp():
 @case()
 def associative_scan():
     def body(w, x, y):
-        decayed = jax.lax.associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (
-            jax.nn.sigmoid(x * w), x
-        ))[1]
+        decayed = jax.lax.associative_scan(
+            lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (jax.nn.sigmoid(x * w), x)
+        )[1]
         return mean_square(decayed.sum(axis=1) / 4 - y)
 
     return drawn(body, START, x=x, y=y)
