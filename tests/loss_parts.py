@@ -214,10 +214,20 @@ ALL = {
     "penalty": PENALTIES,
 }
 KINKED = {
-    "activation": "relu maximum abs clip leaky_relu relu6 hard_tanh where_from_zero elu".split(),
-    "mixer": "sort top_k median argmax max cummax segment_max relu_scan".split(),
-    "guard": "log cond cond_of_rows clipped".split(),
+    "activation": [
+        "relu",
+        "maximum",
+        "abs",
+        "clip",
+        "leaky_relu",
+        "relu6",
+        "hard_tanh",
+        "where_from_zero",
+        "elu",
+    ],
+    "mixer": ["sort", "top_k", "median", "argmax", "max", "cummax", "segment_max", "relu_scan"],
+    "guard": ["log", "cond", "cond_of_rows", "clipped"],
     "stop": ["rounding"],
-    "loss": "huber absolute hinge quantile median".split(),
+    "loss": ["huber", "absolute", "hinge", "quantile", "median"],
     "penalty": ["absolute", "largest"],
 }

@@ -137,7 +137,7 @@ def _worst(what, off, values, claimed, known: Reference):
         by = np.where(off, np.abs(values - known.distance) / (known.distance + 1e-300), -1)
         at = np.unravel_index(by.argmax(), by.shape)
         yield (
-            f"{what} {values[at]:.3e} ± {claimed[at]:.1e} at snapshot {at[0]}, lane {at[1]}, is off "
-            f"by {abs(values[at] - known.distance[at]):.1e}: right is {known.distance[at]:.3e} ± "
+            f"{what} {values[at]:.3e} ± {claimed[at]:.1e} at snapshot {at[0]}, lane {at[1]}, is "
+            f"off by {abs(values[at] - known.distance[at]):.1e}: right is {known.distance[at]:.3e} ± "
             f"{known.error[at[0]]:.0e}; {off.sum()} of {off.size} off"
         )

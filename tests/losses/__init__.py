@@ -1,4 +1,4 @@
-"""Losses as users write them, each with its float64 form."""
+"""Losses as users write them, each with its float64 form; importing enters them into CASES."""
 
 from tests.losses import (
     conditioning,
@@ -12,4 +12,18 @@ from tests.losses import (
     ties,
     transformations,
 )
-from tests.losses.cases import CASES as CASES
+from tests.losses.cases import CASES
+
+__all__ = [
+    "CASES",
+    "conditioning",
+    "guards",
+    "models",
+    "networks",
+    "random_draws",
+    "selection",
+    "sliding",
+    "stopped",
+    "ties",
+    "transformations",
+]
