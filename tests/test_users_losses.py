@@ -90,7 +90,7 @@ def test_the_reference_slides_along_a_kink():
     )
     times = np.array([0.1, 0.5, 1.0])
     exact = 0.3 - np.maximum(1.3 * np.exp(-times) - 1, 0)
-    assert (np.abs(found.travelled - exact) <= 2 * found.error + 1e-9).all()
+    assert (np.abs(found.travelled - exact) <= found.error + 1e-8).all()  # of float32: 0.3
 
 
 @pytest.fixture
