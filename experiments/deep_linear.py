@@ -47,8 +47,8 @@ from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED, Configura
 from experiments.harness import Workplace
 from gf_jax.networks import Params
 from gf_jax.placement import flow_memory
+from gf_jax.program import Loss
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss
 
 COLUMNS = ("depth", "run", "reached", "after time", "gap", "unbalanced")
 LEGEND = """\

@@ -22,7 +22,7 @@ import gf_jax
 from experiments.configuration import Configuration, UsageError
 from experiments.effects import DEFAULTS
 from experiments.problem import Problem
-from gf_jax.tracing import Loss
+from gf_jax.program import Loss
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How many processes a launcher has started, as it tells each of them.

@@ -10,9 +10,9 @@ from tqdm import tqdm
 import gf_jax
 from experiments import devices, interruption
 from gf_jax.flow_problem import Progress
+from gf_jax.program import Loss
 from gf_jax.schedule import Schedule
 from gf_jax.segments import Trajectory
-from gf_jax.tracing import Loss
 
 Solution = TypeVar("Solution")
 

@@ -36,10 +36,15 @@ class Arithmetic(NamedTuple):
     products: str = "highest"
 
     def context(self) -> contextlib.AbstractContextManager:
-        """Within it the dtype exists and products have their precision; nothing global is set."""
+        """Within it the dtype exists and products have their precision; nothing global is set.
+
+        Nor does a stricter configuration of the user's stand in the way of the library's own.
+        """
         stack = contextlib.ExitStack()
         if self.dtype == "float64":
             stack.enter_context(jax.enable_x64(True))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.default_matmul_precision(self.products))
         return stack
 
@@ -49,7 +54,7 @@ class Arithmetic(NamedTuple):
         Raises:
           ValueError: unless every leaf is a floating-point array.
         """
-        jax.tree.map_with_path(_check_leaf, params)
+        check_params(params)
         return jax.tree.map(self._cast, params)
 
     def _cast(self, leaf: Any) -> Array:
@@ -102,6 +107,13 @@ def arithmetic(name: str) -> Arithmetic:
             "compensation; remove such options from XLA_FLAGS, or use float64"
         )
     return ARITHMETICS[name]
+
+
+def check_params(params: PyTree) -> None:
+    """Raises ValueError unless there are leaves, all of them arrays of floating-point numbers."""
+    if not jax.tree.leaves(params):
+        raise ValueError("params: the pytree holds no arrays")
+    jax.tree.map_with_path(_check_leaf, params)
 
 
 def _check_leaf(path: Any, leaf: Any) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.arithmetic import flow_arithmetic
-from gf_jax.tracing import Loss, hoist_constants
+from gf_jax.arithmetic import check_params, flow_arithmetic
+from gf_jax.program import Loss, Program, prepare
 
 PyTree = Any
 
@@ -26,7 +26,7 @@ FRACTIONS = np.arange(1, 9) / 8  # of a step, at which its defect is measured
 FINER = 64  # integration steps between sampling times
 
 
-def defects(f: Loss, params: PyTree, step_size: float) -> Float[np.ndarray, " points"]:
+def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.ndarray, " points"]:
     """Mean defect of the step of descent from every point of a stack.
 
     Between two iterates descent is interpolated linearly; its defect at a fraction u of
@@ -48,29 +48,26 @@ def defects(f: Loss, params: PyTree, step_size: float) -> Float[np.ndarray, " po
       >>> gf_jax.defects(f, jnp.stack([w, 2 * w]), 0.01).round(3)
       array([ 0.829, 39.673])
     """
+    check_params(params)
+    pure, data, _ = prepare(f, jax.tree.map(lambda leaf: leaf[0], params))
+
+    def mean(data: list[Array], stack: PyTree, step_size: Array) -> Array:
+        def one(params: PyTree) -> Array:
+            start = pure.gradient(data, params)
+
+            def at(fraction: Array) -> Array:
+                there = optax.tree.add_scale(params, -step_size * fraction, start)
+                return optax.tree.norm(optax.tree.sub(pure.gradient(data, there), start))
+
+            measured = jax.lax.map(at, jnp.asarray(FRACTIONS))
+            return (measured.sum() - measured[-1] / 2) / len(FRACTIONS)
+
+        return jax.lax.map(one, stack)
+
     numbers = flow_arithmetic()
     with numbers.context():
-        stack = numbers.cast(params)
-        first = jax.tree.map(lambda leaf: leaf[0], stack)
-        pure, constants = hoist_constants(f, first)
-
-        @jax.jit
-        def mean(constants: list[Array], stack: PyTree) -> Array:
-            gradient = jax.grad(lambda params: pure(constants, params))
-
-            def one(params: PyTree) -> Array:
-                start = gradient(params)
-
-                def at(fraction: Array) -> Array:
-                    there = optax.tree.add_scale(params, -step_size * fraction, start)
-                    return optax.tree.norm(optax.tree.sub(gradient(there), start))
-
-                measured = jax.lax.map(at, jnp.asarray(FRACTIONS))
-                return (measured.sum() - measured[-1] / 2) / len(FRACTIONS)
-
-            return jax.lax.map(one, stack)
-
-        return np.asarray(mean(constants, stack))
+        solve = pure.once("defects", lambda: jax.jit(mean))
+        return np.asarray(solve(data, numbers.cast(params), step_size))
 
 
 def a_posteriori_bound(

@@ -121,8 +121,8 @@ class FlowComparison(NamedTuple):
 
     Attributes:
       distance: Euclidean distance over all parameters.
-      resolution: error of that distance: of the flow, and of the rounding of the
-        snapshots where they hold fewer digits than the flow.
+      resolution: error of that distance: of the flow, of the rounding of the snapshots where
+        they hold fewer digits than the flow, and of all rounding on the way to them.
       measured: whether the distance is well above its resolution, ten times or more.
       order: slope of log distance against log step size over the measured lanes, 1
         for descent on a smooth loss; NaN with fewer than two.
@@ -149,6 +149,8 @@ def compare_with_flow(
     flow_params: PyTree,
     flow_error: Float[np.ndarray, " snapshots"],
     step_sizes: Float[np.ndarray, " lanes"],
+    *,
+    rounding: Float[np.ndarray, "snapshots lanes"] | None = None,
 ) -> FlowComparison:
     """Measures every lane against gradient flow.
 
@@ -157,6 +159,7 @@ def compare_with_flow(
       flow_params: the flow at the same times, leaves of shape (snapshots, ...).
       flow_error: Euclidean error of the flow at these times.
       step_sizes: step size of every lane.
+      rounding: how far rounding has moved the lanes before; None is not at all.
 
     Raises:
       ValueError: if the trees or shapes do not match.
@@ -175,6 +178,8 @@ def compare_with_flow(
         flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
         gaps = np.asarray(distance(snapshots, flow, stack_axes=2))
     resolution = np.hypot(np.asarray(flow_error)[:, None], _rounding(snapshots))
+    if rounding is not None:
+        resolution = np.hypot(resolution, rounding)
     measured = np.isfinite(gaps) & (gaps >= WELL_BELOW * resolution)
     return FlowComparison(gaps, resolution, measured, _order(gaps, measured, step_sizes))
 

@@ -17,14 +17,13 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import smooth
 from gf_jax.flow import LOOSER, Flow, make_flow
 from gf_jax.flow_problem import Progress, flow_problem
 from gf_jax.networks import Params
-from gf_jax.tracing import Loss
+from gf_jax.program import Loss
 
 
 def end_to_end(params: Params) -> Float[Array, "... outputs inputs"]:
@@ -132,8 +131,10 @@ def end_to_end_flow(
         along = jnp.sum(direction * gradient, axis=-1, keepdims=True)
         return -(norm ** (2 - 2 / depth)) * (gradient + (depth - 1) * along * direction)
 
-    problem = flow_problem(f, start, times, tolerance)
-    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1, LOOSER)
+    with jax.enable_x64(True):  # f is of NumPy's float64
+        problem = flow_problem(f, start, times, tolerance)
+    name = ("end to end", depth)
+    method = smooth.Method(name, velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
     (solution,) = smooth.solve_twice(problem, method, problem.params, [target], progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 

@@ -28,14 +28,14 @@ import optax
 from jax.sharding import NamedSharding
 
 from gf_jax.placement import Memory
+from gf_jax.program import Loss, Program
 from gf_jax.schedule import Schedule
 from gf_jax.segments import PyTree, Trajectory, resumable_segments
 from gf_jax.stepping import Batches
-from gf_jax.tracing import Loss
 
 
 def gradient_descent(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     *,
     step_size: float,
@@ -110,7 +110,7 @@ def gradient_descent(
 
 
 def descent_segments(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     schedule: Schedule,
     *,

@@ -15,7 +15,7 @@ from gf_jax.facts import REARRANGE, STEPS, Fact
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 CHOICES = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
 # A custom derivative around these marks a smooth function in a stable form (logaddexp).
 STABILISED = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh"}
 
@@ -83,17 +83,22 @@ def settled(name: str, known: list[Fact]) -> bool:
 
 def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
     """The jaxpr to walk into; None if the equation is to be evaluated as it is."""
-    inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
-    if eqn.primitive.name not in CALLS or not isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
-        return None
-    inner = closed(inner)
-    if eqn.primitive.name == "custom_jvp_call":
+    inner = call_of(eqn)
+    if inner is None and eqn.primitive.name == "custom_jvp_call":
+        inner = closed(eqn.params["call_jaxpr"])
         equations = list(equations_within(inner.jaxpr))
         names = {equation.primitive.name for equation in equations}
         has_kinks = "select_n" in names or any(is_choice(equation) for equation in equations)
         if names & STABILISED or not has_kinks:
             return None  # its own derivative rule stands
     return inner
+
+
+def call_of(eqn: Any) -> core.ClosedJaxpr | None:
+    """The program that an equation does nothing but call; None if it is another equation."""
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
+    is_call = eqn.primitive.name in CALLS and isinstance(inner, core.Jaxpr | core.ClosedJaxpr)
+    return closed(inner) if is_call else None
 
 
 def closed(program: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
@@ -114,6 +119,18 @@ def loop_parts(eqn: Any) -> tuple[int, int]:
 
     carries = whole(eqn.outvars, inner.outvars)
     return whole(eqn.invars, inner.invars) - carries, carries
+
+
+def while_parts(eqn: Any) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr, int, int]:
+    """Condition and body of a while loop, and the numbers of the constants of each."""
+    params = eqn.params
+    programs = closed(params["cond_jaxpr"]), closed(params["body_jaxpr"])
+    return *programs, params["cond_nconsts"], params["body_nconsts"]
+
+
+def branches_of(eqn: Any) -> list[core.ClosedJaxpr]:
+    """The branches of a choice between programs."""
+    return [closed(branch) for branch in eqn.params["branches"]]
 
 
 def equations_within(jaxpr: core.Jaxpr) -> Iterator[Any]:

@@ -17,6 +17,9 @@ Sources: Elkabetz & Cohen, NeurIPS 2021; Barrett & Dherin, ICLR 2021 (modified f
 Hairer, Nørsett & Wanner, Solving ODEs I, section II.8 (expansion of the error).
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,16 +32,20 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax import piecewise, smooth
 from gf_jax.comparison import distance
 from gf_jax.flow_problem import FlowProblem, Progress, Statistics, flow_problem
-from gf_jax.kinks import Gated
-from gf_jax.tracing import Loss
+from gf_jax.program import Loss, Program
 
 PyTree = Any
 
 LOOSER = 100.0  # the check of a solve of order eight
 PRODUCT = 2  # a Hessian-vector product, in gradients
+DEVIATION_COST = 1 + 3 * PRODUCT + 2 * 3  # three products, and two second derivatives
 DEVIATION_TOLERANCE = 1e-6
-E_TOLERANCE = 10.0  # that of e, per norm of the first gradient, over that of params
+RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
+TYPICAL = 1e-3  # step size, as a share of the whole time
+NEGLIGIBLE = 1e-9  # e, over params per time and gradients
+LOOSE_JUMPS = 10.0  # difference of two solves that is taken for the error of the gradient
 KINK_TOLERANCE = 1e-5
+CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
 FIRST_MACRO_STEPS = 256  # of a flow, before they are halved
 
 
@@ -74,12 +81,14 @@ class Deviation(NamedTuple):
     Attributes:
       flow: the flow.
       coherent: e, stacked as ``flow.params``: descent with a small step size s stands
-        at flow.params + s e. With kinks it is the average over the phase at which
+        at flow.params + s e + s² e₂. With kinks it is the average over the phase at which
         steps meet them.
+      second: e₂, stacked likewise; zero with kinks, where there is none.
       norm: Euclidean norm of e.
-      rate: logarithmic derivative of that norm in time; 1/t, that of e near the start,
-        where it is not known.
       error: estimated Euclidean error of e.
+      jumps: how far the gradient is from what its Jacobian along the flow makes of it, over
+        its norm at the start; where that is well above the error of the solve, something in f
+        jumps that was not seen. NaN with kinks.
 
     Example:
       >>> def f(w):
@@ -87,36 +96,47 @@ class Deviation(NamedTuple):
       >>> w = jnp.array([0.1, 1.5])
       >>> found = gf_jax.deviation(f, w, [0.1, 0.2])
       >>> found.norm.round(2), found.gap(0.01, 0.005).round(4)
-      (array([1.22, 0.77]), array([0.0065, 0.004 ]))
+      (array([1.22, 0.77]), array([0.0066, 0.0041]))
     """
 
     flow: Flow
     coherent: PyTree
+    second: PyTree
     norm: Float[np.ndarray, " times"]
-    rate: Float[np.ndarray, " times"]
     error: Float[np.ndarray, " times"]
+    jumps: Float[np.ndarray, " times"]
 
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
-        """Distance between descent with two step sizes, at equal times.
-
-        To first order |s - s'| ‖e(t)‖. In the first iterations that is a few percent too
-        small, since the error made in a step does not decay within it. The next order
-        is taken from a quadratic f of one mode, for which e = -½ λ² t exp(-λ t) and the
-        gap is larger by the factor 1 + (s + s') (2/3 λ - λ² t/4); λ is read off from e,
-        as the rate at which ‖e(t)‖/t decays.
+        """Distance between descent with two step sizes, at equal times, to second order.
 
         Args:
           step_size: of one run, in time per iteration.
           other: of the other run; 0 is the flow itself.
         """
+        first, second = step_size - other, step_size**2 - other**2
+        return tree_norm(
+            jax.tree.map(lambda a, b: first * a + second * b, self.coherent, self.second)
+        )
+
+    def gap_error(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
+        """Estimated error of ``gap``: of the solve, and of the orders that are left out.
+
+        What follows the second order is taken to be as much smaller than it as it is smaller
+        than the first, as in a geometric series; where the second is half of the first or more,
+        the series tells nothing, and the error is the gap itself.
+        """
+        largest = max(step_size, other)
+        second = largest * tree_norm(self.second)
         with np.errstate(divide="ignore", invalid="ignore"):
-            decay = np.where(self.norm > 0, 1 / self.flow.times - self.rate, 0.0)
-        second_order = (step_size + other) * decay * (2 / 3 - decay * self.flow.times / 4)
-        return abs(step_size - other) * self.norm * np.exp(second_order)
+            ratio = np.where(self.norm > 0, second / self.norm, 0.0)
+        left_out = largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.5)
+        solved = abs(step_size - other) * self.error
+        gap = self.gap(step_size, other)
+        return np.where(ratio < 0.5, left_out + solved, np.maximum(gap, left_out) + solved)
 
 
 def gradient_flow(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     times: Float[ArrayLike, " times"],
     *,
@@ -153,20 +173,30 @@ def gradient_flow(
     """
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:
-        states, error, statistics = _follow(problem, np.zeros(1), True, budget, progress)
-        return make_flow(problem, first_lane(states), error[:, 0], statistics)
+        return _flow_by_macro_steps(problem, budget, progress)
+    pure = problem.pure
 
-    def velocity(constants: list[Array], params: PyTree) -> PyTree:
-        gradient = jax.grad(problem.f, argnums=1)(constants, params)
-        return jax.tree.map(jnp.negative, gradient)
+    def velocity(data: list[Array], params: PyTree) -> PyTree:
+        return jax.tree.map(jnp.negative, pure.gradient(data, params))
 
-    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1, LOOSER)
-    (solution,) = smooth.solve_twice(problem, method, problem.params, [problem.constants], progress)
+    method = smooth.Method("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
+    arguments, most = [problem.data], smooth.most_steps(method, budget)
+    (solution,) = smooth.solve_twice(problem, method, problem.params, arguments, progress, most)
+    if not solution.statistics.complete and most < smooth.MOST_STEPS:
+        # Something jumps that is not seen: macro steps do not mind.
+        return _flow_by_macro_steps(problem, budget, progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
 
+def _flow_by_macro_steps(
+    problem: FlowProblem, budget: int | None, progress: Progress | None
+) -> Flow:
+    states, error, statistics = _follow(problem, np.zeros(1), True, budget, progress)
+    return make_flow(problem, first_lane(states), error[:, 0], statistics)
+
+
 def modified_flow(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     times: Float[ArrayLike, " times"],
     step_sizes: Float[ArrayLike, " lanes"],
@@ -202,14 +232,18 @@ def modified_flow(
         losses = problem.losses(states, stack_axes=2)
         return Flow(problem.times, states, losses, error, statistics)
 
+    _check_twice(problem)
+    pure = problem.pure
+
     def velocity(arguments: tuple[list[Array], Array], params: PyTree) -> PyTree:
-        constants, step_size = arguments
-        gradient, product = _gradient(problem.f, constants, params)
+        data, step_size = arguments
+        gradient, product = pure.linearize(data, params)
         slope = optax.tree.add_scale(gradient, step_size / 2, product(gradient))
         return jax.tree.map(jnp.negative, slope)
 
-    method = smooth.Method(velocity, smooth.HIGH_ORDER, optax.tree.norm, 1 + PRODUCT, LOOSER)
-    arguments = [(problem.constants, float(step_size)) for step_size in lanes]
+    cost = 1 + PRODUCT
+    method = smooth.Method("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
+    arguments = [(problem.data, float(step_size)) for step_size in lanes]
     solutions = smooth.solve_twice(problem, method, problem.params, arguments, progress)
     states, error = jax.tree.map(
         lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
@@ -227,7 +261,7 @@ def modified_flow(
 
 
 def deviation(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     times: Float[ArrayLike, " times"],
     *,
@@ -238,9 +272,9 @@ def deviation(
 ) -> Deviation:
     """Gradient flow and the first-order deviation of descent from it, in one solve.
 
-    Args, raises: as ``gradient_flow``. For a smooth f the default tolerance is 1e-6,
-      and that of e is ten times the tolerance times the norm of the gradient
-      at the start. With kinks there is no derivative in the step size where a kink
+    Args, raises: as ``gradient_flow``, and ValueError if the gradient of a smooth f cannot be
+      differentiated. For a smooth f the default tolerance is 1e-6, and that of e is a hundred
+      times that, relative to its norm. With kinks there is no derivative in the step size where a kink
       is grazed; e is then the difference between the modified flow of a step size,
       ``difference``, and the flow, over that step size.
 
@@ -258,46 +292,97 @@ def deviation(
         states, error, statistics = _follow(problem, lanes, False, budget, progress)
         flow = make_flow(problem, first_lane(states), error[:, 0], statistics)
         e = jax.tree.map(lambda leaf: (leaf[:, 1] - leaf[:, 0]) / difference, states)
-        with np.errstate(divide="ignore"):
-            rate = 1 / problem.times
-        return Deviation(flow, e, _norm(e), rate, error.sum(axis=1) / difference)
+        none, unknown = jax.tree.map(np.zeros_like, e), np.full(len(problem.times), np.nan)
+        return Deviation(flow, e, none, tree_norm(e), error.sum(axis=1) / difference, unknown)
+    _check_twice(problem)
     problem = problem._replace(tolerance=tolerance or DEVIATION_TOLERANCE)
-    with problem.numbers.context():
-        scale = optax.tree.norm(jax.grad(lambda p: problem.f(problem.constants, p))(problem.params))
+    return _deviation(problem, budget, progress)
 
-    def velocity(constants: list[Array], state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        params, e = state
-        gradient, product = _gradient(problem.f, constants, params)
-        forward = optax.tree.add_scale(e, 0.5, gradient)
-        return jax.tree.map(jnp.negative, (gradient, product(forward)))
 
-    def norm(state: tuple[PyTree, PyTree]) -> Array:
-        return jnp.maximum(
-            optax.tree.norm(state[0]), optax.tree.norm(state[1]) / (E_TOLERANCE * scale)
+def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | None) -> Deviation:
+    """The flow and both orders of the deviation of a smooth loss.
+
+    With J the Jacobian of g = ∇f, as JAX computes it, and a = e + ½ g,
+
+        e'  = −J a,   e₂' = −J (e₂ + ½ J a + J g/12) − ½ D²g[a, a] + D²g[g, g]/24,
+
+    which is the expansion of Euler's method (Hairer, Nørsett & Wanner, Solving ODEs I, II.8) in
+    two second derivatives instead of three. Beside them q' = −J g, q(0) = g(0), which is g
+    itself unless something jumps.
+    """
+    pure = problem.pure
+
+    def velocity(arguments: Any, state: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        params, e, second, _ = state
+        field = pure.field(arguments[0], params)
+
+        def along(vector: PyTree) -> tuple[PyTree, PyTree]:
+            """The derivative of the gradient along a vector, and the second one."""
+
+            def slope(point: PyTree) -> PyTree:
+                return jax.jvp(field, (point,), (vector,))[1]
+
+            return jax.jvp(slope, (params,), (vector,))
+
+        gradient = field(params)
+        ahead = optax.tree.add_scale(e, 0.5, gradient)
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), ahead, gradient)
+        slopes, bends = jax.vmap(along)(both)
+        (ja, jg), (daa, dgg) = (
+            [jax.tree.map(operator.itemgetter(at), tree) for at in (0, 1)]
+            for tree in (slopes, bends)
         )
+        inner = jax.tree.map(lambda e2, a, g: e2 + a / 2 + g / 12, second, ja, jg)
+        _, outer = jax.jvp(field, (params,), (inner,))
+        bend = jax.tree.map(lambda out, aa, gg: -out - aa / 2 + gg / 24, outer, daa, dgg)
+        negative = functools.partial(jax.tree.map, jnp.negative)
+        return negative(gradient), negative(ja), bend, negative(jg)
 
-    start = (problem.params, jax.tree.map(jnp.zeros_like, problem.params))
-    method = smooth.Method(velocity, smooth.FEW_STAGES, norm, 1 + PRODUCT, 10.0, parts=2)
-    (solution,) = smooth.solve_twice(problem, method, start, [problem.constants], progress)
-    (params, e), (error, e_error) = solution.state, solution.error
-    took = solution.statistics
-    evaluations = took.gradient_evaluations + (1 + PRODUCT) * len(problem.times)  # for the rate
-    took = took._replace(gradient_evaluations=evaluations)
-    flow = make_flow(problem, params, error, took)
-    rate = _growth(problem, velocity, (params, e))
-    return Deviation(flow, e, _norm(e), rate, e_error)
+    def size(arguments: Any, error: tuple[PyTree, ...], state: tuple[PyTree, ...]) -> Array:
+        """Of params absolute; of e, and of e₂ times a typical step size, relative to e."""
+        _, step_size, floor = arguments
+        of_params, of_e, of_second, _ = map(optax.tree.norm, error)
+        allowed = RELATIVE * (optax.tree.norm(state[1]) + floor)
+        return jnp.maximum(of_params, jnp.maximum(of_e, step_size * of_second) / allowed)
 
-
-def _growth(problem: FlowProblem, velocity: Callable, states: tuple[PyTree, PyTree]) -> np.ndarray:
-    """Logarithmic derivative of the norm of e at every state; NaN where e is 0."""
-
-    def one(constants: list[Array], state: tuple[PyTree, PyTree]) -> Array:
-        e, slope = state[1], velocity(constants, state)[1]
-        return optax.tree.vdot(e, slope) / optax.tree.vdot(e, e)
-
+    start, pure = problem.params, problem.pure
     with problem.numbers.context():
-        solve = jax.jit(lambda c, states: jax.lax.map(lambda state: one(c, state), states))
-        return np.asarray(solve(problem.constants, states))
+        find = pure.once("gradient", lambda: jax.jit(pure.gradient))
+        gradient = find(problem.data, start)
+        steepest, scale = float(optax.tree.norm(gradient)), float(optax.tree.norm(start))
+    last = problem.times[-1]
+    arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest))]
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    method = smooth.Method(
+        "deviation", velocity, smooth.FEW_STAGES, size, DEVIATION_COST, 10.0, parts=4
+    )
+    begin = (start, zeros, zeros, gradient)
+    most = smooth.most_steps(method, budget)
+    (solution,) = smooth.solve_twice(problem, method, begin, arguments, progress, most)
+    params, e, second, followed = solution.state
+    flow = make_flow(problem, params, solution.error[0], solution.statistics)
+    with problem.numbers.context():
+        stack = pure.once("gradients", lambda: jax.jit(_along(pure.gradient)))
+        actual = jax.device_get(stack(problem.data, params))
+    away = precise_distance(actual, followed, 1) - LOOSE_JUMPS * solution.error[3]
+    jumps = np.maximum(away, 0) / (steepest if steepest > 0 else 1.0)
+    return Deviation(flow, e, second, tree_norm(e), solution.error[1], jumps)
+
+
+def _along(function: Callable) -> Callable:
+    """A function of data and params as one of data and a stack of params."""
+    return lambda data, stack: jax.lax.map(lambda params: function(data, params), stack)
+
+
+def _check_twice(problem: FlowProblem) -> None:
+    """Raises ValueError unless the gradient can be differentiated."""
+    with problem.numbers.context():
+        reason = problem.pure.once_only(problem.data, problem.params)
+    if reason is not None:
+        raise ValueError(
+            f"f: its gradient cannot be differentiated ({reason}); accepted for deviations and "
+            "predictions is an f without custom_vjp, callbacks and adjoints of solvers"
+        )
 
 
 def checked_step_sizes(step_sizes: ArrayLike) -> np.ndarray:
@@ -306,13 +391,6 @@ def checked_step_sizes(step_sizes: ArrayLike) -> np.ndarray:
     if lanes.ndim != 1 or not lanes.size or not (np.isfinite(lanes) & (lanes > 0)).all():
         raise ValueError(f"step_sizes: got {step_sizes}; accepted are positive finite numbers")
     return lanes
-
-
-def _gradient(
-    f: Callable, constants: list[Array], params: PyTree
-) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """The gradient, and the product of the Hessian with a vector."""
-    return jax.linearize(lambda p: jax.grad(f, argnums=1)(constants, p), params)
 
 
 def make_flow(
@@ -328,7 +406,8 @@ def first_lane(stack: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:, 0], stack)
 
 
-def _norm(stack: PyTree) -> np.ndarray:
+def tree_norm(stack: PyTree) -> np.ndarray:
+    """Norm of every point of a stack, leaves (times, ...), in float64."""
     return precise_distance(stack, jax.tree.map(np.zeros_like, stack), 1)
 
 
@@ -350,35 +429,41 @@ def _follow(
     Returns:
       Leaves of shape (times, lanes, ...), the last change (times, lanes), statistics.
     """
-
-    def program(
-        gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
-    ) -> PyTree:
-        return piecewise.follow(
-            gated,
-            problem.params,
-            macro_steps,
-            jnp.asarray(step_sizes),
-            times=len(problem.times),
-            exact_phase=exact_phase,
-            tell=tell,
-        )
-
     tolerance = problem.tolerance or KINK_TOLERANCE
     cost = piecewise.COST * len(step_sizes)
     first = FIRST_MACRO_STEPS
     if budget is not None:  # so that the first two solves, of n and 2 n steps, are within it
+        budget = max(budget, _cheap(problem))
         first = max(1, min(first, int(budget / (3.5 * cost))))
     halving = piecewise.halve(
         problem,
-        program,
+        step_sizes,
         lambda before, after: bool(precise_distance(after, before, 2).max() <= tolerance),
+        exact_phase=exact_phase,
         longest=problem.times[-1] / first,
         cost=cost,
         budget=budget,
         progress=progress,
     )
-    change = np.full((len(problem.times), len(step_sizes)), np.nan)  # unknown
-    if halving.before is not None:
-        change = precise_distance(halving.solution, halving.before, 2)
-    return halving.solution, change, halving.statistics
+    return halving.solution, macro_step_error(halving), halving.statistics
+
+
+def macro_step_error(halving: piecewise.Halving) -> np.ndarray:
+    """Estimated error of a solution by macro steps, shape (times, lanes); NaN if unknown.
+
+    Twice what the last halving changed, or half of what the one before did if that is more:
+    kinks make the changes irregular, so that one of them may be small by chance.
+    """
+    solutions = halving.solutions
+    shape = jax.tree.leaves(halving.solution)[0].shape[:2]
+    if len(solutions) < 2:
+        return np.full(shape, np.nan)
+    changes = [precise_distance(b, a, 2) for a, b in itertools.pairwise(solutions)]
+    earlier = changes[-2] / 4 if len(changes) > 1 else 0.0
+    return 2 * np.maximum(changes[-1], earlier)
+
+
+def _cheap(problem: FlowProblem) -> int:
+    """Gradients that cost next to nothing, compiling included."""
+    arrays = [*problem.data, *jax.tree.leaves(problem.params)]
+    return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))

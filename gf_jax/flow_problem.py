@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.arithmetic import Arithmetic, flow_arithmetic
-from gf_jax.kinks import Gated, gate
-from gf_jax.tracing import Loss, hoist_constants
+from gf_jax.arithmetic import Arithmetic, check_params, flow_arithmetic
+from gf_jax.kinks import Gated
+from gf_jax.program import Loss, Program, Pure, prepare
 
 PyTree = Any
 Progress = Callable[[float], None]
@@ -47,50 +47,86 @@ class FlowProblem(NamedTuple):
     """A loss, its start and sampling times, in the arithmetic that flows are solved in.
 
     Attributes:
-      f: maps (constants, params) to the loss.
-      gated: its gated form, a function of the pair (constants, params).
-      constants: the data that the loss closes over.
+      program: the loss, prepared.
       params: the initial point.
       times: ascending sampling times.
       tolerance: what was asked for; None leaves it to the solver.
       numbers: the arithmetic.
     """
 
-    f: Callable[[list[Array], PyTree], Array]
-    gated: Gated
-    constants: list[Array]
+    program: Program
     params: PyTree
     times: Float[np.ndarray, " times"]
     tolerance: float | None
     numbers: Arithmetic
 
     @property
+    def pure(self) -> Pure:
+        """The loss as a function of (data, params)."""
+        return self.program.pure
+
+    @property
+    def data(self) -> list[Array]:
+        """What the loss is a loss on."""
+        return self.program.data
+
+    @property
+    def gated(self) -> Gated:
+        """The gated form of the loss, a function of the pair (data, params)."""
+        with self.numbers.context():
+            return self.pure.gated(self.data, self.params)
+
+    @property
     def has_kinks(self) -> bool:
         """Whether the loss is only piecewise smooth."""
         return self.gated.size > 0
 
-    def gated_with(self, constants: list[Array]) -> Gated:
-        """The gated form as a function of the parameters alone."""
-        kinks, both, size = self.gated
-        return Gated(
-            lambda params: kinks((constants, params)),
-            lambda params, gates: both((constants, params), gates),
-            size,
-        )
+    @property
+    def gated_of(self) -> Callable[[list[Array], PyTree], Gated]:
+        """Maps data to the gated form as a function of the parameters alone."""
+        pure = self.pure
+
+        def with_data(data: list[Array], params: PyTree) -> Gated:
+            kinks, both, size = pure.gated(data, params)
+            return Gated(
+                lambda point: kinks((data, point)),
+                lambda point, gates: both((data, point), gates),
+                size,
+            )
+
+        return with_data
 
     def losses(self, stack: PyTree, *, stack_axes: int) -> np.ndarray:
         """The loss of every point of a stack, one after another."""
+        loss = self.pure.loss
 
-        def along(constants: list[Array], stack: PyTree, axes: int) -> Array:
+        def along(data: list[Array], stack: PyTree, axes: int) -> Array:
             if axes == 0:
-                return self.f(constants, stack)
-            return jax.lax.map(lambda points: along(constants, points, axes - 1), stack)
+                return loss(data, stack)
+            return jax.lax.map(lambda points: along(data, points, axes - 1), stack)
 
         with self.numbers.context():
-            return np.asarray(jax.jit(along, static_argnums=2)(self.constants, stack, stack_axes))
+            solve = self.pure.once("losses", lambda: jax.jit(along, static_argnums=2))
+            return np.asarray(solve(self.data, stack, stack_axes))
 
 
-def flow_problem(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | None) -> FlowProblem:
+class Telling:
+    """Tells the progress of whatever is solved at the moment.
+
+    Compiled programs hold it, so that they need not be compiled anew for every progress.
+    """
+
+    progress: Progress | None = None
+
+    def __call__(self, share: Any) -> None:
+        """Tells a share of the work."""
+        if self.progress is not None:
+            self.progress(share)
+
+
+def flow_problem(
+    f: Loss | Program, params: PyTree, times: ArrayLike, tolerance: float | None
+) -> FlowProblem:
     """Checks and prepares a problem.
 
     Raises:
@@ -107,9 +143,10 @@ def flow_problem(f: Loss, params: PyTree, times: ArrayLike, tolerance: float | N
         and checked[0] >= 0 < checked[-1]
     ):
         raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
+    check_params(params)
+    program = prepare(f, params)
     numbers = flow_arithmetic()
     with numbers.context():
-        params = numbers.cast(params)
-        pure, constants = hoist_constants(f, params)
-        gated = gate(lambda pair: pure(*pair), (constants, params), given=len(constants))
-    return FlowProblem(pure, gated, constants, params, checked, tolerance, numbers)
+        # From the host, so that it stands on no device or mesh but where data take it.
+        params = numbers.cast(jax.tree.map(np.asarray, params))
+    return FlowProblem(program, params, checked, tolerance, numbers)

@@ -37,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gf_jax.flow_problem import FlowProblem, Progress, Statistics
-from gf_jax.kinks import Gated, step
+from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling
+from gf_jax.kinks import Gated, Kink, step
 
 PyTree = Any
 Tell = Callable[[Array], None]
@@ -46,6 +46,7 @@ Tell = Callable[[Array], None]
 MOST_MACRO_STEPS = 2**14
 GRADING = 20  # early macro steps are short: no more than time over this,
 SHORTEST = 5  # down to the longest over this
+MORE_CROSSINGS, FEW_CROSSINGS = 1.4, 10  # when all macro steps are halved: what slides has more
 COST = 7 / 3  # of a macro step in gradients: two of them, and a forward pass
 
 
@@ -110,6 +111,7 @@ class _Lane(NamedTuple):
     gradient: PyTree
     kinks: list[Array]
     slope: PyTree  # of the gradient in time
+    crossings: Array  # of kinks, so far
 
 
 def follow(
@@ -121,7 +123,7 @@ def follow(
     times: int,
     exact_phase: bool,
     tell: Tell | None = None,
-) -> PyTree:
+) -> tuple[PyTree, Float[Array, " lanes"]]:
     """Follows descent with every step size, 0 being the flow, all lanes at once.
 
     Args:
@@ -135,7 +137,8 @@ def follow(
       tell: is called now and then with the number of macro steps taken.
 
     Returns:
-      Parameters of all lanes at the sampling times, leaves of shape (times, lanes, ...).
+      Parameters of all lanes at the sampling times, leaves of shape (times, lanes, ...), and how
+      many kinks every lane crossed.
     """
     evaluate = jax.grad(gated.both, has_aux=True)
 
@@ -157,7 +160,10 @@ def follow(
         params = jax.tree.map(lambda p, g: p - length * g, lane.params, mean_gradient)
         gradient, kinks = evaluate(params, None)
         slope = jax.tree.map(lambda g, before: (g - before) / length, gradient, lane.gradient)
-        return _Lane(params, gradient, kinks, slope)
+        variables = [kink.z for kink in kinks]
+        passed = [jnp.sum(a * b < 0) for a, b in zip(lane.kinks, variables, strict=True)]
+        crossings = lane.crossings + jnp.sum(jnp.stack(passed)).astype(lane.crossings.dtype)
+        return _Lane(params, gradient, variables, slope, crossings)
 
     def advance(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         lanes, kept = carry
@@ -176,23 +182,26 @@ def follow(
 
     lengths, slots = jnp.asarray(macro_steps.lengths), jnp.asarray(macro_steps.slots)
     gradient, kinks = evaluate(params, None)
-    start = _Lane(params, gradient, kinks, jax.tree.map(jnp.zeros_like, params))
+    variables = [kink.z for kink in kinks]
+    flat = jax.tree.map(jnp.zeros_like, params)
+    start = _Lane(params, gradient, variables, flat, jnp.zeros((), step_sizes.dtype))
     shape = (len(step_sizes),)
     lanes = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape), start)
     kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times + 1, *leaf.shape)), lanes.params)
-    _, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (lanes, kept))
-    return jax.tree.map(lambda leaf: leaf[:-1], kept)
+    lanes, kept = jax.lax.fori_loop(0, macro_steps.number, advance, (lanes, kept))
+    return jax.tree.map(lambda leaf: leaf[:-1], kept), lanes.crossings
 
 
-def _mean_gates(begin: Array, end: Array, step_share: Array, exact_phase: bool) -> Array:
-    """Mean over a macro step of H of a kink variable, known at both ends.
+def _mean_gates(begin: Array, ahead: Kink, step_share: Array, exact_phase: bool) -> Array:
+    """Mean gates of a kink over a macro step, from the kink variable at both ends.
 
     Args:
       begin: the kink variable at the beginning.
-      end: the kink variable at the end.
+      ahead: the kink at the end; where it stays zero, its gates are those of the kink itself.
       step_share: step size over the length of the macro step; 0 is the flow.
       exact_phase: whether steps begin with the macro step, or anywhere.
     """
+    end = ahead.z
     crossed = ((begin < 0) & (end >= 0)) | ((begin > 0) & (end <= 0))
     share = jnp.where(crossed, begin / jnp.where(crossed, begin - end, 1.0), 1.0)
     if exact_phase:
@@ -203,8 +212,8 @@ def _mean_gates(begin: Array, end: Array, step_share: Array, exact_phase: bool) 
     else:
         # May exceed one: the last step then ends beyond the macro step.
         share = jnp.where(crossed, share + step_share / 2, 1.0)
-    before = step(jnp.where(begin == 0, end, begin))
-    after = step(jnp.where(end == 0, -begin, end))
+    before = step(ahead._replace(z=jnp.where(begin == 0, end, begin)))
+    after = step(ahead._replace(z=jnp.where(end == 0, -begin, end)))
     return before * share + after * (1 - share)
 
 
@@ -212,21 +221,38 @@ class Halving(NamedTuple):
     """What halving all macro steps has led to.
 
     Attributes:
-      solution: of the finest division.
-      before: of the one before; None if there was only one.
+      solutions: of the last divisions, three at most, the finest last.
+      crossings: how many kinks each lane crossed, with each of these divisions.
       statistics: what it took.
     """
 
-    solution: Any
-    before: Any
+    solutions: list[PyTree]
+    crossings: list[np.ndarray]
     statistics: Statistics
+
+    @property
+    def solution(self) -> PyTree:
+        """That of the finest division."""
+        return self.solutions[-1]
+
+    @property
+    def slides(self) -> np.ndarray:
+        """Whether a lane crosses the more kinks the finer its macro steps are.
+
+        Both sides of a kink then lead to it, and the lane slides along it.
+        """
+        if len(self.crossings) < 2:
+            return np.zeros(len(self.crossings[-1]), bool)
+        before, after = self.crossings[-2:]
+        return after > MORE_CROSSINGS * before + FEW_CROSSINGS
 
 
 def halve(
     problem: FlowProblem,
-    program: Callable[[Gated, MacroSteps, Tell | None], Any],
+    step_sizes: Float[np.ndarray, " lanes"],
     enough: Callable[[Any, Any], bool],
     *,
+    exact_phase: bool,
     longest: float,
     unit: float = 0.0,
     cost: float,
@@ -237,9 +263,9 @@ def halve(
 
     Args:
       problem: the problem.
-      program: maps the gated form, a division of time and a function that is told the
-        macro steps taken to a solution; compiled once for all divisions.
+      step_sizes: of the lanes, see ``follow``, like exact_phase.
       enough: tells from two solutions, the finer last, whether that is accurate enough.
+      exact_phase: whether kinks are met at the actual phase of the steps.
       longest: length of the first macro steps.
       unit: of all lengths, 0 for any.
       cost: of a macro step, in gradients.
@@ -251,7 +277,10 @@ def halve(
       ValueError: if there are too many sampling times.
     """
     divisions: list[MacroSteps] = []
-    work = 0.0
+    work, last = 0.0, problem.times[-1]
+    # Two divisions are wanted in any case, as only the second tells an error.
+    while longest < last and divide(problem.times, max(longest / 2, unit), unit=unit) is None:
+        longest *= 2
     while longest > unit / 2:
         division = divide(problem.times, longest, unit=unit)
         if division is None:
@@ -269,26 +298,22 @@ def halve(
         )
     done: list[int] = []
     everything = sum(division.number for division in divisions)
-
-    def tell(number: Array) -> None:
-        assert progress is not None
-        progress((sum(done) + float(number)) / everything)
-
-    @jax.jit
-    def solve(constants: list[Array], macro_steps: MacroSteps) -> Any:
-        gated = problem.gated_with(constants)
-        return program(gated, macro_steps, tell if progress is not None else None)
-
-    before = solution = None
+    telling, solve = _solver(problem, exact_phase, progress is not None)
+    if progress is not None:
+        telling.progress = lambda number: progress((sum(done) + float(number)) / everything)
+    solutions: list[PyTree] = []
+    crossings: list[np.ndarray] = []
     for division in divisions:
         with problem.numbers.context():
-            finer = jax.device_get(solve(problem.constants, division))
-        before, solution = solution, finer
+            solution, crossed = jax.device_get(
+                solve(problem.data, problem.params, step_sizes, division, problem.times)
+            )
+        solutions, crossings = [*solutions[-2:], solution], [*crossings[-2:], crossed]
         done.append(division.number)
-        if len(done) > 1 and enough(before, solution):
+        if len(done) > 1 and enough(*solutions[-2:]):
             break
     evaluations = [round(cost * count) for count in done]
-    complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solution))
+    complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solutions[-1]))
     statistics = Statistics(
         steps=done[-1],
         rejected_steps=0,
@@ -296,4 +321,35 @@ def halve(
         complete=bool(complete),
         checking_evaluations=sum(evaluations[:-1]),
     )
-    return Halving(solution, before, statistics)
+    return Halving(solutions, crossings, statistics)
+
+
+def _solver(problem: FlowProblem, exact_phase: bool, tells: bool) -> tuple[Telling, Callable]:
+    """The compiled solver, for all divisions of time, and what it tells its progress to."""
+    gated_with = problem.gated_of
+
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
+
+        @jax.jit
+        def solve(
+            data: list[Array],
+            params: PyTree,
+            step_sizes: Array,
+            macro_steps: MacroSteps,
+            times: Array,
+        ) -> tuple[PyTree, Array]:
+            return follow(
+                gated_with(data, params),
+                params,
+                macro_steps,
+                step_sizes,
+                times=len(times),
+                exact_phase=exact_phase,
+                tell=telling if tells else None,
+            )
+
+        return telling, solve
+
+    name = ("macro steps", exact_phase, tells, problem.numbers.dtype)
+    return problem.pure.once(name, make)

@@ -1,5 +1,6 @@
 """Predictions of how far descent stands from its flow, and from descent with other steps."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +16,21 @@ from gf_jax.flow import (
     checked_step_sizes,
     deviation,
     first_lane,
+    macro_step_error,
     make_flow,
     precise_distance,
+    tree_norm,
 )
-from gf_jax.flow_problem import FlowProblem, Progress, flow_problem
-from gf_jax.kinks import Gated
+from gf_jax.flow_problem import FlowProblem, Progress, Telling, flow_problem
 from gf_jax.momentum import Momentum
-from gf_jax.tracing import Loss
+from gf_jax.program import Loss, Program
 
 PyTree = Any
 
 STEP_BY_STEP = 2  # ratio up to which, with kinks, a run costs less that way
 MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
 PREDICTION_CHANGE = 0.05  # below which they are halved no more
+JUMP = 1e-3  # of the gradient, over its norm at the start, that a smooth f does not make
 
 
 class Prediction(NamedTuple):
@@ -38,9 +41,10 @@ class Prediction(NamedTuple):
       step_sizes: step sizes of descent, the first of which is the base.
       to_flow: distance of descent from gradient flow.
       to_base: distance of descent from descent with the first step size.
-      error: largest relative error of ``to_base``, of the largest distance of each
-        step size, as a coarser solve tells it; NaN if no coarser one was possible. What
-        the theory leaves out is not in it.
+      to_flow_error, to_base_error: estimated errors of both, of the same shapes: of the solve,
+        and for a smooth f of the orders that are left out. NaN where nothing tells.
+      slides: whether the flow, or any run, slides along a kink.
+      jumps: whether something in f jumps that was not seen, so that nothing here holds.
       kinks: number of kinks of f; 0 means that f was taken as smooth.
 
     Example:
@@ -57,17 +61,27 @@ class Prediction(NamedTuple):
     step_sizes: Float[np.ndarray, " lanes"]
     to_flow: Float[np.ndarray, "times lanes"]
     to_base: Float[np.ndarray, "times lanes"]
-    error: float
+    to_flow_error: Float[np.ndarray, "times lanes"]
+    to_base_error: Float[np.ndarray, "times lanes"]
+    slides: bool
+    jumps: bool
     kinks: int
+
+    @property
+    def error(self) -> float:
+        """Largest error of ``to_base``, over the largest distance of each step size."""
+        largest = self.to_base.max(axis=0)
+        return float((self.to_base_error / np.where(largest > 0, largest, 1.0)).max())
 
 
 def predict(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     times: Float[ArrayLike, " times"],
     step_sizes: Float[ArrayLike, " lanes"],
     *,
     momentum: Momentum | None = None,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Predicts how far descent stands from its flow and from descent with other steps.
@@ -91,6 +105,7 @@ def predict(
         of every other.
       momentum: of the runs; None is plain descent, whose time per iteration is the step
         size. With momentum it is the step size times ``momentum.time_scale``.
+      budget: gradients beyond which the solve of a smooth f is given up.
       progress: is called now and then with the share of the work done.
 
     Raises:
@@ -110,18 +125,30 @@ def predict(
         raise ValueError("momentum: f has kinks; accepted with momentum is a smooth f")
     if problem.has_kinks:
         return _predict_with_kinks(problem, lanes, progress)
-    result = deviation(f, params, times, progress=progress)
+    result = deviation(problem.program, params, times, budget=budget, progress=progress)
     if momentum is not None:
         return _predict_with_momentum(problem, result, lanes, momentum)
-    scale = result.norm.max()
+    base = lanes[0]
     return Prediction(
         flow=result.flow,
         step_sizes=lanes,
-        to_flow=np.stack([result.gap(s) for s in lanes], axis=1),
-        to_base=np.stack([result.gap(s, lanes[0]) for s in lanes], axis=1),
-        error=float(result.error.max() / scale) if scale > 0 else 0.0,
+        to_flow=_columns(lambda s: result.gap(s), lanes),
+        to_base=_columns(lambda s: result.gap(s, base), lanes),
+        to_flow_error=_columns(lambda s: result.gap_error(s), lanes),
+        to_base_error=_columns(lambda s: result.gap_error(s, base), lanes),
+        slides=False,
+        jumps=_jumps(result),
         kinks=0,
     )
+
+
+def _columns(of_step_size: Callable[[float], np.ndarray], lanes: np.ndarray) -> np.ndarray:
+    return np.stack([of_step_size(float(step_size)) for step_size in lanes], axis=1)
+
+
+def _jumps(result: Deviation) -> bool:
+    """Whether the gradient left what its Jacobian makes of it."""
+    return bool((result.jumps > JUMP).any())
 
 
 def _predict_with_momentum(
@@ -134,34 +161,38 @@ def _predict_with_momentum(
     late = momentum.lag_after(flow.times[:, None] / per_iteration)
     # Each run stands at the flow + own e + behind times the gradient.
     own, behind = momentum.deviation * per_iteration, per_iteration * late
+    own_error = own * result.error[:, None] + own**2 * tree_norm(result.second)[:, None]
 
     def norm(own: np.ndarray, behind: np.ndarray) -> np.ndarray:
         ee, eg, gg = (column[:, None] for column in squares)
         return np.sqrt(np.maximum(own**2 * ee + 2 * own * behind * eg + behind**2 * gg, 0))
 
-    to_flow = norm(own, behind)
-    scale, took = to_flow[:, 0].max(), flow.statistics
+    took = flow.statistics
     evaluations = took.gradient_evaluations + len(flow.times)
     return Prediction(
         flow=flow._replace(statistics=took._replace(gradient_evaluations=evaluations)),
         step_sizes=lanes,
-        to_flow=to_flow,
+        to_flow=norm(own, behind),
         to_base=norm(own - own[0], behind - behind[:, :1]),
-        error=float(own[0] * result.error.max() / scale) if scale > 0 else 0.0,
+        to_flow_error=own_error,
+        to_base_error=np.maximum(own_error, own_error[:, :1]),
+        slides=False,
+        jumps=_jumps(result),
         kinks=0,
     )
 
 
 def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarray, ...]:
     """At every time the products e·e, e·g and g·g, g being the gradient."""
+    pure = problem.pure
 
-    def one(constants: list[Array], params: PyTree, e: PyTree) -> tuple[Array, ...]:
-        gradient = jax.grad(problem.f, argnums=1)(constants, params)
+    def one(data: list[Array], params: PyTree, e: PyTree) -> tuple[Array, ...]:
+        gradient = pure.gradient(data, params)
         return tuple(optax.tree.vdot(*pair) for pair in ((e, e), (e, gradient), (gradient,) * 2))
 
     with problem.numbers.context():
-        along = jax.jit(lambda c, stack: jax.lax.map(lambda point: one(c, *point), stack))
-        return jax.device_get(along(problem.constants, (params, e)))
+        make = lambda: jax.jit(lambda c, stack: jax.lax.map(lambda point: one(c, *point), stack))  # noqa: E731
+        return jax.device_get(pure.once("products", make)(problem.data, (params, e)))
 
 
 def _predict_with_kinks(
@@ -192,19 +223,6 @@ def _predict_with_kinks(
     ]
     positions = np.where(plain, plain.cumsum() - 1, runs_by_step + (~plain).cumsum() - 1)
 
-    def program(
-        gated: Gated, macro_steps: piecewise.MacroSteps, tell: piecewise.Tell | None
-    ) -> PyTree:
-        return piecewise.follow(
-            gated,
-            problem.params,
-            macro_steps,
-            jnp.asarray([0.0, *lanes[~plain]]),
-            times=len(problem.times),
-            exact_phase=True,
-            tell=tell,
-        )
-
     def all_runs(states: PyTree) -> PyTree:
         """Every run in the order of the step sizes; the flow stands first among the states."""
         return jax.tree.map(
@@ -219,35 +237,42 @@ def _predict_with_kinks(
         stack = all_runs(states)
         return precise_distance(stack, jax.tree.map(lambda leaf: leaf[:, :1], stack), 2)
 
-    def change(before: PyTree, after: PyTree) -> float:
-        rough, fine = to_base(before), to_base(after)
-        largest = fine.max(axis=0)
-        return float((np.abs(fine - rough) / np.where(largest > 0, largest, 1.0)).max())
+    def change(before: PyTree, after: PyTree) -> np.ndarray:
+        return np.abs(to_base(after) - to_base(before))
 
-    solution, before, statistics = piecewise.halve(
+    def enough(before: PyTree, after: PyTree) -> bool:
+        largest = to_base(after).max(axis=0)
+        share = change(before, after) / np.where(largest > 0, largest, 1.0)
+        return bool((share < PREDICTION_CHANGE).all())
+
+    halving = piecewise.halve(
         problem,
-        program,
-        lambda before, after: change(before, after) < PREDICTION_CHANGE,
+        np.array([0.0, *lanes[~plain]]),
+        enough,
+        exact_phase=True,
         longest=MACRO_STEP * base,
         unit=base,
         cost=piecewise.COST * (1 + (~plain).sum()),
         progress=_part(progress, 0.5, 0.5),
     )
+    solution, statistics = halving.solution, halving.statistics
     steps = round(counts[-1] * ratios[plain].sum())
     evaluations = statistics.gradient_evaluations + steps
     statistics = statistics._replace(gradient_evaluations=evaluations)
     flow = first_lane(solution)
-    error, flow_error = np.nan, np.full(len(problem.times), np.nan)  # unknown
-    if before is not None:
-        error = change(before, solution)
-        flow_error = precise_distance(flow, first_lane(before), 1)
+    changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
+    own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
+    own = own[:, positions]
     beside = jax.tree.map(lambda leaf: leaf[:, None], flow)
     return Prediction(
-        flow=make_flow(problem, flow, flow_error, statistics),
+        flow=make_flow(problem, flow, changes[:, 0], statistics),
         step_sizes=lanes,
         to_flow=precise_distance(all_runs(solution), beside, 2),
         to_base=to_base(solution),
-        error=error,
+        to_flow_error=own + changes[:, :1],
+        to_base_error=own + own[:, :1],
+        slides=bool(halving.slides.any()),
+        jumps=False,
         kinks=problem.gated.size,
     )
 
@@ -262,22 +287,29 @@ def _step_by_step(
 ) -> PyTree:
     """One run of descent at the sampling times, leaves of shape (times, ...)."""
     steps = np.diff(np.round(counts).astype(int), prepend=0)
+    pure, tells = problem.pure, progress is not None
 
-    @jax.jit
-    def run(constants: list[Array], params: PyTree) -> PyTree:
-        def one(_: Array, params: PyTree) -> PyTree:
-            gradient = jax.grad(problem.f, argnums=1)(constants, params)
-            return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
 
-        def between_times(params: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
-            number, count = row
-            params = jax.lax.fori_loop(0, count, one, params)
-            if progress is not None:
-                jax.debug.callback(progress, (number + 1) / len(steps))
-            return params, params
+        @jax.jit
+        def run(data: list[Array], params: PyTree, step_size: Array, steps: Array) -> PyTree:
+            def one(_: Array, params: PyTree) -> PyTree:
+                gradient = pure.gradient(data, params)
+                return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
 
-        rows = (jnp.arange(len(steps)), jnp.asarray(steps))
-        return jax.lax.scan(between_times, params, rows)[1]
+            def between_times(params: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+                number, count = row
+                params = jax.lax.fori_loop(0, count, one, params)
+                if tells:
+                    jax.debug.callback(telling, (number + 1) / len(steps))
+                return params, params
 
+            return jax.lax.scan(between_times, params, (jnp.arange(len(steps)), steps))[1]
+
+        return telling, run
+
+    telling, run = pure.once(("steps", tells, problem.numbers.dtype), make)
+    telling.progress = progress
     with problem.numbers.context():
-        return jax.device_get(run(problem.constants, problem.params))
+        return jax.device_get(run(problem.data, problem.params, step_size, steps))

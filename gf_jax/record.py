@@ -26,6 +26,9 @@ class Reference(NamedTuple):
       order: slope of log distance against log step size, shape (snapshots,).
       flow_evaluations, prediction_evaluations: work in gradients of f.
       checking_evaluations: work that only told the errors of both.
+      predicted_error: estimated error of ``predicted_to_flow``, (snapshots, lanes); None in files
+        that do not have it, as the next.
+      rounding: how far rounding has moved every lane, likewise.
     """
 
     loss: np.ndarray
@@ -40,6 +43,8 @@ class Reference(NamedTuple):
     flow_evaluations: int | np.ndarray
     prediction_evaluations: int | np.ndarray
     checking_evaluations: int | np.ndarray
+    predicted_error: np.ndarray | None = None
+    rounding: np.ndarray | None = None
 
 
 class Run(NamedTuple):
@@ -61,6 +66,7 @@ class Run(NamedTuple):
       seeds: of the starting points, if there are several.
       loss_unit: what the loss is measured in.
       method: how its steps are made of gradients.
+      doubts: what is missing or doubtful, in sentences.
     """
 
     network_label: str
@@ -75,6 +81,7 @@ class Run(NamedTuple):
     seeds: tuple[int, ...] = ()
     loss_unit: str = "nats"
     method: Method = Method()
+    doubts: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -144,6 +144,23 @@ class Schedule:
         return slots, kept
 
 
+def whole_numbers(name: str, value: object) -> tuple[int, ...]:
+    """One integer, or a sequence of them, as a tuple; what they may be is checked elsewhere.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    try:
+        many = tuple(value) if np.ndim(value) else (value,)  # type: ignore[arg-type, call-overload]
+    except (TypeError, ValueError):
+        many = (None,)
+    _require(
+        all(map(_is_integer, many)),
+        f"{name}: got {value!r}; accepted are integers, such as (2, 5, 10)",
+    )
+    return tuple(map(int, many))
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

@@ -18,11 +18,12 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax import stepping
 from gf_jax.arithmetic import arithmetic as get_arithmetic
+from gf_jax.arithmetic import check_params
 from gf_jax.comparison import Metrics, measure
 from gf_jax.placement import Memory, fetch, memory_needed, place
+from gf_jax.program import Loss, Program, prepare
 from gf_jax.schedule import Schedule
-from gf_jax.stepping import Batches, Lanes, Rule
-from gf_jax.tracing import Loss
+from gf_jax.stepping import Batches, Data, Lanes, Rule
 
 PyTree = Any
 
@@ -75,7 +76,7 @@ class _State(NamedTuple):
 
 
 def resumable_segments(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     schedule: Schedule,
     *,
@@ -111,18 +112,23 @@ def resumable_segments(
       [[6, 7, 8, 9, 10]]
     """
     numbers = get_arithmetic(arithmetic)
+    check_params(params)
+    program = prepare(f, _first_start(params) if starts else params, products=numbers.products)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
         point = _first_start(params) if starts else params
-        rule, constants = stepping.rule(f, point, schedule, numbers, transformation, batches)
+        rule, data = stepping.rule(program, point, schedule, numbers, transformation, batches)
         if sharding is not None:
-            constants, params = place(constants, params, sharding)
+            constants, params = place([*data.whole, *data.batched], params, sharding)
+            data = Data(constants[: len(data.whole)], constants[len(data.whole) :])
         stack = _stack_shape(params, schedule, starts)
-        shapes = _state_shapes(rule, constants, point, stack, sharding)
-        run_segment: Any = _jit(_segment(rule, starts), sharding)
+        shapes = _state_shapes(rule, data, point, stack, sharding)
+        sizes = np.array(schedule.step_sizes)
+        run_segment: Any = _compiled(rule, schedule, starts, sharding)
         if check_memory is not None:
             slots, _ = schedule.snapshot_slots(0)
-            run_segment = run_segment.lower(constants, shapes, params, slots, True).compile()
+            lowered = run_segment.lower(data, shapes, params, sizes, slots, True)
+            run_segment = lowered.compile()
             check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
         recorded, state = _state_at(resume_from, schedule, shapes)
     length = schedule.segment_length
@@ -130,7 +136,7 @@ def resumable_segments(
         slots, kept = schedule.snapshot_slots(recorded)
         with numbers.context():
             state, start, metrics, snapshots = run_segment(
-                constants, state, params, slots, recorded == 0
+                data, state, params, sizes, slots, recorded == 0
             )
             start, metrics, snapshots = fetch((start, metrics, snapshots))
         part = Trajectory(
@@ -180,21 +186,31 @@ def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
     )
 
 
-def _segment(rule: Rule, starts: bool) -> Callable:
+def _compiled(
+    rule: Rule, schedule: Schedule, starts: bool, sharding: NamedSharding | None
+) -> Callable:
+    """The function of one segment, kept with the loss that it is of."""
+    name = ("segment", rule._replace(pure=None), schedule.snapshot_capacity, starts, sharding)  # type: ignore[arg-type]
+    return rule.pure.once(
+        name, lambda: _jit(_segment(rule, schedule.snapshot_capacity, starts), sharding)
+    )
+
+
+def _segment(rule: Rule, capacity: int, starts: bool) -> Callable:
     """Builds the function of one segment; the number of slots is its length."""
-    capacity = rule.schedule.snapshot_capacity
     # What follows is written for one start; the schedule is the same for all.
     each_start: Callable[[Callable], Callable] = jax.vmap if starts else lambda function: function
 
     def run(
-        constants: list[Array],
+        data: Data,
         state: _State,
         initial_params: PyTree,
+        sizes: Float[Array, " lanes"],
         slots: Int[Array, " length"],
         is_first: bool,
     ) -> tuple[_State, Metrics, Metrics, PyTree]:
-        start_all = each_start(functools.partial(_start, rule, constants))
-        advance = each_start(functools.partial(_advance, rule, constants))
+        start_all = each_start(functools.partial(_start, rule, data))
+        advance = each_start(functools.partial(_advance, rule, data, sizes))
         measure_all = each_start(_State.measure)
         state = lax.cond(is_first, lambda s: start_all(initial_params, s), lambda s: s, state)
 
@@ -228,9 +244,9 @@ def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
     return jax.jit(segment, donate_argnums=1, **options)
 
 
-def _start(rule: Rule, constants: list[Array], params: PyTree, blank: _State) -> _State:
+def _start(rule: Rule, data: Data, params: PyTree, blank: _State) -> _State:
     """All lanes at an initial point, from one evaluation."""
-    loss, gradient = jax.value_and_grad(lambda params: rule.f(constants, params))(params)
+    loss, gradient = jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point))(params)
     residual, memory = rule.numbers.residual(params), rule.transformation.init(params)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
@@ -239,23 +255,25 @@ def _start(rule: Rule, constants: list[Array], params: PyTree, blank: _State) ->
     )
 
 
-def _advance(rule: Rule, constants: list[Array], state: _State) -> _State:
+def _advance(rule: Rule, data: Data, sizes: Array, state: _State) -> _State:
     """One base iteration of all lanes."""
     lanes = Lanes(state.params, state.residual, state.memory, state.batch)
-    lanes = stepping.advance(rule, constants, lanes, state.gradient)
-    evaluate = jax.vmap(jax.value_and_grad(lambda params: rule.f(constants, params)))
+    lanes = stepping.advance(rule, data, sizes, lanes, state.gradient)
+    evaluate = jax.vmap(jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point)))
     return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
 
 
 def _first_start(params: PyTree) -> PyTree:
     """Shapes and dtypes of a single start of a stack of them."""
-    counts = [leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)]
+    counts = [jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(params)]
     if len(set(counts)) > 1 or not all(counts):
         raise ValueError(
             f"params: leading axes of lengths {counts}; accepted with starts=True is one length "
             "for all leaves, the number of starts"
         )
-    return jax.eval_shape(lambda stack: jax.tree.map(operator.itemgetter(0), stack), params)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.asarray(leaf).dtype), params
+    )
 
 
 def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int, ...]:
@@ -266,7 +284,7 @@ def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int,
 
 def _state_shapes(
     rule: Rule,
-    constants: list[Array],
+    data: Data,
     point: PyTree,
     stack: tuple[int, ...],
     sharding: NamedSharding | None,
@@ -276,7 +294,7 @@ def _state_shapes(
     def of_one(params: PyTree) -> _State:
         memory = rule.transformation.init(params)
         batch = jnp.int32(0) if rule.batches else None
-        residual, loss = rule.numbers.residual(params), rule.f(constants, params)
+        residual, loss = rule.numbers.residual(params), rule.pure.loss(data.whole, params)
         return _State(params, residual, loss, params, memory, batch)
 
     return jax.tree.map(

@@ -1,6 +1,7 @@
 """Solves of smooth flows: adaptive, of high order, with an error from a second solve."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -8,14 +9,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from gf_jax.comparison import distance
-from gf_jax.flow_problem import FlowProblem, Progress, Statistics
+from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling
 
 PyTree = Any
 
-MOST_STEPS = 100_000
+MOST_STEPS, FEW_STEPS = 2**17, 2**12
+FIRST = 1e-6  # step, as a share of the whole time
+SHORTEST = 1e-9  # likewise: what jumps is never resolved
 HIGH_ORDER = diffrax.Dopri8()
 FEW_STAGES = diffrax.Tsit5()
 
@@ -24,17 +28,19 @@ class Method(NamedTuple):
     """How a flow is solved.
 
     Attributes:
+      name: of the method; one loss has one velocity of that name.
       velocity: maps (arguments, state) to the state's derivative in time.
       solver: a Runge–Kutta method whose last stage is the next step's first.
-      norm: of a state's error, kept below the tolerance in every step.
+      error: maps (arguments, error, state) to the size of a step's error, in tolerances of 1.
       cost: of a velocity, in gradients.
       looser: tolerance of the second solve, which tells the error, over that of the first.
       parts: 1 if the state is a pytree like params; else it is a tuple of so many.
     """
 
+    name: Hashable
     velocity: Callable[[Any, PyTree], PyTree]
     solver: diffrax.Dopri8 | diffrax.Tsit5
-    norm: Callable[[PyTree], Array]
+    error: Callable[[Any, PyTree, PyTree], Array]
     cost: int
     looser: float
     parts: int = 1
@@ -48,12 +54,28 @@ class Solution(NamedTuple):
     statistics: Statistics
 
 
+class _Controller(diffrax.PIDController):
+    """Step sizes by the size of a step's error as the method takes it."""
+
+    measure: Callable = eqx.field(static=True, kw_only=True)
+
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, error: Any, *rest: Any
+    ) -> Any:
+        """As PIDController, of one number in place of the state."""
+        argument, tolerance = args
+        size = self.measure(argument, error, y1) / tolerance
+        zero = jnp.zeros_like(size)
+        return super().adapt_step_size(t0, t1, zero, zero, args, size, *rest)
+
+
 def solve_twice(
     problem: FlowProblem,
     method: Method,
     start: PyTree,
     arguments: list[Any],
     progress: Progress | None,
+    most_steps: int = MOST_STEPS,
 ) -> list[Solution]:
     """Solves at the tolerance and at a looser one, by one compiled program.
 
@@ -63,37 +85,14 @@ def solve_twice(
       start: state at time 0.
       arguments: of the velocity; one for each solution wanted.
       progress: is told the share of all solves done.
+      most_steps: steps beyond which a solve is given up.
 
     Returns:
       The tighter solutions, with the distance from the looser ones as errors, one for
       each part of the state.
     """
-
-    @jax.jit
-    def solve(argument: Any, start: PyTree, tolerance: float, done: float, share: float) -> Any:
-        return diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, state, argument: method.velocity(argument, state)),
-            method.solver,
-            t0=0.0,
-            t1=problem.times[-1],
-            dt0=None,
-            y0=start,
-            args=argument,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(problem.times)),
-            stepsize_controller=diffrax.PIDController(
-                rtol=0.0,
-                atol=1.0,  # the norm does the scaling
-                norm=lambda error: method.norm(error) / tolerance,
-                pcoeff=0.2,
-                icoeff=0.4,
-            ),
-            max_steps=MOST_STEPS,
-            throw=False,
-            progress_meter=_Meter(progress, done, share)
-            if progress is not None
-            else diffrax.NoProgressMeter(),
-        )
-
+    telling, solve = _solver(problem, method, most_steps, progress is not None)
+    telling.progress = progress
     default = 1e-8 if problem.numbers.dtype == "float64" else 1e-6
     tolerance = problem.tolerance or default
     share = 1 / (2 * len(arguments))
@@ -102,7 +101,13 @@ def solve_twice(
         for number, argument in enumerate(arguments):
             rough, fine = (
                 jax.device_get(
-                    solve(argument, start, tolerance * factor, 2 * number * share + at, share)
+                    solve(
+                        (argument, tolerance * factor),
+                        start,
+                        problem.times,
+                        2 * number * share + at,
+                        share,
+                    )
                 )
                 for factor, at in ((method.looser, 0.0), (1.0, share))
             )
@@ -112,6 +117,58 @@ def solve_twice(
             reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.ys)
             solutions.append(Solution(reached, errors, _statistics(method, fine, rough)))
     return solutions
+
+
+def whole(_: Any, error: PyTree, state: PyTree) -> Array:
+    """The norm of a step's error over all parameters."""
+    return optax.tree.norm(error)
+
+
+def most_steps(method: Method, budget: int | None) -> int:
+    """Steps that a solve may take within a budget of gradients: thousands in any case."""
+    if budget is None:
+        return MOST_STEPS
+    stages = len(method.solver.tableau.b_sol) - 1
+    wanted = max(FEW_STEPS, budget / (method.cost * stages))
+    return min(MOST_STEPS, 2 ** math.ceil(math.log2(wanted)))
+
+
+def _solver(
+    problem: FlowProblem, method: Method, most_steps: int, tells: bool
+) -> tuple[Telling, Callable]:
+    """The compiled solver, and what it tells its progress to."""
+
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
+
+        @jax.jit
+        def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(lambda t, state, args: method.velocity(args[0], state)),
+                method.solver,
+                t0=0.0,
+                t1=times[-1],
+                dt0=FIRST * times[-1],
+                y0=start,
+                args=arguments,
+                saveat=diffrax.SaveAt(ts=times),
+                stepsize_controller=_Controller(
+                    rtol=0.0,
+                    atol=1.0,  # the measure does the scaling
+                    pcoeff=0.2,
+                    icoeff=0.4,
+                    dtmin=SHORTEST * times[-1],
+                    force_dtmin=False,
+                    measure=method.error,
+                ),
+                max_steps=most_steps,
+                throw=False,
+                progress_meter=_Meter(telling, done, share) if tells else diffrax.NoProgressMeter(),
+            )
+
+        return telling, solve
+
+    return problem.pure.once((method.name, most_steps, tells, problem.numbers.dtype), make)
 
 
 def _statistics(method: Method, fine: Any, rough: Any) -> Statistics:
@@ -132,7 +189,7 @@ def _statistics(method: Method, fine: Any, rough: Any) -> Statistics:
 class _Meter(diffrax.AbstractProgressMeter):
     """Tells how much is solved, a hundred times."""
 
-    report: Progress = eqx.field(static=True)
+    report: Telling = eqx.field(static=True)
     done: Any
     share: Any
 

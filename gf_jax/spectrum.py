@@ -11,12 +11,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from matfree import decomp
 
-from gf_jax.arithmetic import flow_arithmetic
-from gf_jax.tracing import Loss, hoist_constants
+from gf_jax.arithmetic import check_params, flow_arithmetic
+from gf_jax.program import Loss, Program, Pure, prepare
 
 PyTree = Any
 Progress = Callable[[float], None]
 
+ASYMMETRY = 1e-8  # of the Jacobian of the gradient, beyond rounding
 FRESH = 0.01  # share of a random direction in every start: what the others are blind to is found
 
 
@@ -65,7 +66,7 @@ class Curvature(NamedTuple):
 
 
 def curvature(
-    f: Loss,
+    f: Loss | Program,
     params: PyTree,
     *,
     tolerance: float = 1e-4,
@@ -105,20 +106,24 @@ def curvature(
     for name, value in {"products": products, "restarts": restarts}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; accepted is a positive integer")
+    check_params(params)
     numbers, points, taken = flow_arithmetic(), len(jax.tree.leaves(params)[0]), 0
+    pure, data, _ = prepare(f, _point(params, 0))
     with numbers.context():
         stack = numbers.cast(params)
         first = _point(stack, 0)
-        pure, constants = hoist_constants(f, first)
+        _check_symmetric(pure, data, first)
         flat, unravel = ravel_pytree(first)
         depth = min(products, flat.size)
-        ends = jax.jit(functools.partial(_ends, pure, unravel, depth))
-        found, start = [], jax.grad(lambda p: pure(constants, unravel(p)))(flat)
+        ends = pure.once(
+            ("spectrum", depth), lambda: jax.jit(functools.partial(_ends, pure, unravel, depth))
+        )
+        found, start = [], ravel_pytree(pure.gradient(data, first))[0]
         for at in range(points):
             here = ravel_pytree(_point(stack, at))[0]
             for _ in range(restarts):
                 key = jax.random.key(taken)
-                values, residuals, start = ends(constants, here, start, key)
+                values, residuals, start = ends(data, here, start, key)
                 taken += depth
                 if not residuals.max() > tolerance * jnp.abs(values).max():
                     break
@@ -134,26 +139,48 @@ def curvature(
 
 
 def _ends(
-    f: Callable,
+    pure: Pure,
     unravel: Callable,
     depth: int,
-    constants: Any,
+    data: list[Array],
     params: Array,
     start: Array,
     key: Array,
 ) -> tuple[Array, Array, Array]:
     """The two eigenvalues, their residuals, and the sum of their vectors to start from again."""
+    _, of_tree = pure.linearize(data, unravel(params))
 
-    def gradient(flat: Array) -> Array:
-        return jax.grad(lambda p: f(constants, unravel(p)))(flat)
+    def product(vector: Array) -> Array:
+        return ravel_pytree(of_tree(unravel(vector)))[0]
 
-    _, product = jax.linearize(gradient, params)
     fresh = _unit(jax.random.normal(key, start.shape, start.dtype))
     tridiagonalise = decomp.tridiag_sym(depth, custom_vjp=False)
     basis, matrix = tridiagonalise(product, _unit(start) + FRESH * fresh)[:2]
     values, vectors = _ritz(basis, matrix)
     residuals = jax.vmap(lambda value, v: jnp.linalg.norm(product(v) - value * v))(values, vectors)
     return values, residuals, vectors.sum(axis=0)
+
+
+def _check_symmetric(pure: Pure, data: list[Array], params: PyTree) -> None:
+    """Refuses a gradient, as JAX computes it, that is the gradient of no function."""
+    reason = pure.once_only(data, params)
+    if reason is not None:
+        raise ValueError(
+            f"f: its gradient cannot be differentiated ({reason}), so it has no Hessian"
+        )
+    if not pure.stops:
+        return
+    flat, unravel = ravel_pytree(params)
+    _, product = pure.linearize(data, params)
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, flat.shape, flat.dtype) for key in keys)
+    ja, jb = (ravel_pytree(product(unravel(vector)))[0] for vector in (a, b))
+    difference, scale = abs(b @ ja - a @ jb), jnp.linalg.norm(ja) * jnp.linalg.norm(b)
+    if difference > ASYMMETRY * scale:
+        raise ValueError(
+            "f: its gradient, as JAX computes it, is not that of any function, since part of it is "
+            "held fixed (stop_gradient) or has a derivative of its own; it has no Hessian"
+        )
 
 
 def _ritz(basis: Array, matrix: Array) -> tuple[Array, Array]:

@@ -16,10 +16,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gf_jax.arithmetic import Arithmetic
+from gf_jax.program import Program, Pure, prepare
 from gf_jax.schedule import Schedule
-from gf_jax.tracing import Loss, hoist_constants
 
 PyTree = Any
+
+PLAIN = optax.identity()  # plain descent
 
 
 class Batches(NamedTuple):
@@ -52,23 +54,30 @@ class Batches(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How lanes step.
+    """How lanes step; it holds no arrays, so that what is compiled of it serves other data.
 
     Attributes:
-      f: maps (constants, params) to the loss.
-      of_batch: maps (constants, params, index) to that of a batch; None without batches.
+      pure: maps (data, params) to the loss.
+      of_batch: maps (data, (params, index)) to that of a batch; None without batches.
       batches: number of batches, 0 without.
-      schedule: the schedule.
+      lanes: the ratios, ascending from 1.
       numbers: the arithmetic.
       transformation: makes directions of gradients.
     """
 
-    f: Callable[[list[Array], PyTree], Array]
-    of_batch: Callable[[list[Array], PyTree, Array], Array] | None
+    pure: Pure
+    of_batch: Pure | None
     batches: int
-    schedule: Schedule
+    lanes: tuple[int, ...]
     numbers: Arithmetic
     transformation: optax.GradientTransformation
+
+
+class Data(NamedTuple):
+    """What the loss and the loss of a batch are losses on; the latter empty without batches."""
+
+    whole: list[Array]
+    batched: list[Array]
 
 
 class Lanes(NamedTuple):
@@ -88,76 +97,88 @@ class Lanes(NamedTuple):
 
 
 def rule(
-    f: Loss,
+    program: Program,
     point: PyTree,
     schedule: Schedule,
     numbers: Arithmetic,
     transformation: optax.GradientTransformation | None,
     batches: Batches | None,
-) -> tuple[Rule, list[Array]]:
-    """The rule, and the constants that f and the loss of a batch close over.
+) -> tuple[Rule, Data]:
+    """The rule, and the data of its losses.
 
     Raises:
-      ValueError: if f or the loss of a batch are not scalar losses of params at this point, or
-        there is no batch.
+      ValueError: if the loss of a batch is not a scalar loss of params at this point, there is
+        no batch, or the transformation makes steps instead of directions.
     """
-    pure, constants = hoist_constants(f, point)
-    transformation = optax.identity() if transformation is None else transformation
+    if transformation is None:
+        transformation = PLAIN
+    _check_direction(transformation, point)
+    lanes = schedule.lanes
     if batches is None:
-        return Rule(pure, None, 0, schedule, numbers, transformation), constants
-    number, loss, index = batches.number, batches.loss, jnp.int32(0)
+        rule = Rule(program.pure, None, 0, lanes, numbers, transformation)
+        return rule, Data(program.data, [])
+    number, loss, index = batches.number, batches.loss, np.int32(0)
     if not (isinstance(number, int) and 1 <= number < 2**31):
         raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
-    of_batch, others = hoist_constants(lambda pair: loss(*pair), (point, index))
-    known = len(constants)
-    stepping = Rule(
-        lambda constants, params: pure(constants[:known], params),
-        lambda constants, params, index: of_batch(constants[known:], (params, index)),
-        number,
-        schedule,
-        numbers,
-        transformation,
-    )
-    return stepping, constants + others
+    of_batch = prepare(lambda pair: loss(*pair), (point, index), products=numbers.products)
+    rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, transformation)
+    return rule, Data(program.data, of_batch.data)
 
 
-def advance(rule: Rule, constants: list[Array], lanes: Lanes, gradient: PyTree) -> Lanes:
+def _check_direction(transformation: optax.GradientTransformation, point: PyTree) -> None:
+    """Refuses a transformation that, as optax's optimisers, makes steps against the gradient."""
+    if transformation is PLAIN:
+        return
+    probe = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), point)
+    direction, _ = transformation.update(probe, transformation.init(probe), probe)
+    if sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(direction)) < 0:
+        raise ValueError(
+            "transformation: its updates point against the gradient, as those of optax's "
+            "optimisers with a learning rate do; accepted is what makes directions, to which "
+            "-step_size is applied: optax.trace(0.9), optax.scale_by_adam(), or "
+            "optax.chain(optimizer, optax.scale(-1 / learning_rate))"
+        )
+
+
+def advance(
+    rule: Rule, data: Data, sizes: Float[Array, " lanes"], lanes: Lanes, gradient: PyTree
+) -> Lanes:
     """One base iteration of all lanes.
 
     Args:
       rule: how they step.
-      constants: of the rule.
+      data: of the rule.
+      sizes: step size of every lane.
       lanes: all lanes where they are compared.
       gradient: of f there; the first step follows it, unless there are batches.
     """
-    sizes = np.array(rule.schedule.step_sizes)
 
-    def more_steps(lanes: Lanes, sizes: np.ndarray, steps: int) -> Lanes:
+    def more_steps(lanes: Lanes, sizes: Array, steps: int) -> Lanes:
         def step(lanes: Lanes, _: None) -> tuple[Lanes, None]:
-            return _descend(rule, lanes, _gradient(rule, constants, lanes), sizes), None
+            return _descend(rule, lanes, _gradient(rule, data, lanes), sizes), None
 
         return lax.scan(step, lanes, length=steps)[0]
 
-    first = gradient if rule.of_batch is None else _gradient(rule, constants, lanes)
+    first = gradient if rule.of_batch is None else _gradient(rule, data, lanes)
     lanes = _descend(rule, lanes, first, sizes)
     arrived = []
-    for lane, steps in enumerate(np.diff(rule.schedule.lanes).tolist(), start=1):
+    for lane, steps in enumerate(np.diff(rule.lanes).tolist(), start=1):
         arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
         lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
         lanes = more_steps(lanes, sizes[lane:], steps)
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
 
 
-def _gradient(rule: Rule, constants: list[Array], lanes: Lanes) -> PyTree:
+def _gradient(rule: Rule, data: Data, lanes: Lanes) -> PyTree:
     """The gradient that the next step of every lane follows."""
     of_batch = rule.of_batch
     if of_batch is None:
-        return jax.vmap(jax.grad(lambda params: rule.f(constants, params)))(lanes.params)
-    slope = jax.grad(lambda params, index: of_batch(constants, params, index))
+        return jax.vmap(jax.grad(lambda params: rule.pure.loss(data.whole, params)))(lanes.params)
+    slope = jax.grad(lambda params, index: of_batch.loss(data.batched, (params, index)))
     return jax.vmap(slope)(lanes.params, lanes.batch)
 
 
-def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: np.ndarray) -> Lanes:
+def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: Array) -> Lanes:
     """One step of every lane."""
     update = jax.vmap(rule.transformation.update)
     direction, memory = update(gradient, lanes.memory, lanes.params)
@@ -166,10 +187,10 @@ def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: np.ndarray) -> L
     return Lanes(params, residual, memory, batch)
 
 
-def _updates(direction: PyTree, sizes: Float[np.ndarray, " lanes"]) -> PyTree:
+def _updates(direction: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:
     """What one step of every lane adds to its weights."""
 
     def update(slope: Array) -> Array:
-        return -jnp.asarray(sizes, slope.dtype).reshape(-1, *(1,) * (slope.ndim - 1)) * slope
+        return -sizes.astype(slope.dtype).reshape(-1, *(1,) * (slope.ndim - 1)) * slope
 
     return jax.tree.map(update, direction)

@@ -29,15 +29,17 @@ def summarise(run: Run) -> dict[str, Any]:
         "iterations": int(run.iterations[-1]),
         "time": float(run.times[-1]),
         "runs": [_lane(run, lane) for lane in range(len(run.ratios))],
+        "doubts": list(run.doubts),
     }
     return summary if run.reference is None else summary | {"flow": _flow(run, run.reference)}
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
     """How far the base run stands from its flow, in sentences."""
-    if "flow" not in summary:
-        return ["Verdict: none, since there is no flow to compare with."]
-    return summary["flow"]["verdict"]
+    lines = ["Verdict: none, since there is no flow to compare with."]
+    if "flow" in summary:
+        lines = summary["flow"]["verdict"]
+    return [*lines, *summary["doubts"]]
 
 
 def divergences(summary: dict[str, Any]) -> list[str]:
@@ -84,7 +86,11 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
 def _prediction_error(run: Run, reference: Reference, gaps: np.ndarray) -> float | None:
     """Largest relative error of the predicted gaps, over all ratios and snapshots."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.abs(reference.predicted_to_base / gaps - 1)[:, 1:]
+        errors = np.abs(reference.predicted_to_base / gaps - 1)
+        # A gap carries the rounding of two runs.
+        rounding = 0.0 if reference.rounding is None else reference.rounding
+        measured = gaps >= WELL_BELOW * (rounding + np.max(rounding, axis=-1, keepdims=True))
+    errors = np.where(measured, errors, np.nan)[:, 1:]
     return finite(errors[np.isfinite(errors)].max(initial=-np.inf))
 
 
@@ -118,7 +124,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
         fewer = f": {factor:,.0f} times fewer" if factor >= 2 else ""
         lines.append(
             f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
-            f"ones, over all ratios and snapshots, for {flow['prediction_evaluations']:,} "
+            f"ones, over all ratios and snapshots at which these are measured, for {flow['prediction_evaluations']:,} "
             f"gradient-sized evaluations where the runs took {flow['run_evaluations']:,}{fewer}. "
             f"The flow took {flow['flow_evaluations']:,}, and knowing the errors of both "
             f"{flow['checking_evaluations']:,} more."

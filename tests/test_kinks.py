@@ -129,12 +129,12 @@ def test_a_gate_tells_the_jump_of_the_gradient(small_problem):
         gated = gate(f, params)
         find, gradient = jax.jit(gated.kinks), jax.jit(jax.grad(f))
         kinks = find(params)
-        unit, example = np.unravel_index(np.abs(kinks[1]).argmin(), kinks[1].shape)
+        unit, example = np.unravel_index(np.abs(kinks[1].z).argmin(), kinks[1].z.shape)
         # Move the weights of that unit of the second layer until the kink is at zero.
-        normal = jax.jit(jax.grad(lambda p: gated.kinks(p)[1][unit, example]))(params)
+        normal = jax.jit(jax.grad(lambda p: gated.kinks(p)[1].z[unit, example]))(params)
         length = sum(jnp.vdot(n, n) for n in jax.tree.leaves(normal))
         for _ in range(3):
-            z = find(params)[1][unit, example]
+            z = find(params)[1].z[unit, example]
             params = jax.tree.map(lambda p, n, z=z: p - z / length * n, params, normal)
         sides = [
             gradient(jax.tree.map(lambda p, n, s=s: p + s * n, params, normal))
