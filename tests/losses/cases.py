@@ -71,7 +71,8 @@ def outcome(loss: Loss, options: dict[str, Any]) -> tuple[str, str]:
     except Exception as error:
         return "raised", f"{type(error).__name__}: {error}"
     if found.run.reference is None:
-        return ("told" if getattr(found, "doubts", ()) else "wrong"), "no flow"
+        doubts = getattr(found, "doubts", ())
+        return ("told" if doubts else "wrong"), f"no flow; doubts: {doubts}"
     return judged(found, known(loss, options, found.run))
 
 
