@@ -129,7 +129,7 @@ def _distances_off(found, known: Reference):
 def _predictions_off(found, known: Reference):
     claimed = getattr(found, "predicted_error", np.zeros_like(found.predicted))
     given = np.isfinite(found.predicted)
-    claimed = np.where(given, claimed, 0.0)
+    claimed = np.where(np.isfinite(claimed), claimed, 0.0)  # unknown is not infinite
     # What is as small as the float64 reference itself is accurate cannot be told from zero.
     allowed = np.maximum(0.1 * known.distance, claimed) + known.error[:, None] + 1e-13
     off = given & ~(np.abs(found.predicted - known.distance) <= allowed)
