@@ -12,6 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from gf_jax.arithmetic import ARITHMETICS
+
 PyTree = Any
 AnyArray = Any  # a JAX array while computed, a NumPy array once recorded
 
@@ -174,7 +176,7 @@ def compare_with_flow(
       >>> found.distance[-1].round(4)
       array([0.0129, 0.0063])
     """
-    with jax.enable_x64(True):  # the flow holds more digits than the snapshots
+    with ARITHMETICS["float64"].context():  # the flow holds more digits than the snapshots
         flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
         gaps = np.asarray(distance(snapshots, flow, stack_axes=2))
     resolution = np.hypot(np.asarray(flow_error)[:, None], _rounding(snapshots))

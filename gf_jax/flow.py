@@ -30,6 +30,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import piecewise, smooth
+from gf_jax.arithmetic import ARITHMETICS
 from gf_jax.comparison import distance
 from gf_jax.flow_problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.program import Loss, Program
@@ -43,6 +44,7 @@ DEVIATION_TOLERANCE = 1e-6
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and gradients
+TINY = 1e-300  # so that nothing over nothing is nothing
 LOOSE_JUMPS = 10.0  # difference of two solves that is taken for the error of the gradient
 KINK_TOLERANCE = 1e-5
 CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
@@ -127,11 +129,11 @@ class Deviation(NamedTuple):
         """
         largest = max(step_size, other)
         second = largest * tree_norm(self.second)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(self.norm > 0, second / self.norm, 0.0)
-        left_out = largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.5)
-        solved = abs(step_size - other) * self.error
         gap = self.gap(step_size, other)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratio = np.where(self.norm > 0, second / self.norm, 0.0)
+            left_out = largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.5)
+            solved = abs(step_size - other) * self.error
         return np.where(ratio < 0.5, left_out + solved, np.maximum(gap, left_out) + solved)
 
 
@@ -274,9 +276,9 @@ def deviation(
 
     Args, raises: as ``gradient_flow``, and ValueError if the gradient of a smooth f cannot be
       differentiated. For a smooth f the default tolerance is 1e-6, and that of e is a hundred
-      times that, relative to its norm. With kinks there is no derivative in the step size where a kink
-      is grazed; e is then the difference between the modified flow of a step size,
-      ``difference``, and the flow, over that step size.
+      times that, relative to its norm. With kinks there is no derivative in the step size
+      where a kink is grazed; e is then the difference between the modified flow of a step
+      size, ``difference``, and the flow, over that step size.
 
     Example:
       >>> def f(w):
@@ -351,7 +353,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
         gradient = find(problem.data, start)
         steepest, scale = float(optax.tree.norm(gradient)), float(optax.tree.norm(start))
     last = problem.times[-1]
-    arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest))]
+    arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest) + TINY)]
     zeros = jax.tree.map(jnp.zeros_like, start)
     method = smooth.Method(
         "deviation", velocity, smooth.FEW_STAGES, size, DEVIATION_COST, 10.0, parts=4
@@ -364,8 +366,11 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     with problem.numbers.context():
         stack = pure.once("gradients", lambda: jax.jit(_along(pure.gradient)))
         actual = jax.device_get(stack(problem.data, params))
-    away = precise_distance(actual, followed, 1) - LOOSE_JUMPS * solution.error[3]
-    jumps = np.maximum(away, 0) / (steepest if steepest > 0 else 1.0)
+    away = precise_distance(actual, followed, 1)
+    with np.errstate(invalid="ignore"):  # what was not reached is no number
+        jumps = np.maximum(away - LOOSE_JUMPS * solution.error[3], 0) / (
+            steepest if steepest > 0 else 1.0
+        )
     return Deviation(flow, e, second, tree_norm(e), solution.error[1], jumps)
 
 
@@ -413,7 +418,7 @@ def tree_norm(stack: PyTree) -> np.ndarray:
 
 def precise_distance(stack: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
     """As ``distance``, in float64."""
-    with jax.enable_x64(True):
+    with ARITHMETICS["float64"].context():
         return np.asarray(distance(stack, reference, stack_axes=stack_axes))
 
 
@@ -433,7 +438,7 @@ def _follow(
     cost = piecewise.COST * len(step_sizes)
     first = FIRST_MACRO_STEPS
     if budget is not None:  # so that the first two solves, of n and 2 n steps, are within it
-        budget = max(budget, _cheap(problem))
+        budget = max(budget, cheap(problem))
         first = max(1, min(first, int(budget / (3.5 * cost))))
     halving = piecewise.halve(
         problem,
@@ -463,7 +468,7 @@ def macro_step_error(halving: piecewise.Halving) -> np.ndarray:
     return 2 * np.maximum(changes[-1], earlier)
 
 
-def _cheap(problem: FlowProblem) -> int:
+def cheap(problem: FlowProblem) -> int:
     """Gradients that cost next to nothing, compiling included."""
     arrays = [*problem.data, *jax.tree.leaves(problem.params)]
     return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))

@@ -420,6 +420,7 @@ def _between(gates: Array, above: Array, below: Array) -> Array:
 
     One side is taken alone where the other is not finite.
     """
+    gates = gates.astype(jnp.result_type(above))  # of data, another precision than the kink's
     mixes = jnp.isfinite(above) & jnp.isfinite(below)
     a, b = (jnp.where(mixes, side, 0.0) for side in (above, below))
     alone = (gates == 1) | ((gates > 0) & (jnp.isfinite(above) | ~jnp.isfinite(below)))

@@ -162,7 +162,7 @@ def follow(
         slope = jax.tree.map(lambda g, before: (g - before) / length, gradient, lane.gradient)
         variables = [kink.z for kink in kinks]
         passed = [jnp.sum(a * b < 0) for a, b in zip(lane.kinks, variables, strict=True)]
-        crossings = lane.crossings + jnp.sum(jnp.stack(passed)).astype(lane.crossings.dtype)
+        crossings = sum(passed, lane.crossings)
         return _Lane(params, gradient, variables, slope, crossings)
 
     def advance(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from gf_jax import piecewise
 from gf_jax.flow import (
     Deviation,
     Flow,
+    cheap,
     checked_step_sizes,
     deviation,
     first_lane,
@@ -86,13 +87,13 @@ def predict(
 ) -> Prediction:
     """Predicts how far descent stands from its flow and from descent with other steps.
 
-    For a smooth f, from the first-order deviation. With kinks, the base and a run of
-    half its step size are taken step by step, and all others, and the flow, by macro
-    steps of up to ten steps of the base, halved until ``error`` is below 0.05, or they
-    are single ones: the phase at which every run meets every kink matters, so that no
-    expansion in the step size would do. Where runs part at a kink whose sides lead
-    apart, the side that each of them takes may be predicted wrongly, and ``error`` does
-    not tell.
+    For a smooth f, from the deviation of the first two orders. With kinks, the base and a run
+    of half its step size are taken step by step, and so are all others where that costs next
+    to nothing; else these, and always the flow, by macro steps of up to ten steps of the base,
+    halved until ``error`` is below 0.05, or they can be halved no more: the phase at which
+    every run meets every kink matters, so that no expansion in the step size would do. Where
+    runs part at a kink whose sides lead apart, the side that each of them takes may be
+    predicted wrongly, and ``error`` does not tell.
 
     With momentum, for a smooth f only: runs from rest, see ``gf_jax.momentum``.
 
@@ -124,7 +125,7 @@ def predict(
     if problem.has_kinks and momentum is not None:
         raise ValueError("momentum: f has kinks; accepted with momentum is a smooth f")
     if problem.has_kinks:
-        return _predict_with_kinks(problem, lanes, progress)
+        return _predict_with_kinks(problem, lanes, budget, progress)
     result = deviation(problem.program, params, times, budget=budget, progress=progress)
     if momentum is not None:
         return _predict_with_momentum(problem, result, lanes, momentum)
@@ -196,7 +197,7 @@ def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarr
 
 
 def _predict_with_kinks(
-    problem: FlowProblem, lanes: np.ndarray, progress: Progress | None
+    problem: FlowProblem, lanes: np.ndarray, budget: int | None, progress: Progress | None
 ) -> Prediction:
     base = float(lanes[0])
     ratios, counts = base / lanes, problem.times / base
@@ -210,8 +211,12 @@ def _predict_with_kinks(
             f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
         )
 
-    # Runs with few steps are taken step by step, once; the others and the flow by macro steps.
-    plain = ratios < STEP_BY_STEP + 0.5
+    # Runs with few steps are taken step by step, once; the others and the flow by macro steps,
+    # in which every one of these runs takes a whole number of steps.
+    few = counts[-1] * ratios.sum() <= cheap(problem)
+    plain = np.ones_like(ratios, bool) if few else ratios < STEP_BY_STEP + 0.5
+    others = np.round(ratios[~plain]).astype(int)
+    unit = base / np.gcd.reduce(others) if len(others) else 0.0
     runs_by_step = int(plain.sum())
 
     def part(at: int) -> Progress | None:
@@ -237,13 +242,19 @@ def _predict_with_kinks(
         stack = all_runs(states)
         return precise_distance(stack, jax.tree.map(lambda leaf: leaf[:, :1], stack), 2)
 
+    def to_flow(states: PyTree) -> np.ndarray:
+        flow = jax.tree.map(lambda leaf: leaf[:, :1], states)
+        return precise_distance(all_runs(states), flow, 2)
+
     def change(before: PyTree, after: PyTree) -> np.ndarray:
         return np.abs(to_base(after) - to_base(before))
 
     def enough(before: PyTree, after: PyTree) -> bool:
         largest = to_base(after).max(axis=0)
         share = change(before, after) / np.where(largest > 0, largest, 1.0)
-        return bool((share < PREDICTION_CHANGE).all())
+        flow_change = precise_distance(first_lane(after), first_lane(before), 1)
+        known = (flow_change <= PREDICTION_CHANGE * to_flow(after).min(axis=1)).all()
+        return bool((share < PREDICTION_CHANGE).all() and known)
 
     halving = piecewise.halve(
         problem,
@@ -251,7 +262,8 @@ def _predict_with_kinks(
         enough,
         exact_phase=True,
         longest=MACRO_STEP * base,
-        unit=base,
+        unit=unit,
+        budget=max(cheap(problem), budget) if budget is not None else None,
         cost=piecewise.COST * (1 + (~plain).sum()),
         progress=_part(progress, 0.5, 0.5),
     )
@@ -263,11 +275,10 @@ def _predict_with_kinks(
     changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
     own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
     own = own[:, positions]
-    beside = jax.tree.map(lambda leaf: leaf[:, None], flow)
     return Prediction(
         flow=make_flow(problem, flow, changes[:, 0], statistics),
         step_sizes=lanes,
-        to_flow=precise_distance(all_runs(solution), beside, 2),
+        to_flow=to_flow(solution),
         to_base=to_base(solution),
         to_flow_error=own + changes[:, :1],
         to_base_error=own + own[:, :1],

@@ -54,6 +54,14 @@ class Solution(NamedTuple):
     statistics: Statistics
 
 
+class _Solved(NamedTuple):
+    """What a compiled solve returns."""
+
+    states: PyTree
+    stats: dict[str, Any]
+    complete: Array
+
+
 class _Controller(diffrax.PIDController):
     """Step sizes by the size of a step's error as the method takes it."""
 
@@ -111,10 +119,12 @@ def solve_twice(
                 )
                 for factor, at in ((method.looser, 0.0), (1.0, share))
             )
-            whole = (rough.ys, fine.ys)
+            whole = (rough.states, fine.states)
             pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
             errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in pairs]
-            reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.ys)
+            reached = jax.tree.map(
+                lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
+            )
             solutions.append(Solution(reached, errors, _statistics(method, fine, rough)))
     return solutions
 
@@ -143,13 +153,22 @@ def _solver(
 
         @jax.jit
         def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
-            return diffrax.diffeqsolve(
-                diffrax.ODETerm(lambda t, state, args: method.velocity(args[0], state)),
+            # Leaves alone: in a pytree, diffrax takes an empty tuple for a leaf.
+            leaves, structure = jax.tree.flatten(start)
+
+            def velocity(_: Array, state: list[Array], args: Any) -> list[Array]:
+                return jax.tree.leaves(method.velocity(args[0], structure.unflatten(state)))
+
+            def size(argument: Any, *states: list[Array]) -> Array:
+                return method.error(argument, *map(structure.unflatten, states))
+
+            found = diffrax.diffeqsolve(
+                diffrax.ODETerm(velocity),
                 method.solver,
                 t0=0.0,
                 t1=times[-1],
                 dt0=FIRST * times[-1],
-                y0=start,
+                y0=leaves,
                 args=arguments,
                 saveat=diffrax.SaveAt(ts=times),
                 stepsize_controller=_Controller(
@@ -159,12 +178,14 @@ def _solver(
                     icoeff=0.4,
                     dtmin=SHORTEST * times[-1],
                     force_dtmin=False,
-                    measure=method.error,
+                    measure=size,
                 ),
                 max_steps=most_steps,
                 throw=False,
                 progress_meter=_Meter(telling, done, share) if tells else diffrax.NoProgressMeter(),
             )
+            complete = found.result == diffrax.RESULTS.successful
+            return _Solved(structure.unflatten(found.ys), found.stats, complete)
 
         return telling, solve
 
@@ -181,7 +202,7 @@ def _statistics(method: Method, fine: Any, rough: Any) -> Statistics:
         steps=int(fine.stats["num_accepted_steps"]),
         rejected_steps=int(fine.stats["num_rejected_steps"]),
         gradient_evaluations=evaluations[0],
-        complete=bool(fine.result == diffrax.RESULTS.successful),
+        complete=bool(fine.complete),
         checking_evaluations=evaluations[1],
     )
 

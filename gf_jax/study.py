@@ -13,7 +13,7 @@ from gf_jax.arithmetic import check_params, flow_arithmetic
 from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow
 from gf_jax.descent import descent_segments, join
 from gf_jax.flow import Flow, gradient_flow, precise_distance
-from gf_jax.flow_problem import Progress, flow_problem
+from gf_jax.flow_problem import Progress, Statistics, flow_problem
 from gf_jax.method import Method
 from gf_jax.program import Loss, Program, prepare
 from gf_jax.record import Reference, Run, clean_label
@@ -355,6 +355,10 @@ def follow(
             "The start is a critical point: the gradient is zero there, so that neither descent "
             "nor its flow moves."
         )
+        flow = _standing(params, run)
+        compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes)
+        reference = _reference(run, params, flow, compared, None, None)
+        return Followed(reference, flow, tuple(doubts), kinks)
     predict = predict and not (kinks and run.method.record is not None)
     predicted = _predict(program, params, run, solve, doubts) if predict else None
     rounding = _rounding(program, params, run, snapshots, solve, descent or {}, doubts)
@@ -509,6 +513,16 @@ def _flow(
             progress=tell,
         ),
     )
+
+
+def _standing(params: PyTree, run: Run) -> Flow:
+    """The flow from a critical point."""
+    times = run.snapshot_times
+    stack = jax.tree.map(
+        lambda leaf: np.repeat(np.asarray(leaf, np.float64)[None], len(times), axis=0), params
+    )
+    loss = np.full(len(times), float(run.metrics.loss[0, 0]))
+    return Flow(times, stack, loss, np.zeros(len(times)), Statistics(0, 0, 1, True, 0))
 
 
 def _budget(run: Run) -> int:

@@ -124,8 +124,9 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
         fewer = f": {factor:,.0f} times fewer" if factor >= 2 else ""
         lines.append(
             f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
-            f"ones, over all ratios and snapshots at which these are measured, for {flow['prediction_evaluations']:,} "
-            f"gradient-sized evaluations where the runs took {flow['run_evaluations']:,}{fewer}. "
+            "ones, over all ratios and snapshots at which these are measured, for "
+            f"{flow['prediction_evaluations']:,} gradient-sized evaluations where the runs took "
+            f"{flow['run_evaluations']:,}{fewer}. "
             f"The flow took {flow['flow_evaluations']:,}, and knowing the errors of both "
             f"{flow['checking_evaluations']:,} more."
         )
