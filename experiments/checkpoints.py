@@ -7,16 +7,17 @@ is there as a whole or not at all.
 
     history/<number>/arrays, about    what was computed
     state/<number>/arrays, about      the state behind it
+    unreadable-<n>/...                what could not be read when the run was resumed, and what
+                                      lay behind it; nothing here removes or reads it again
 
 ``about`` is JSON: format, run, label, whether nothing of that label follows, shapes and dtypes,
-and a digest of all of it. The arrays are the bytes of all of them, without a structure, so that
+and a digest of all of it. The arrays are bytes without a structure, see ``packing``, so that
 nothing that is read here names a type, or is called.
 """
 
 import contextlib
-import json
+import itertools
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,31 +25,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from experiments import packing
 from experiments.configuration import UsageError
+from experiments.packing import Record
 from gf_jax import files
 
 FOLDER = "checkpoints"  # in the run directory, unless the user names another
 NAME = "bytes"
 STATES = 3  # that are kept: the newest, and two to fall back to
+TRIAL = Record("trial", True, 0.0, [np.arange(3)])
 
 # What orbax has to tell is told here, in a line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-
-class Record(NamedTuple):
-    """A piece of a run.
-
-    Attributes:
-      label: what it is a piece of.
-      done: whether nothing of that label follows.
-      seconds: that it took.
-      leaves: its arrays.
-    """
-
-    label: str
-    done: bool
-    seconds: float
-    leaves: Sequence[np.ndarray]
 
 
 class Kept(NamedTuple):
@@ -57,16 +45,28 @@ class Kept(NamedTuple):
     Attributes:
       records: the pieces of the run, in order.
       state: behind the last of them, None if that is done.
-      damage: what had to be left out, in words.
+      told: what could not be read and where it is kept now, in words; empty if all could be.
     """
 
     records: list[Record]
-    state: list[np.ndarray] | None
-    damage: list[str]
+    state: Sequence[np.ndarray] | None
+    told: str
 
 
-class DamageError(Exception):
-    """A checkpoint that is not what was written."""
+class MissingError(Exception):
+    """A checkpoint that is not there, as a kill leaves it that comes while it is written."""
+
+
+class UnreadableError(Exception):
+    """A checkpoint that is there and cannot be read.
+
+    Attributes:
+      writer: version of orbax that wrote it, None if that cannot be read either.
+    """
+
+    def __init__(self, text: str, writer: str | None) -> None:
+        super().__init__(text)
+        self.writer = writer
 
 
 class WriteError(Exception):
@@ -77,7 +77,7 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      folder: where they lie, a path or ``gs://...``.
+      folder: where they lie, an absolute path or ``gs://...``.
       run: a text that identifies the run, as another one may have left its own there.
 
     Raises:
@@ -118,26 +118,36 @@ class Checkpoints:
             self._states.check_for_errors()
 
     def read(self) -> Kept:
-        """All records up to the newest from which the run can go on; later ones are removed.
+        """All records up to the newest from which the run can go on.
+
+        What cannot be read, and what lies behind it, is set aside.
 
         Raises:
-          UsageError: if they are of a newer version, or of another run.
+          UsageError: if they are of a newer version or of another run, or it is not they that
+            are at fault; they stay as they are.
+          WriteError: if they cannot be set aside.
         """
-        records, damage = self._records()
-        while records and not records[-1].done:
+        records, state = list[Record](), None
+        trouble: Exception | None = None
+        try:
+            while len(records) in self._history.all_steps():
+                records.append(self._load(self._history, len(records)))
+            if any(step > len(records) for step in self._history.all_steps()):
+                trouble = MissingError(f"checkpoint {len(records)} (history) is missing")
+        except UnreadableError as error:
+            trouble = error
+            if not records:
+                self._check_reader(error)
+        while records and not records[-1].done and state is None:
             try:
-                _, leaves = self._load(self._states, len(records) - 1)
-            except DamageError as error:
-                damage.append(str(error))
+                state = self._load(self._states, len(records) - 1).leaves
+            except (MissingError, UnreadableError) as error:
+                trouble = trouble or error
                 records.pop()
-                continue
-            self._forget(len(records))
-            return Kept(records, leaves, damage)
-        self._forget(len(records))
-        return Kept(records, None, damage)
+        return Kept(records, state, self._make_room(len(records), trouble))
 
     def remove(self) -> None:
-        """Removes all of them, of a run that is complete."""
+        """Removes all of them, of a run that is complete, but what was set aside."""
         self.close()
         discard(str(self._folder))
 
@@ -147,66 +157,57 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # told by wait
                 manager.close()
 
-    def _records(self) -> tuple[list[Record], list[str]]:
-        """The records up to the first that is missing or damaged."""
-        records: list[Record] = []
-        while len(records) in self._history.all_steps():
-            try:
-                about, leaves = self._load(self._history, len(records))
-            except DamageError as error:
-                return records, [str(error)]
-            records.append(Record(about["label"], about["done"], about["seconds"], leaves))
-        return records, []
-
-    def _forget(self, number: int) -> None:
-        """Removes what lies behind the first records."""
-        for manager in (self._history, self._states):
-            for step in manager.all_steps():
-                if step >= number:
+    def _make_room(self, number: int, trouble: Exception | None) -> str:
+        """Clears the place of the records from a number on; what is told of that."""
+        managers = (self._history, self._states)
+        later = [(m, step) for m in managers for step in m.all_steps() if step >= number]
+        place = "goes on from before it" if number else "starts from the beginning"
+        told = f"{trouble}: the run {place}"
+        with _failure():
+            # A kill leaves at most a record without its state, or a state without its record.
+            if not isinstance(trouble, UnreadableError) and all(s == number for _, s in later):
+                for manager, step in later:
                     manager.delete(step)
+                return told if trouble else ""
+            aside = self._new_folder()
+            for manager, step in later:
+                (aside / manager.directory.name).mkdir(parents=True, exist_ok=True)
+                step_folder = manager.directory / str(step)
+                step_folder.rename(aside / manager.directory.name / str(step))
+            for manager in managers:
+                manager.reload()
+        return f"{told}; what is left out is kept in {aside}"
+
+    def _new_folder(self) -> epath.Path:
+        """A folder that is not there, for what is set aside."""
+        names = (self._folder / f"unreadable-{n}" for n in itertools.count(1))
+        return next(folder for folder in names if not folder.exists())
 
     def _save(self, manager: ocp.CheckpointManager, number: int, record: Record) -> None:
-        about = {
-            "format": files.FORMAT,
-            "run": self._run,
-            "label": record.label,
-            "done": record.done,
-            "seconds": record.seconds,
-            "leaves": [[leaf.dtype.str, list(leaf.shape)] for leaf in record.leaves],
-        }
-        content = _bytes(record.leaves)
-        about["digest"] = _digest(about, content)
+        about, content = packing.pack(record, run=self._run, orbax=ocp.__version__)
         args = {"arrays": ocp.args.PyTreeSave({NAME: content}), "about": ocp.args.JsonSave(about)}
         manager.save(number, args=ocp.args.Composite(**args), force=True)
 
-    def _load(
-        self, manager: ocp.CheckpointManager, number: int
-    ) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """What is said of a checkpoint, and its arrays.
+    def _load(self, manager: ocp.CheckpointManager, number: int) -> Record:
+        """A checkpoint.
 
         Raises:
-          DamageError: if it is not there, or not what was written.
+          MissingError, UnreadableError: if it is not there, or cannot be read.
           UsageError: as ``read``.
         """
         name = f"checkpoint {number} ({manager.directory.name})"
         if number not in manager.all_steps():
-            raise DamageError(f"{name} was not complete")
-        with _damage(name):
-            args = ocp.args.Composite(about=ocp.args.JsonRestore())
-            about: dict[str, Any] = dict(manager.restore(number, args=args)["about"])
+            raise MissingError(f"{name} was not complete")
+        folder = manager.directory / str(number)
+        with _reading(name, folder):
+            about = dict(_restore(manager, number, about=ocp.args.JsonRestore()))
         self._check(about)
-        with _damage(name):
-            kinds = [(np.dtype(dtype), tuple(shape)) for dtype, shape in about["leaves"]]
-            size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
+        with _reading(name, folder, about.get("orbax")):
             arrays = ocp.args.PyTreeRestore(
-                item={NAME: np.empty(size, np.uint8)},
+                item={NAME: np.empty(packing.size(about), np.uint8)},
                 restore_args={NAME: ocp.RestoreArgs(restore_type=np.ndarray)},
             )
-            args = ocp.args.Composite(arrays=arrays)
-            content = manager.restore(number, args=args)["arrays"][NAME]
-            if about.pop("digest") != _digest(about, content):
-                raise ValueError("its digest is another")
-            return about, _leaves(content, kinds)
+            return packing.unpack(about, _restore(manager, number, arrays=arrays)[NAME])
 
     def _check(self, about: dict[str, Any]) -> None:
         """Refuses what another version, or another run, has written."""
@@ -218,6 +219,27 @@ class Checkpoints:
             raise UsageError(
                 f"--resume: {self._folder} holds checkpoints of another run; give that of this "
                 "one as --checkpoint_dir"
+            )
+
+    def _check_reader(self, error: UnreadableError) -> None:
+        """Refuses to go on without the first record if it is not that record that is at fault."""
+        refusal = f"--resume: {error}; all checkpoints are as they were; "
+        trial = Checkpoints(str(self._folder / "trial"), self._run)
+        try:
+            trial.write(0, TRIAL, None)
+            trial.wait()
+            trial._load(trial._history, 0)
+        except (MissingError, UnreadableError) as failure:
+            raise UsageError(
+                f"{refusal}orbax {ocp.__version__} cannot read what it has just written either "
+                f"({failure}): install another version"
+            ) from None
+        finally:
+            trial.remove()
+        if error.writer not in (None, ocp.__version__):
+            raise UsageError(
+                f"{refusal}they were written by orbax {error.writer}, and this is "
+                f"{ocp.__version__}: install that version, or start anew"
             )
 
 
@@ -238,39 +260,48 @@ def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
-def _bytes(leaves: Sequence[np.ndarray]) -> np.ndarray:
-    """All arrays as one: what is read in one piece fails in one piece, and may be empty."""
-    return np.concatenate(
-        [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in leaves]
-    )
-
-
-def _leaves(
-    content: np.ndarray, kinds: Sequence[tuple[np.dtype, tuple[int, ...]]]
-) -> list[np.ndarray]:
-    """The arrays that ``_bytes`` joined."""
-    leaves, start = [], 0
-    for dtype, shape in kinds:
-        stop = start + dtype.itemsize * math.prod(shape)
-        leaves.append(content[start:stop].copy().view(dtype).reshape(shape))
-        start = stop
-    return leaves
-
-
-def _digest(about: dict[str, Any], content: np.ndarray) -> str:
-    """Of a checkpoint, what is said of it included."""
-    text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
-    return files.digest([text, content])
+def _restore(manager: ocp.CheckpointManager, number: int, **args: Any) -> Any:
+    """The one item of a checkpoint that is asked for."""
+    (item,) = args
+    return manager.restore(number, args=ocp.args.Composite(**args))[item]
 
 
 @contextlib.contextmanager
-def _damage(name: str) -> Iterator[None]:
-    """Whatever a reader raises on bytes that were not written so says that they are damaged."""
+def _reading(name: str, folder: epath.Path, writer: str | None = None) -> Iterator[None]:
+    """Whatever a reader raises says that a checkpoint cannot be read.
+
+    Raises:
+      UsageError: if its files cannot be opened, which says nothing about their contents.
+      UnreadableError: else.
+    """
     try:
         yield
     except Exception as error:
+        try:
+            _read_all(folder)
+        except OSError as refused:
+            raise UsageError(
+                f"--resume: {name} cannot be read ({refused.strerror or refused}: "
+                f"{refused.filename or folder}); make it readable, or move it away"
+            ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamageError(f"{name} is damaged ({reason[:100]})") from None
+        raise UnreadableError(f"{name} cannot be read ({reason[:100]})", writer) from None
+
+
+def _read_all(folder: epath.Path) -> None:
+    """Reads every file in a folder.
+
+    Raises:
+      OSError: if one cannot be read.
+    """
+    for path in folder.iterdir():
+        path.stat()
+        if path.is_dir():
+            _read_all(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                while file.read(2**20):
+                    pass
 
 
 @contextlib.contextmanager

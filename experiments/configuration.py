@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 from experiments.effects import (
     DEFAULTS,
@@ -33,6 +35,7 @@ NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
 DATASETS = ("auto", "mnist", "digits")
 ALONG = ("flow", "descent")
 COORDINATES = ("row_space", "pixels")
+PATHS = ("data_dir", "initial_params", "output_dir", "checkpoint_dir", "resume")
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
@@ -65,19 +68,41 @@ class UnwrittenError(Exception):
 
 
 def expand(flag: str, path: str) -> Path:
-    """The path that a flag names, with the home folder for ``~``.
+    """The absolute path that a flag names, with the home folder for ``~``.
+
+    A run may be resumed from another working directory, and orbax takes no relative paths.
 
     Raises:
-      UsageError: if it is empty, or there is no such home folder.
+      UsageError: if it is empty, an address, or there is no such home folder or no working
+        directory.
     """
     if not path:
         raise UsageError(f"--{flag}=: names nothing; accepted is a path")
+    if "://" in path:
+        raise UsageError(f"--{flag}={path}: is an address; accepted is a path on this machine")
     try:
-        return Path(path).expanduser()
+        absolute = Path(path).expanduser().absolute()
+        return Path(os.path.realpath(absolute)) if ".." in absolute.parts else absolute
     except RuntimeError:
         raise UsageError(
             f"--{flag}={path}: there is no such home folder; accepted is a path, as ./{path}"
         ) from None
+    except OSError:
+        raise UsageError(
+            f"--{flag}={path}: the working directory is gone; accepted is an absolute path"
+        ) from None
+
+
+def located(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of flags with every path among them absolute; addresses of checkpoints stay.
+
+    Raises:
+      UsageError: as ``expand``.
+    """
+    paths = {name: value for name, value in values.items() if name in PATHS and value is not None}
+    if "://" in paths.get("checkpoint_dir", ""):
+        del paths["checkpoint_dir"]
+    return values | {name: str(expand(name, path)) for name, path in paths.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +150,7 @@ class Configuration:
 
     def __post_init__(self) -> None:
         self._check_effects()
+        self._resolve(**located({name: getattr(self, name) for name in PATHS}))
         self._check_choices()
         self._check_network()
         if self.step_sizes is not None:
@@ -223,9 +249,6 @@ class Configuration:
                 f"--checkpoint_every={self.checkpoint_every:g}: accepted is a number of seconds, "
                 f"0 to {LARGEST:g}"
             )
-        if self.checkpoint_dir is not None and "://" not in self.checkpoint_dir:
-            folder = expand("checkpoint_dir", self.checkpoint_dir).absolute()
-            self._resolve(checkpoint_dir=str(folder))
         if self.examples is not None and self.examples < 1:
             raise UsageError(f"--examples={self.examples}: accepted is a positive integer")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:

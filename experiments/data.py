@@ -245,7 +245,8 @@ def _probe(url: str) -> None:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
                 failure.clear()
         except Exception as error:  # whatever keeps us from MNIST is a reason, none is a bug
-            failure[:] = [str(getattr(error, "reason", error))]
+            reason = getattr(error, "reason", error)
+            failure[:] = [getattr(reason, "strerror", None) or str(reason)]
 
     # In a thread, since looking up a host's name obeys no time limit.
     thread = threading.Thread(target=ask, daemon=True)

@@ -26,7 +26,7 @@ def create(output_dir: str | None, name: str) -> Path:
       UsageError: if the directory has contents, cannot be written, or is another process's.
     """
     stem = f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    directory = Path("runs", stem) if output_dir is None else expand("output_dir", output_dir)
+    directory = expand("output_dir", f"runs/{stem}" if output_dir is None else output_dir)
     try:
         if output_dir is None:
             directory = _make_new(directory)

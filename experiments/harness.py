@@ -170,7 +170,10 @@ def open_folder(
         workplace.say(line)
     if config.resume is None:
         store.write_configuration(directory, config, dataset, label, digests)
-    return workplace._replace(journal=_journal(workplace, digests or {}))
+    workplace = workplace._replace(journal=_journal(workplace, digests or {}))
+    if config.resume is not None:
+        resumption.note(config)
+    return workplace
 
 
 def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
@@ -186,7 +189,7 @@ def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
     folder = config.checkpoint_dir or str(workplace.directory / checkpoints.FOLDER)
     journal = Journal(folder, config.checkpoint_every, run, workplace.say)
     if config.resume is not None:
-        journal.read()
+        journal.read(expected=config.checkpoint_dir is not None)
     elif config.checkpoint_dir is not None:
         journal.begin()
     return journal
@@ -280,10 +283,7 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
         options["resume_from"] = (recorded, journal.state(label))
     options["check_memory"] = functools.partial(_check_memory, workplace)
-    if config.method.record is not None:
-        options["transformation"] = config.method.record.transformation
-    if config.batch_size:
-        options["batches"] = study.objective.batches(config.batch_size)
+    options |= steps(workplace)
     f, start = devices.objective(study, chosen), study.initial_params
     try:
         if not kept or not kept[-1].done:
@@ -301,6 +301,16 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
         return None
     seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
     return Outcome(gf_jax.join(parts), seconds, interrupted)
+
+
+def steps(workplace: NetworkWorkplace) -> dict[str, Any]:
+    """Options of descent that say what its steps are made of."""
+    config, options = workplace.config, {}
+    if config.method.record is not None:
+        options["transformation"] = config.method.record.transformation
+    if config.batch_size:
+        options["batches"] = workplace.study.objective.batches(config.batch_size)
+    return options
 
 
 def _work(config: Configuration, schedule: Schedule, starts: int) -> str:

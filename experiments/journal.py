@@ -5,9 +5,9 @@ journal writes checkpoints of that: of a descent when ``--checkpoint_every`` sec
 and of every piece when it is complete.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array
 
 from experiments import interruption
-from experiments.checkpoints import Checkpoints, Record, WriteError
+from experiments.checkpoints import Checkpoints, WriteError
 from experiments.configuration import UsageError
+from experiments.packing import Record
 
 PyTree = Any
 Made = TypeVar("Made")
@@ -56,7 +57,7 @@ class Journal:
         self._folder, self._every, self._run, self._say = folder, every, run, say
         self._checkpoints: Checkpoints | None = None
         self._records: list[Record] = []
-        self._state: list[np.ndarray] | None = None
+        self._state: Sequence[np.ndarray] | None = None
         self._number = 0  # of records that are written
         self._pending: list[_Piece] = []
         self._flying: _Piece | None = None  # that is being written
@@ -83,34 +84,54 @@ class Journal:
         if used:
             raise UsageError(f"{flag}: holds checkpoints of a run; give another folder")
 
-    def read(self) -> None:
+    def read(self, *, expected: bool) -> None:
         """Reads what an earlier process has kept, and says from where the run goes on.
 
+        Args:
+          expected: whether the folder has to be there, as one that the user has named.
+
         Raises:
-          UsageError: if that cannot be read by this version, or is of another run.
+          UsageError: if that cannot be read here, or is of another run.
         """
-        assert self._folder is not None
-        if "://" not in self._folder and not Path(self._folder).exists():
-            self._say("no checkpoint was written yet: the run starts from the beginning")
-            return
+        flag = f"--checkpoint_dir={self._folder}"
+        accepted = "give the folder where the checkpoints lie"
         try:
+            if not self._exists():
+                if expected:
+                    raise UsageError(f"{flag}: no such folder; {accepted}, or an empty one")
+                self._say("no checkpoint was written yet: the run starts from the beginning")
+                return
             kept = self._open().read()
         except WriteError as error:
-            raise UsageError(
-                f"--checkpoint_dir={self._folder}: cannot be used ({error}); give the folder "
-                "where the checkpoints lie"
-            ) from None
+            raise UsageError(f"{flag}: cannot be used ({error}); {accepted}") from None
         self._records, self._state, self._number = kept.records, kept.state, len(kept.records)
-        for damage in kept.damage:
-            self._say(f"{damage}: the run goes on from before it")
-        if not kept.records:
+        if kept.told:
+            self._say(kept.told)
+        elif not kept.records:
             self._say("there is no complete checkpoint: the run starts from the beginning")
+
+    def _exists(self) -> bool:
+        """Whether there is a folder of checkpoints; one in a bucket is taken to be there.
+
+        Raises:
+          WriteError: if the system does not say.
+        """
+        assert self._folder is not None
+        if "://" in self._folder:
+            return True
+        try:
+            os.stat(self._folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise WriteError(error.strerror) from None
+        return True
 
     def records(self, label: str) -> list[Record]:
         """What an earlier process has kept under a label; the last may be done."""
         return [record for record in self._records if record.label == label]
 
-    def state(self, label: str) -> list[np.ndarray] | None:
+    def state(self, label: str) -> Sequence[np.ndarray] | None:
         """The state behind them, None if they are done or there are none."""
         return self._state if self._records and self._records[-1].label == label else None
 

@@ -30,9 +30,8 @@ from experiments import devices, figures, harness, records, report, seeds, store
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.flow_problem import Progress
-from gf_jax.networks import Params
 from gf_jax.segments import Trajectory
-from gf_jax.study import follow
+from gf_jax.study import Followed, follow
 
 
 def run(config: Configuration) -> int:
@@ -83,12 +82,14 @@ def _follow(
     if not run.arrived:
         return run, False
     try:
-        reference, flow_params = _reference(workplace, run, trajectory)
+        followed = _followed(workplace, run, trajectory)
     except KeyboardInterrupt:
         return run, True
-    run = run._replace(reference=reference)
-    with harness.results(workplace):
-        store.write_flow(workplace.directory, run, workplace.study.restore(flow_params))
+    run = run._replace(reference=followed.reference, doubts=followed.doubts)
+    if followed.flow is not None:
+        with harness.results(workplace):
+            flow_params = workplace.study.restore(followed.flow.params)
+            store.write_flow(workplace.directory, run, flow_params)
     return run, False
 
 
@@ -103,13 +104,14 @@ def _follow_seeds(
         trajectory.snapshots,
     )
     references: list[records.Reference | None] = [None] * len(run.seeds)
+    doubts: list[str] = []
     for number, (seed, single) in enumerate(zip(run.seeds, run.of_seeds, strict=True)):
         if not single.arrived:
             continue
         start = jax.tree.map(operator.itemgetter(number), study.initial_params)
         of_seed = jax.tree.map(operator.itemgetter((slice(None), number)), trajectory.snapshots)
         try:
-            references[number], flow_params = _reference(
+            followed = _followed(
                 workplace._replace(study=study._replace(initial_params=start)),
                 single,
                 trajectory._replace(snapshots=of_seed),
@@ -118,26 +120,43 @@ def _follow_seeds(
         except KeyboardInterrupt:
             interrupted = True
             break
-        for kept, leaf in zip(jax.tree.leaves(points), jax.tree.leaves(flow_params), strict=True):
-            kept[:, number] = leaf
-    run = run._replace(reference=records.join_references(references))
+        doubts += [f"Seed {seed}: {doubt}" for doubt in followed.doubts]
+        references[number] = followed.reference
+        if followed.flow is not None:
+            leaves = zip(
+                jax.tree.leaves(points), jax.tree.leaves(followed.flow.params), strict=True
+            )
+            for kept, leaf in leaves:
+                kept[:, number] = leaf
+    reference = records.join_references(references)
+    run = run._replace(reference=reference, doubts=tuple(doubts))
     if run.reference is not None:
         with harness.results(workplace):
             store.write_flow(workplace.directory, run, study.restore(points))
     return run, interrupted
 
 
-def _reference(
+def _followed(
     workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory, label: str = ""
-) -> tuple[records.Reference, Params]:
-    """The flow and the prediction at the snapshots' times, and the flow's parameters."""
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
-    likes = {"prediction": structures.prediction(start), "gradient flow": structures.flow(start)}
+) -> Followed:
+    """The flow and the prediction at the snapshots' times, and what rounding did to the runs."""
+    config, study = workplace.config, workplace.study
+    start = study.initial_params
+    likes = {
+        "prediction": structures.prediction(start),
+        "rounding": structures.trajectory(start),
+        "gradient flow": structures.flow(start),
+    }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
         return harness.solve_once(workplace, label + what, solver, likes[what])
 
-    reference, flow = follow(
-        f, start, run, trajectory.snapshots, solve, predict=workplace.config.predicts
+    return follow(
+        study.objective.loss,
+        start,
+        run,
+        trajectory.snapshots,
+        solve,
+        predict=config.predicts,
+        descent={"arithmetic": config.arithmetic, **harness.steps(workplace)},
     )
-    return reference, flow.params

@@ -50,8 +50,15 @@ def print_run(summary: dict[str, Any], console: Console) -> None:
     print_table(summary, console)
     if "flow" in summary:
         _print_flow(summary, console)
+    print_doubts(summary, console)
     for line in divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
+
+
+def print_doubts(summary: dict[str, Any], console: Console) -> None:
+    """Prints what is missing or doubtful."""
+    for doubt in summary["doubts"]:
+        console.print(f"[bold yellow]note:[/] {escape(doubt)}", soft_wrap=True)
 
 
 def show_table(

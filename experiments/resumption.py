@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import shlex
 import sys
 import types
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import checkpoints, folders, store
-from experiments.configuration import Configuration, UsageError, expand
+from experiments.configuration import Configuration, UsageError, located
 from experiments.effects import RESUMABLE
 from gf_jax.files import read_json, write_json
 
@@ -19,8 +20,8 @@ FREE = ("data_dir", "checkpoint_dir", "checkpoint_every")
 COMPARED = ("versions", "device", "digests")
 DIGESTS = {
     "data": "the training data are other than those of the run; give them by --data_dir",
-    "initial_params": "the starting point is another than that of the run; give the weights that "
-    "it had, under the same name",
+    "initial_params": "the starting point is another than that of the run; give weights by "
+    "--initial_params if it had some, and the same",
 }
 
 
@@ -38,7 +39,8 @@ def configuration(given: dict[str, Any]) -> Configuration | None:
     Raises:
       UsageError: if there is no such run, or flags differ from its own.
     """
-    directory = expand("resume", given["resume"])
+    given = located(given)
+    directory = Path(given["resume"])
     saved = _configuration(directory, _description(directory)["configuration"])
     if saved.experiment not in RESUMABLE:
         raise UsageError(
@@ -46,6 +48,9 @@ def configuration(given: dict[str, Any]) -> Configuration | None:
             f"runs of {', '.join(RESUMABLE)}; start it again"
         )
     _check_drift(saved, given)
+    changes = {name: given[name] for name in FREE if name in given}
+    if saved.initial_params is not None:
+        changes["initial_params"] = _weights(directory, saved.initial_params, given)
     if _complete(directory):
         if (directory / folders.LOCK).exists():  # killed while it removed what is left here
             folders.lock("resume", directory)
@@ -53,8 +58,30 @@ def configuration(given: dict[str, Any]) -> Configuration | None:
             checkpoints.discard(saved.checkpoint_dir or str(directory / checkpoints.FOLDER))
         print(f"{directory}: this run is complete, nothing is left to do")
         return None
-    changes = {name: given[name] for name in FREE if name in given}
     return dataclasses.replace(saved, resume=str(directory), **changes)
+
+
+def _weights(directory: Path, saved: str, given: dict[str, Any]) -> str:
+    """Where the starting point is read: what is given now, else what the run has kept of it.
+
+    Whether these are the weights that the run had is told by their digest, not by their name.
+
+    Raises:
+      UsageError: if what is given is not there.
+    """
+    path, kept = given.get("initial_params"), directory / "initial_params.npz"
+    if path is not None and os.path.exists(path):
+        return path
+    if path is not None and not _same_path(path, saved):
+        raise UsageError(
+            f"--initial_params={path}: no such file; drop the flag, since the run has kept its "
+            "starting point"
+        )
+    return str(kept) if kept.exists() else saved
+
+
+def _same_path(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[str]]:
@@ -85,16 +112,24 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
         for name, here in now[kind].items()
         if (there := description[kind].get(name)) != here
     ]
-    resumed = {"at": datetime.datetime.now().astimezone().isoformat(timespec="seconds")} | now
-    description["configuration"] |= {name: getattr(config, name) for name in FREE}
-    description["resumed"] = [*description.get("resumed", []), resumed]
-    write_json(directory / "configuration.json", description)
     if not differing:
         return directory, []
     return directory, [
         f"warning: {', '.join(differing)}: results are those of an undisturbed run up to "
         "rounding, not to the last bit"
     ]
+
+
+def note(config: Configuration) -> None:
+    """Writes into the directory of a run that it is resumed, and where it now has its files."""
+    assert config.resume is not None
+    directory = Path(config.resume)
+    description = _description(directory)
+    at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    description["configuration"] |= {name: getattr(config, name) for name in FREE}
+    resumed = {"at": at} | store.surroundings()
+    description["resumed"] = [*description.get("resumed", []), resumed]
+    write_json(directory / "configuration.json", description)
 
 
 def _description(directory: Path) -> dict[str, Any]:
@@ -138,10 +173,15 @@ def _fits(value: object, kind: Any) -> bool:
 
 def _check_drift(saved: Configuration, given: dict[str, Any]) -> None:
     """Refuses flags that differ from those of the run, all in one line."""
+    free = {"resume", *FREE}
+    if _same_path(given.get("output_dir", ""), given["resume"]):
+        free.add("output_dir")  # the directory may have been moved
+    if saved.initial_params is not None:
+        free.add("initial_params")  # compared by its digest
     differing = [
         f"--{name} is {_text(getattr(saved, name))} there and {_text(value)} here"
         for name, value in given.items()
-        if name not in (*FREE, "resume") and value != getattr(saved, name)
+        if name not in free and value != getattr(saved, name)
     ]
     if differing:
         raise UsageError(

@@ -59,6 +59,7 @@ def summarise(run: Run) -> dict[str, Any]:
     if flows:
         summary["flow"] = _over_flows(flows, run)
     labelled = zip(run.seeds, by_seed, strict=True)
+    summary["doubts"] = list(run.doubts)
     return summary | {"by_seed": [{"seed": seed} | each for seed, each in labelled]}
 
 
@@ -85,6 +86,7 @@ def print_seeds(summary: dict[str, Any], console: Console) -> None:
     report.show_table(console, title, COLUMNS, rows, legend=LEGEND, left=2)
     if "flow" in summary:
         _print_flow(summary["flow"], console)
+    report.print_doubts(summary, console)
     for single in summary["by_seed"]:
         for line in report.divergences(single):
             text = f"[bold red]warning:[/] with seed {single['seed']}, {line}"

@@ -24,4 +24,4 @@ def flow(params: Params) -> gf_jax.Flow:
 
 def prediction(params: Params) -> gf_jax.Prediction:
     """The structure of a prediction."""
-    return gf_jax.Prediction(flow(params), _ANY, _ANY, _ANY, 0.0, 0)
+    return gf_jax.Prediction(flow(params), *(_ANY,) * 5, slides=False, jumps=False, kinks=0)

@@ -12,8 +12,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from gf_jax.arithmetic import ARITHMETICS
-
 PyTree = Any
 AnyArray = Any  # a JAX array while computed, a NumPy array once recorded
 
@@ -67,6 +65,28 @@ def distance(params: PyTree, reference: PyTree, *, stack_axes: int = 0) -> Float
       >>> float(gap)
       2.0
     """
+    _check_trees(params, reference, stack_axes)
+    return _norm(jax.tree.map(jnp.subtract, params, reference), stack_axes)
+
+
+def precise_distance(params: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
+    """As ``distance``, of arrays on the host, in float64; nothing is compiled for it.
+
+    Raises:
+      ValueError: as ``distance``.
+    """
+    _check_trees(params, reference, stack_axes)
+
+    def squares(leaf: Any, other: Any) -> np.ndarray:
+        difference = np.asarray(leaf, np.float64) - np.asarray(other, np.float64)
+        return np.square(difference).reshape(*difference.shape[:stack_axes], -1).sum(axis=-1)
+
+    with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(reference), strict=True)
+        return np.sqrt(sum(squares(leaf, other) for leaf, other in pairs))
+
+
+def _check_trees(params: PyTree, reference: PyTree, stack_axes: int) -> None:
     tree: Any = jax.tree.structure(params)
     other_tree: Any = jax.tree.structure(reference)
     if tree != other_tree:
@@ -75,7 +95,6 @@ def distance(params: PyTree, reference: PyTree, *, stack_axes: int = 0) -> Float
         jax.tree.leaves_with_path(params), jax.tree.leaves(reference), strict=True
     ):
         _check_leaf(jax.tree_util.keystr(path), jnp.shape(leaf), jnp.shape(other), stack_axes)
-    return _norm(jax.tree.map(jnp.subtract, params, reference), stack_axes)
 
 
 def measure(
@@ -176,9 +195,8 @@ def compare_with_flow(
       >>> found.distance[-1].round(4)
       array([0.0129, 0.0063])
     """
-    with ARITHMETICS["float64"].context():  # the flow holds more digits than the snapshots
-        flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
-        gaps = np.asarray(distance(snapshots, flow, stack_axes=2))
+    flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
+    gaps = precise_distance(snapshots, flow, 2)
     resolution = np.hypot(np.asarray(flow_error)[:, None], _rounding(snapshots))
     if rounding is not None:
         resolution = np.hypot(resolution, rounding)

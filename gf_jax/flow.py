@@ -30,8 +30,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import piecewise, smooth
-from gf_jax.arithmetic import ARITHMETICS
-from gf_jax.comparison import distance
+from gf_jax.comparison import precise_distance
 from gf_jax.flow_problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.program import Loss, Program
 
@@ -350,11 +349,14 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     start, pure = problem.params, problem.pure
     with problem.numbers.context():
         find = pure.once("gradient", lambda: jax.jit(pure.gradient))
-        gradient = find(problem.data, start)
-        steepest, scale = float(optax.tree.norm(gradient)), float(optax.tree.norm(start))
+        gradient = jax.device_get(find(problem.data, start))
+    steepest, scale = (
+        float(precise_distance(tree, jax.tree.map(np.zeros_like, tree), 0))
+        for tree in (gradient, jax.device_get(start))
+    )
     last = problem.times[-1]
     arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest) + TINY)]
-    zeros = jax.tree.map(jnp.zeros_like, start)
+    zeros = jax.tree.map(np.zeros_like, gradient)
     method = smooth.Method(
         "deviation", velocity, smooth.FEW_STAGES, size, DEVIATION_COST, 10.0, parts=4
     )
@@ -414,12 +416,6 @@ def first_lane(stack: PyTree) -> PyTree:
 def tree_norm(stack: PyTree) -> np.ndarray:
     """Norm of every point of a stack, leaves (times, ...), in float64."""
     return precise_distance(stack, jax.tree.map(np.zeros_like, stack), 1)
-
-
-def precise_distance(stack: PyTree, reference: PyTree, stack_axes: int) -> np.ndarray:
-    """As ``distance``, in float64."""
-    with ARITHMETICS["float64"].context():
-        return np.asarray(distance(stack, reference, stack_axes=stack_axes))
 
 
 def _follow(

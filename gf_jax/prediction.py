@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax import piecewise
+from gf_jax.comparison import precise_distance
 from gf_jax.flow import (
     Deviation,
     Flow,
@@ -19,7 +20,6 @@ from gf_jax.flow import (
     first_lane,
     macro_step_error,
     make_flow,
-    precise_distance,
     tree_norm,
 )
 from gf_jax.flow_problem import FlowProblem, Progress, Telling, flow_problem

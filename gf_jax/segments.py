@@ -157,7 +157,7 @@ def _state_at(
     """Base iterations done, and the state that the next segment takes."""
     wanted, structure = jax.tree.flatten(shapes)
     if resume_from is None:
-        blank = [jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding) for leaf in wanted]
+        blank = [jax.device_put(np.zeros(w.shape, w.dtype), w.sharding) for w in wanted]
         return 0, jax.tree.unflatten(structure, blank)
     recorded, leaves = resume_from
     if not 0 < recorded <= schedule.iterations or recorded % schedule.segment_length:

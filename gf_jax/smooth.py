@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from gf_jax.comparison import distance
+from gf_jax.comparison import precise_distance
 from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling
 
 PyTree = Any
@@ -121,7 +121,7 @@ def solve_twice(
             )
             whole = (rough.states, fine.states)
             pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
-            errors = [np.asarray(distance(a, b, stack_axes=1)) for a, b in pairs]
+            errors = [precise_distance(a, b, 1) for a, b in pairs]
             reached = jax.tree.map(
                 lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
             )

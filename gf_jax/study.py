@@ -10,9 +10,9 @@ import numpy as np
 
 from gf_jax import prediction, spectrum, summary, table
 from gf_jax.arithmetic import check_params, flow_arithmetic
-from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow
+from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow, precise_distance
 from gf_jax.descent import descent_segments, join
-from gf_jax.flow import Flow, gradient_flow, precise_distance
+from gf_jax.flow import Flow, gradient_flow
 from gf_jax.flow_problem import Progress, Statistics, flow_problem
 from gf_jax.method import Method
 from gf_jax.program import Loss, Program, prepare

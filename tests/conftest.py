@@ -79,6 +79,27 @@ def assert_same_results(folder, other):
                 np.testing.assert_array_equal(here[key], there[key], err_msg=f"{name}, {key}")
 
 
+def interrupted_at(name, number):
+    """A function of gf_jax that is interrupted when it is called, or asked, for that time."""
+    original, calls = getattr(gf_jax, name), []
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    def ask(*arguments, **options):
+        for each in original(*arguments, **options):
+            call_count = len(calls)
+            calls.append(each)
+            if call_count >= number:
+                raise KeyboardInterrupt
+            yield each
+
+    return ask if name == "resumable_segments" else call
+
+
 def check_page(folder):
     """The page of a run has a verdict, and figures that are all explained."""
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -170,3 +191,20 @@ def finished(finished_once, tmp_path):
     folder = tmp_path / finished_once[0].name
     shutil.copytree(finished_once[0], folder)
     return folder, finished_once[1]
+
+
+@pytest.fixture(scope="session")
+def short_once(tmp_path_factory, flag_definitions):
+    """A run without flow, interrupted after five of twelve segments."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    arguments = (*SMALL, "--ratios=2,3", "--checkpoint_every=0", f"--output_dir={folder}")
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 5))
+        assert main.main(command_line.parse_flags(["main", *arguments])) == 130
+    return folder
+
+
+@pytest.fixture
+def short(short_once, tmp_path):
+    """A copy of it: a run may be resumed wherever its folder lies."""
+    return Path(shutil.copytree(short_once, tmp_path / "short"))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,34 @@ def test_killed_while_a_checkpoint_is_written(finished_once, invoke, tmp_path):
     status, out, err = invoke(*first_or_next(folder, PAPER))
     assert status == 0, err
     assert "resumed at iteration" in out
+    assert_same_results(folder, finished_once[0])
+
+
+SHOWN = re.compile(r"(descent|prediction|gradient flow): (compiling|\d+%, \d\d:\d\d elapsed.*)")
+
+
+def test_the_first_command(finished_once, tmp_path):
+    """From a new folder and into the default one, killed, and resumed by a relative path."""
+    command = [sys.executable, "-W", "error", "-m"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
+    flags = ["120", "0", str(tmp_path / "runs"), *PAPER, "--checkpoint_every=0"]
+    killed = subprocess.run(
+        [*command, "tests.dying", *flags], **options, check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "checkpoints" / "history" / "0").exists()
+    resumed = subprocess.run(
+        [*command, "experiments.main", f"--resume=runs/{folder.name}"],
+        **options,
+        check=False,
+        capture_output=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at iteration" in resumed.stdout
+    assert "checkpoint" not in killed.stdout + resumed.stdout
+    for line in (killed.stderr + resumed.stderr).splitlines():
+        assert SHOWN.fullmatch(line), line
     assert_same_results(folder, finished_once[0])
 
 

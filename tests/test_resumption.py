@@ -3,22 +3,20 @@
 import dataclasses
 import fcntl
 import json
-import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 import gf_jax
-from experiments import command_line, interruption, main
-from experiments.checkpoints import Checkpoints, Record
+from experiments import interruption
+from experiments.checkpoints import Checkpoints
 from experiments.configuration import Configuration
-from tests.conftest import SMALL, WITH_FLOW, assert_same_results
+from experiments.packing import Record
+from tests.conftest import SMALL, WITH_FLOW, assert_same_results, interrupted_at
 
 PAPER = (*WITH_FLOW, "--ratios=2,3")
 
@@ -28,27 +26,6 @@ def replace(patch, name, function):
     for place in (gf_jax, gf_jax.study, gf_jax.prediction):
         if hasattr(place, name):
             patch.setattr(place, name, function)
-
-
-def interrupted_at(name, number):
-    """A function of gf_jax that is interrupted when it is called, or asked, for that time."""
-    original, calls = getattr(gf_jax, name), []
-
-    def call(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) > number:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    def ask(*arguments, **options):
-        for each in original(*arguments, **options):
-            call_count = len(calls)
-            calls.append(each)
-            if call_count >= number:
-                raise KeyboardInterrupt
-            yield each
-
-    return ask if name == "resumable_segments" else call
 
 
 @pytest.fixture
@@ -65,23 +42,6 @@ def cut_short(invoke, monkeypatch, tmp_path):
         return folder
 
     return call
-
-
-@pytest.fixture(scope="module")
-def short_once(tmp_path_factory, flag_definitions):
-    """A run without flow, interrupted after five of twelve segments."""
-    folder = tmp_path_factory.mktemp("short") / "run"
-    arguments = (*SMALL, "--ratios=2,3", "--checkpoint_every=0", f"--output_dir={folder}")
-    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 5))
-        assert main.main(command_line.parse_flags(["main", *arguments])) == 130
-    return folder
-
-
-@pytest.fixture
-def short(short_once, tmp_path):
-    """A copy of it: a run may be resumed wherever its folder lies."""
-    return Path(shutil.copytree(short_once, tmp_path / "short"))
 
 
 def refused(invoke, folder, message, *flags):
@@ -219,52 +179,6 @@ def test_a_second_process_is_refused(short, invoke):
         refused(invoke, short, "another process works in this folder")
 
 
-def spoil(folder):
-    """Changes the middle of every file of a checkpoint that holds data."""
-    for path in folder.rglob("d/*"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 255
-        path.write_bytes(content)
-
-
-@pytest.mark.parametrize("part", ["history", "state"])
-def test_a_damaged_checkpoint_is_passed_over(part, short, invoke, finished_once):
-    newest = max((short / "checkpoints" / part).iterdir(), key=lambda path: int(path.name))
-    assert newest.name == "4"
-    spoil(newest)
-    status, out, err = invoke(f"--resume={short}")
-    assert status == 0, err
-    assert f"checkpoint 4 ({part}) is damaged" in out
-    assert "resumed at iteration 4 of 12" in out
-    assert_undisturbed(short, finished_once[0])
-
-
-def test_without_any_checkpoint_it_starts_anew(short, invoke, finished_once):
-    for path in (short / "checkpoints" / "state").iterdir():
-        spoil(path)
-    status, out, _ = invoke(f"--resume={short}")
-    assert status == 0
-    assert "there is no complete checkpoint: the run starts from the beginning" in out
-    assert_undisturbed(short, finished_once[0])
-
-
-def assert_undisturbed(folder, other):
-    """The results of a run without flow are those of one with it."""
-    for name in ("metrics.npz", "snapshots.npz"):
-        with np.load(folder / name) as here, np.load(other / name) as there:
-            for key in here.files:
-                np.testing.assert_array_equal(here[key], there[key])
-    assert not (folder / "checkpoints").exists()
-
-
-def test_newer_checkpoints_are_refused(short, invoke, monkeypatch):
-    for path in (short / "checkpoints").glob("*/*/about/metadata"):
-        path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    status, _, err = invoke(f"--resume={short}")
-    assert status == 2
-    assert "checkpoint has format 2, of a newer gf_jax; this one reads 1" in err
-
-
 def test_checkpoints_of_another_run_are_refused(short, invoke, tmp_path):
     other = tmp_path / "other"
     records = Checkpoints(str(other), "another run")
@@ -277,22 +191,6 @@ def test_checkpoints_of_another_run_are_refused(short, invoke, tmp_path):
     status, _, err = invoke(*SMALL, f"--checkpoint_dir={other}", f"--output_dir={tmp_path / 'new'}")
     assert status == 2
     assert f"--checkpoint_dir={other}: holds checkpoints of a run" in err
-
-
-class Trap:
-    """What runs code when it is unpickled."""
-
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('a checkpoint was executed')",))
-
-
-def test_a_strangers_checkpoint_executes_nothing(short, invoke):
-    for path in (short / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.write_bytes(pickle.dumps(Trap()))
-    status, out, _ = invoke(f"--resume={short}")
-    assert status == 0
-    assert "there is no complete checkpoint" in out
 
 
 def test_checkpoints_keep_arrays_as_they_are(tmp_path):

@@ -72,7 +72,7 @@ def write(directory: Path, summary: dict[str, Any], figure: Figure, told: Sequen
 
 def _verdict(summary: dict[str, Any]) -> list[str]:
     found = summary.get("verdict") or summary.get("flow", {}).get("verdict") or NO_VERDICT
-    return [found] if isinstance(found, str) else found
+    return [*([found] if isinstance(found, str) else found), *summary.get("doubts", ())]
 
 
 def _sentence(line: str) -> str:
