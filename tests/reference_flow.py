@@ -108,10 +108,12 @@ def judged(found, known: Reference) -> tuple[str, str]:
     is doubted; wrong: what does not hold is not.
     """
     doubts = tuple(getattr(found, "doubts", ()))
-    off = [*_distances_off(found, known), *_predictions_off(found, known)]
-    if off:
-        said = f"; doubts: {doubts}" if doubts else ""
-        return ("told" if doubts else "wrong"), "; ".join(off) + said
+    distances, predictions = _distances_off(found, known), _predictions_off(found, known)
+    if distances or predictions:
+        # That predictions are doubtful says nothing of what is called measured.
+        covered = any("predict" not in doubt for doubt in doubts) if distances else bool(doubts)
+        said = [*distances, *predictions, *([f"doubts: {doubts}"] if doubts else [])]
+        return ("told" if covered else "wrong"), "; ".join(said)
     measured, predicted = found.run.reference.measured[-1], found.predicted[-1]
     if doubts or not measured.all() or np.isnan(predicted).any():
         return "told", f"doubts: {doubts}, measured: {measured}, predicted: {predicted}"
@@ -121,9 +123,8 @@ def judged(found, known: Reference) -> tuple[str, str]:
 def _distances_off(found, known: Reference):
     claimed = 2 * found.resolution + known.error[:, None] + LITERALS * known.distance
     off = ~(np.abs(found.distance - known.distance) <= claimed)
-    yield from _worst(
-        "distance", off & found.run.reference.measured, found.distance, found.resolution, known
-    )
+    off &= found.run.reference.measured
+    return _worst("distance", off, found.distance, found.resolution, known)
 
 
 def _predictions_off(found, known: Reference):
@@ -133,16 +134,17 @@ def _predictions_off(found, known: Reference):
     # What is as small as the float64 reference itself is accurate cannot be told from zero.
     allowed = np.maximum(0.1 * known.distance, claimed) + known.error[:, None] + 1e-13
     off = given & ~(np.abs(found.predicted - known.distance) <= allowed)
-    yield from _worst("predicted", off, found.predicted, claimed, known)
+    return _worst("predicted", off, found.predicted, claimed, known)
 
 
-def _worst(what, off, values, claimed, known: Reference):
-    """A line on the entry that is the farthest off."""
-    if off.any():
-        by = np.where(off, np.abs(values - known.distance) / (known.distance + 1e-300), -1)
-        at = np.unravel_index(by.argmax(), by.shape)
-        yield (
-            f"{what} {values[at]:.3e} ± {claimed[at]:.1e} at snapshot {at[0]}, lane {at[1]}, is "
-            f"off by {abs(values[at] - known.distance[at]):.1e}: right is "
-            f"{known.distance[at]:.3e} ± {known.error[at[0]]:.0e}; {off.sum()} of {off.size} off"
-        )
+def _worst(what, off, values, claimed, known: Reference) -> list[str]:
+    """A line on the entry that is the farthest off, if any is."""
+    if not off.any():
+        return []
+    by = np.where(off, np.abs(values - known.distance) / (known.distance + 1e-300), -1)
+    at = np.unravel_index(by.argmax(), by.shape)
+    return [
+        f"{what} {values[at]:.3e} ± {claimed[at]:.1e} at snapshot {at[0]}, lane {at[1]}, is "
+        f"off by {abs(values[at] - known.distance[at]):.1e}: right is "
+        f"{known.distance[at]:.3e} ± {known.error[at[0]]:.0e}; {off.sum()} of {off.size} off"
+    ]
