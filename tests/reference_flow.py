@@ -16,7 +16,7 @@ EULER = (1, np.zeros(4), np.array([1.0, 0, 0, 0]))
 RUNGE_KUTTA = (4, np.array([0, 0.5, 0.5, 1]), np.array([1, 2, 2, 1]) / 6)
 # Steps of the flow in one of descent. Unequal phases meet a kink in unequal places, so that
 # their difference tells the error even of solutions that are only of first order.
-DIVISIONS = (20, 31, 47)
+DIVISIONS = (20, 23, 31, 37, 47)
 CAUTION = 3  # chatter along a kink may differ by less than it is off
 SHARPER = 4
 WELL_KNOWN = 0.01  # error of the flow as a share of the smallest distance from it

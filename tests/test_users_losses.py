@@ -93,6 +93,18 @@ def test_the_reference_slides_along_a_kink():
     assert (np.abs(found.travelled - exact) <= found.error + 1e-8).all()  # of float32: 0.3
 
 
+def test_the_reference_crosses_a_jump_of_the_gradient():
+    """To (w - 4.2)² below zero, and to (w - 2.2)² above it."""
+    crossed = np.log(4.7 / 4.2) / 2
+    for time in (0.1, 0.15):
+        found = reference(
+            lambda w, _: jnp.sum((w - jnp.where(w > 0, 2.2, 4.2)) ** 2),
+            *((), jnp.array(-0.5), 0.05, [round(time / 0.05)], (1,)),
+        )
+        exact = 0.5 + 2.2 * (1 - np.exp(-2 * (time - crossed)))
+        assert abs(found.travelled[0] - exact) <= found.error[0]
+
+
 @pytest.fixture
 def untouched(monkeypatch):
     """Fails if JAX's caches are cleared or its configuration changes."""
