@@ -41,6 +41,7 @@ PRODUCT = 2  # a Hessian-vector product, in gradients
 DEVIATION_COST = 1 + 3 * PRODUCT + 2 * 3  # three products, and two second derivatives
 DEVIATION_TOLERANCE = 1e-6
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
+SERIES = 5.0  # share of the next term of a geometric series that an expansion may leave out
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and gradients
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -123,17 +124,18 @@ class Deviation(NamedTuple):
         """Estimated error of ``gap``: of the solve, and of the orders that are left out.
 
         What follows the second order is taken to be as much smaller than it as it is smaller
-        than the first, as in a geometric series; where the second is half of the first or more,
-        the series tells nothing, and the error is the gap itself.
+        than the first, as in a geometric series, and five times that, as networks with large
+        first steps are off by. Where the second is a quarter of the first or more, the series
+        tells nothing, and the error is the gap itself.
         """
         largest = max(step_size, other)
         second = largest * tree_norm(self.second)
         gap = self.gap(step_size, other)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = np.where(self.norm > 0, second / self.norm, 0.0)
-            left_out = largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.5)
+            left_out = SERIES * largest * self.norm * ratio**2
             solved = abs(step_size - other) * self.error
-        return np.where(ratio < 0.5, left_out + solved, np.maximum(gap, left_out) + solved)
+        return np.where(ratio < 0.25, left_out, np.maximum(gap, left_out)) + solved
 
 
 def gradient_flow(
@@ -434,7 +436,6 @@ def _follow(
     cost = piecewise.COST * len(step_sizes)
     first = FIRST_MACRO_STEPS
     if budget is not None:  # so that the first two solves, of n and 2 n steps, are within it
-        budget = max(budget, cheap(problem))
         first = max(1, min(first, int(budget / (3.5 * cost))))
     halving = piecewise.halve(
         problem,
@@ -464,7 +465,7 @@ def macro_step_error(halving: piecewise.Halving) -> np.ndarray:
     return 2 * np.maximum(changes[-1], earlier)
 
 
-def cheap(problem: FlowProblem) -> int:
-    """Gradients that cost next to nothing, compiling included."""
-    arrays = [*problem.data, *jax.tree.leaves(problem.params)]
+def cheap(program: Program) -> int:
+    """Gradients that cost next to nothing beside compiling."""
+    arrays = [*program.data, *jax.tree.leaves(program.shapes)]
     return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))

@@ -31,6 +31,7 @@ PyTree = Any
 STEP_BY_STEP = 2  # ratio up to which, with kinks, a run costs less that way
 MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
 PREDICTION_CHANGE = 0.05  # below which they are halved no more
+CHEAP_CHANGE = 0.005  # likewise, where all runs are taken step by step
 JUMP = 1e-3  # of the gradient, over its norm at the start, that a smooth f does not make
 
 
@@ -148,8 +149,8 @@ def _columns(of_step_size: Callable[[float], np.ndarray], lanes: np.ndarray) -> 
 
 
 def _jumps(result: Deviation) -> bool:
-    """Whether the gradient left what its Jacobian makes of it."""
-    return bool((result.jumps > JUMP).any())
+    """Whether the gradient left what its Jacobian makes of it, or no step was short enough."""
+    return not (result.flow.statistics.complete and (result.jumps <= JUMP).all())
 
 
 def _predict_with_momentum(
@@ -213,7 +214,7 @@ def _predict_with_kinks(
 
     # Runs with few steps are taken step by step, once; the others and the flow by macro steps,
     # in which every one of these runs takes a whole number of steps.
-    few = counts[-1] * ratios.sum() <= cheap(problem)
+    few = counts[-1] * ratios.sum() <= cheap(problem.program)
     plain = np.ones_like(ratios, bool) if few else ratios < STEP_BY_STEP + 0.5
     others = np.round(ratios[~plain]).astype(int)
     unit = base / np.gcd.reduce(others) if len(others) else 0.0
@@ -255,7 +256,7 @@ def _predict_with_kinks(
         if few:  # the flow alone is followed by macro steps
             moved = precise_distance(first_lane(after), first_lane(before), 1)
             share = moved / np.maximum(to_flow(after).min(axis=1), np.finfo(float).tiny)
-        return bool((share < PREDICTION_CHANGE).all())
+        return bool((share < (CHEAP_CHANGE if few else PREDICTION_CHANGE)).all())
 
     halving = piecewise.halve(
         problem,
@@ -264,7 +265,7 @@ def _predict_with_kinks(
         exact_phase=True,
         longest=MACRO_STEP * base,
         unit=unit,
-        budget=max(cheap(problem), budget) if budget is not None else None,
+        budget=budget,
         cost=piecewise.COST * (1 + (~plain).sum()),
         progress=_part(progress, 0.5, 0.5),
     )

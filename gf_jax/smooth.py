@@ -18,6 +18,7 @@ from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling
 PyTree = Any
 
 MOST_STEPS, FEW_STEPS = 2**17, 2**12
+SAFETY = 2.0  # of an error over the difference of two solves
 FIRST = 1e-6  # step, as a share of the whole time
 SHORTEST = 1e-9  # likewise: what jumps is never resolved
 HIGH_ORDER = diffrax.Dopri8()
@@ -121,7 +122,7 @@ def solve_twice(
             )
             whole = (rough.states, fine.states)
             pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
-            errors = [precise_distance(a, b, 1) for a, b in pairs]
+            errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
             reached = jax.tree.map(
                 lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
             )

@@ -12,7 +12,7 @@ from gf_jax import prediction, spectrum, summary, table
 from gf_jax.arithmetic import check_params, flow_arithmetic
 from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow, precise_distance
 from gf_jax.descent import descent_segments, join
-from gf_jax.flow import Flow, gradient_flow
+from gf_jax.flow import Flow, cheap, gradient_flow
 from gf_jax.flow_problem import Progress, Statistics, flow_problem
 from gf_jax.method import Method
 from gf_jax.program import Loss, Program, prepare
@@ -30,6 +30,7 @@ Solution = TypeVar("Solution")
 # What the user's f, JAX and the solvers may raise; all else, such as a full disk, is not of f.
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OF_DESCENT = ("arithmetic", "sharding", "check_memory")
+OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
 DOUBTFUL = 0.1  # relative error of a prediction
 LONG = 1000  # iterations, beyond which progress is told in between
 SAME = 0.01  # relative difference between two precisions at the start that may be rounding
@@ -241,6 +242,8 @@ def compare(
         descent.pop("segments", None),
     )
     check_params(params)
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
+        raise ValueError("params: not all numbers are finite; accepted is a finite initial point")
     program = prepare(f, params)
     trajectory: Trajectory = solve(
         "descent", lambda tell: _descend(program, params, schedule, tell, descent)
@@ -256,6 +259,7 @@ def compare(
         loss_unit="loss",
         method=method,
     )
+    _check_start(run)
     if not flow or not run.arrived:
         return Comparison(run, trajectory.snapshots)
     followed = follow(
@@ -273,6 +277,15 @@ def compare(
     run = run._replace(reference=followed.reference, doubts=tuple(doubts))
     path = None if followed.flow is None else followed.flow.params
     return Comparison(run, trajectory.snapshots, path, found, followed.kinks)
+
+
+def _check_start(run: Run) -> None:
+    for what, values in (("it", run.metrics.loss), ("its gradient", run.metrics.gradient_norm)):
+        if not np.isfinite(values[0]).all():
+            raise ValueError(
+                f"f: {what} is not finite at the initial point; accepted is an f that is finite "
+                "there, with its gradient"
+            )
 
 
 def _check_options(descent: dict[str, Any]) -> None:
@@ -394,7 +407,7 @@ def _predict(
             lambda tell: prediction.predict(
                 *(program, params, run.snapshot_times, run.step_sizes),
                 momentum=run.method.record,
-                budget=_budget(run),
+                budget=_budget(program, run),
                 progress=tell,
             ),
         )
@@ -434,8 +447,9 @@ def _rounding(
 ) -> np.ndarray | None:
     """How far rounding has moved the runs, shape (snapshots, lanes); None in float64.
 
-    The base run is made once more in float64. Where updates are not compensated, rounding grows
-    with the number of steps, so all runs are.
+    All runs are made once more in float64, where that costs next to nothing or updates are not
+    compensated, so that rounding grows with the number of steps. Else the base run is; rounding
+    of the others is taken for twice as much, as smaller steps may be more sensitive to it.
     """
     dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
     if dtypes == {np.dtype(np.float64)}:
@@ -444,11 +458,12 @@ def _rounding(
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"
+    base_alone = compensated and _work(run) > cheap(program)
     options: dict[str, Any] = {"arithmetic": "float64"}
     options |= {key: descent[key] for key in ("transformation", "batches") if key in descent}
     schedule = Schedule(
         run.step_size,
-        () if compensated else run.ratios,
+        () if base_alone else run.ratios,
         int(run.iterations[-1]),
         tuple(run.snapshot_iterations.tolist()),
         None if len(run.iterations) > LONG else 1,
@@ -469,6 +484,8 @@ def _rounding(
     )
     whole = np.full((len(run.snapshot_iterations), len(run.ratios)), np.nan)
     whole[:count] = moved
+    if base_alone:
+        whole[:, 1:] *= OF_OTHERS
     return whole
 
 
@@ -509,7 +526,7 @@ def _flow(
             params,
             run.snapshot_times,
             tolerance=tolerance,
-            budget=_budget(run),
+            budget=_budget(program, run),
             progress=tell,
         ),
     )
@@ -525,9 +542,14 @@ def _standing(params: PyTree, run: Run) -> Flow:
     return Flow(times, stack, loss, np.zeros(len(times)), Statistics(0, 0, 1, True, 0))
 
 
-def _budget(run: Run) -> int:
-    """Gradients that the flow may take: half of those of the runs."""
-    return int(run.iterations[-1]) * sum(run.ratios) // 2
+def _budget(program: Program, run: Run) -> int:
+    """Gradients that the flow may take: half of those of the runs, and what costs nothing."""
+    return max(cheap(program), _work(run) // 2)
+
+
+def _work(run: Run) -> int:
+    """Gradients that the runs took."""
+    return int(run.iterations[-1]) * sum(run.ratios)
 
 
 def _reference(

@@ -117,7 +117,8 @@ def test_order_of_gaps_and_predictions_on_a_quadratic(kind):
     np.testing.assert_allclose(told.to_flow, to_flow, rtol=0.03)
     np.testing.assert_allclose(told.to_base, to_base, rtol=0.06)  # of differences of the above
     assert not told.to_base[:, 0].any()
-    assert told.error < 1e-3
+    assert (np.abs(told.to_flow - to_flow) <= 2 * told.to_flow_error)[late].all()
+    assert told.error < 0.01  # the next order, as above
 
 
 @pytest.fixture(scope="module")

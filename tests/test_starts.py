@@ -85,9 +85,11 @@ def test_every_evaluation_is_needed():
 
 
 def test_one_compilation(caplog, small_problem, starts):
-    f, _ = small_problem
+    loss, _ = small_problem
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        gf_jax.gradient_descent(f, stack(starts), **OPTIONS, starts=True, segments=3)
+        gf_jax.gradient_descent(
+            lambda p: 1.25 * loss(p), stack(starts), **OPTIONS, starts=True, segments=3
+        )
     compiled = [r.message for r in caplog.records if r.message.startswith("Compiling jit(run)")]
     assert len(compiled) == 1
 

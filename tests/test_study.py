@@ -77,7 +77,9 @@ def test_it_draws_itself(found):
 
 def test_progress_of_every_part_is_told(found, told):
     parts = [what for what, _ in told]
-    assert list(dict.fromkeys(parts)) == ["descent", "prediction", "gradient flow", "curvature"]
+    assert list(dict.fromkeys(parts)) == [
+        *("descent", "prediction", "rounding", "gradient flow", "curvature")
+    ]
     assert ("descent", 1.0) in told
 
 
