@@ -14,6 +14,8 @@ from gf_jax.program import Loss, Program, Pure, prepare
 PyTree = Any
 Progress = Callable[[float], None]
 
+CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
+
 
 class Statistics(NamedTuple):
     """What a solve took.
@@ -108,6 +110,12 @@ class FlowProblem(NamedTuple):
         with self.numbers.context():
             solve = self.pure.once("losses", lambda: jax.jit(along, static_argnums=2))
             return np.asarray(solve(self.data, stack, stack_axes))
+
+
+def cheap(program: Program) -> int:
+    """Gradients that cost next to nothing beside compiling."""
+    arrays = [*program.data, *jax.tree.leaves(program.shapes)]
+    return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))
 
 
 class Telling:

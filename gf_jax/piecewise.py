@@ -29,6 +29,7 @@ Source: own work; saltation: di Bernardo et al., Piecewise-smooth Dynamical Syst
 2008, section 2.5.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling
+from gf_jax.flow_problem import FlowProblem, Progress, Statistics, Telling, cheap
 from gf_jax.kinks import Gated, Kink, step
 
 PyTree = Any
@@ -264,7 +265,8 @@ def halve(
     Args:
       problem: the problem.
       step_sizes: of the lanes, see ``follow``, like exact_phase.
-      enough: tells from two solutions, the finer last, whether that is accurate enough.
+      enough: tells from two solutions, the finer last, whether that is accurate enough; of the
+        last three solutions where that costs next to nothing, since two may agree by chance.
       exact_phase: whether kinks are met at the actual phase of the steps.
       longest: length of the first macro steps.
       unit: of all lengths, 0 for any.
@@ -310,7 +312,11 @@ def halve(
             )
         solutions, crossings = [*solutions[-2:], solution], [*crossings[-2:], crossed]
         done.append(division.number)
-        if len(done) > 1 and enough(*solutions[-2:]):
+        pairs = itertools.pairwise(solutions)
+        if cost * sum(done) > cheap(problem.program):
+            pairs = itertools.pairwise(solutions[-2:])
+        certain = len(done) > 2 or cost * sum(done) > cheap(problem.program)
+        if len(done) > 1 and certain and all(itertools.starmap(enough, pairs)):
             break
     evaluations = [round(cost * count) for count in done]
     complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solutions[-1]))

@@ -14,7 +14,6 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import (
     Deviation,
     Flow,
-    cheap,
     checked_step_sizes,
     deviation,
     first_lane,
@@ -22,7 +21,7 @@ from gf_jax.flow import (
     make_flow,
     tree_norm,
 )
-from gf_jax.flow_problem import FlowProblem, Progress, Telling, flow_problem
+from gf_jax.flow_problem import FlowProblem, Progress, Telling, cheap, flow_problem
 from gf_jax.momentum import Momentum
 from gf_jax.program import Loss, Program
 
@@ -55,8 +54,8 @@ class Prediction(NamedTuple):
       >>> w = jnp.array([0.1, 1.5])
       >>> found = gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005])
       >>> found.to_base.round(4), found.kinks
-      (array([[0.    , 0.0065],
-             [0.    , 0.004 ]]), 0)
+      (array([[0.    , 0.0066],
+             [0.    , 0.0039]]), 0)
     """
 
     flow: Flow
@@ -119,7 +118,7 @@ def predict(
       >>> w = jnp.array([0.1, 1.5])
       >>> gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005]).to_flow.round(4)
       array([[0.0128, 0.0063],
-             [0.0079, 0.0039]])
+             [0.0078, 0.0039]])
     """
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)

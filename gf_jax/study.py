@@ -12,8 +12,8 @@ from gf_jax import prediction, spectrum, summary, table
 from gf_jax.arithmetic import check_params, flow_arithmetic
 from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow, precise_distance
 from gf_jax.descent import descent_segments, join
-from gf_jax.flow import Flow, cheap, gradient_flow
-from gf_jax.flow_problem import Progress, Statistics, flow_problem
+from gf_jax.flow import Flow, gradient_flow
+from gf_jax.flow_problem import Progress, Statistics, cheap, flow_problem
 from gf_jax.method import Method
 from gf_jax.program import Loss, Program, prepare
 from gf_jax.record import Reference, Run, clean_label
@@ -218,8 +218,8 @@ def compare(
       loss, 10 iterations to time 0.1
       <BLANKLINE>
       step size     loss      from the flow  predicted  from largest step  predicted
-           0.01  1.04904  1.290e-02 ± 3e-08  1.278e-02           0.000e+00  0.000e+00
-          0.005  1.05813  6.275e-03 ± 3e-08  6.251e-03           6.622e-03  6.534e-03
+           0.01  1.04904  1.290e-02 ± 4e-08  1.285e-02          0.000e+00  0.000e+00
+          0.005  1.05813  6.275e-03 ± 4e-08  6.270e-03          6.622e-03  6.580e-03
       <BLANKLINE>
       Order of the distance from the flow in the step size: 1.039.
       Verdict: descent with step size 0.01 stays in sight of its gradient flow...

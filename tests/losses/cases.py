@@ -67,6 +67,9 @@ def outcome(loss: Loss, options: dict[str, Any]) -> tuple[str, str]:
     try:
         found = gf_jax.compare(loss.f, loss.start, **options)
     except ValueError as error:
+        gradients = jax.tree.leaves(jax.grad(loss.f)(loss.start))
+        if "not finite" in str(error) and not all(np.isfinite(g).all() for g in gradients):
+            return "right", "refused, as JAX's own gradient is not finite"
         return ("raised" if "\n" in str(error) else "refused"), str(error)
     except Exception as error:
         return "raised", f"{type(error).__name__}: {error}"
