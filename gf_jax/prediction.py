@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax import piecewise
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import (
+    SERIES,
     Deviation,
     Flow,
     checked_step_sizes,
@@ -162,7 +163,8 @@ def _predict_with_momentum(
     late = momentum.lag_after(flow.times[:, None] / per_iteration)
     # Each run stands at the flow + own e + behind times the gradient.
     own, behind = momentum.deviation * per_iteration, per_iteration * late
-    own_error = own * result.error[:, None] + own**2 * tree_norm(result.second)[:, None]
+    second = SERIES * own**2 * tree_norm(result.second)[:, None]
+    own_error = own * result.error[:, None] + second
 
     def norm(own: np.ndarray, behind: np.ndarray) -> np.ndarray:
         ee, eg, gg = (column[:, None] for column in squares)
