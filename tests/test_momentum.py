@@ -118,7 +118,7 @@ def test_order_of_gaps_and_predictions_on_a_quadratic(kind):
     np.testing.assert_allclose(told.to_base, to_base, rtol=0.06)  # of differences of the above
     assert not told.to_base[:, 0].any()
     assert (np.abs(told.to_flow - to_flow) <= 2 * told.to_flow_error)[late].all()
-    assert told.error < 0.01  # the next order, as above
+    assert told.error < 0.05  # five times the next order, which is as above
 
 
 @pytest.fixture(scope="module")
