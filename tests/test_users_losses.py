@@ -38,7 +38,7 @@ assert set(NAMED) >= QUICK
 
 def parameters():
     for case in CASES:
-        marks = () if case.name in QUICK else pytest.mark.long
+        marks = () if case.name in QUICK else pytest.mark.thorough
         yield pytest.param(case, id=case.name, marks=marks)
 
 
