@@ -16,7 +16,7 @@ def test_what_is_claimed_of_a_random_loss_holds(first):
     check(range(first, first + 2))
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", range(10, 60, 5))
 def test_what_is_claimed_of_many_random_losses_holds(first):
     check(range(first, first + 5))
