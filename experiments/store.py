@@ -38,7 +38,7 @@ import numpy as np
 import gf_jax
 from experiments.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.data import Dataset
-from experiments.records import Run
+from experiments.records import Reference, Run
 from gf_jax.fields import encode
 from gf_jax.files import (
     Header,
@@ -212,8 +212,9 @@ def _read_run(directory: Path, description: dict[str, Any]) -> Run:
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     flow: dict[str, np.ndarray] = {}
     if (directory / "flow.npz").exists():
-        *wanted, last = REFERENCE.fields
-        flow = _read("flow", directory, wanted, (last, "doubts"))
+        later = tuple(Reference._field_defaults)  # which older files do not have
+        wanted = [name for name in REFERENCE.fields if name not in later]
+        flow = _read("flow", directory, wanted, (*later, "doubts"))
     step_size = description["configuration"].get("step_size")
     if type(step_size) not in (int, float) or not SMALLEST <= step_size <= LARGEST:
         raise ValueError(f"step_size is {printable(step_size, 20)}")

@@ -107,8 +107,6 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             "not be followed."
         ]
     share = base["distance_to_flow"] / travelled
-    apart = abs(float(loss) - flow["loss"])
-    difference = f"a share of {apart / abs(flow['loss']):.1g}" if flow["loss"] else f"{apart:.1g}"
     if base["measured"]:
         distance = (
             f"{base['distance_to_flow']:.3g} (the flow is known to {text(flow['error'], '.1g')}), "
@@ -121,7 +119,7 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     lines.append(
         f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
-        f"the flow {flow['loss']:.6g}: they differ by {difference}."
+        f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'])}."
     )
     if flow["largest_prediction_error"] is not None and flow["prediction_evaluations"]:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
@@ -135,6 +133,15 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
             f"{flow['checking_evaluations']:,} more."
         )
     return lines + unpredicted(run, flow)
+
+
+def _difference(loss: float, of_flow: float) -> str:
+    """How two losses differ; of one that is zero, or rounded to it, nothing is a share."""
+    if loss == of_flow:
+        return "are equal"
+    if of_flow == 0:
+        return f"differ by {abs(loss):.1g}"
+    return f"differ by a share of {abs(loss - of_flow) / abs(of_flow):.1g}"
 
 
 def steps(run: Run) -> str:

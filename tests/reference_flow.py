@@ -20,8 +20,9 @@ DIVISIONS = (19, 23, 31, 37, 47)
 CAUTION = 3  # chatter along a kink may differ by less than it is off
 SHARPER = 4
 WELL_KNOWN = 0.01  # error of the flow as a share of the smallest distance from it
-# A number in the source of a loss, as 0.1, is rounded to float32 in the user's form alone.
-LITERALS = 3e-6
+# A number in the source of a loss, as 0.1, and data that it computes, are rounded to float32 in the
+# user's form alone: seven digits, of which a distance loses two.
+LITERALS = 1e-5
 MOST_EVALUATIONS = 300_000
 
 

@@ -51,7 +51,9 @@ def test_killed_while_a_checkpoint_is_written(finished_once, invoke, tmp_path):
     assert_same_results(folder, finished_once[0])
 
 
-SHOWN = re.compile(r"(descent|prediction|gradient flow): (compiling|\d+%, \d\d:\d\d elapsed.*)")
+SHOWN = re.compile(
+    r"(descent|prediction|rounding|gradient flow): (compiling|\d+%, \d\d:\d\d elapsed.*)"
+)
 
 
 def test_the_first_command(finished_once, tmp_path):

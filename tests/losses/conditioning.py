@@ -73,13 +73,13 @@ def cancelling_sum():
     )
 
 
-@case()
+@case(accepted=TOLD)
 def loss_of_zero():
     """At the minimum from the start, where runs and flow stand still."""
     return drawn(lambda w: jnp.sum(w**2), jnp.zeros(4))
 
 
-@case()
+@case(accepted=TOLD)
 def critical_point():
     """Two layers of zeros: nothing moves."""
 
