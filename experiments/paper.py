@@ -41,8 +41,8 @@ from experiments import (
 from experiments.configuration import EXIT_DIVERGED, Configuration
 from experiments.harness import NetworkWorkplace
 from gf_jax.flow_problem import Progress
+from gf_jax.following import Followed, follow
 from gf_jax.segments import Trajectory
-from gf_jax.study import Followed, follow
 
 PATIENCE = 300.0  # seconds of flows to come that are not worth a word
 

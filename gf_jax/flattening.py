@@ -14,7 +14,7 @@ from jax.extend import core
 from jaxtyping import Array
 
 from gf_jax.equations import call_of, evaluate
-from gf_jax.lifting import as_declared, is_literal
+from gf_jax.rules import as_declared, is_literal
 
 # Results that only repeat what they are made of are not kept as data from this size on.
 LARGE = 2**20

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core
 
 from gf_jax.equations import closed
-from gf_jax.lifting import Rule, Settings, as_declared, is_literal
+from gf_jax.rules import Rule, Settings, as_declared, is_literal
 
 DEPTH = 3  # of rules within rules, beyond which the names of functions tell
 OWN_RULES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")

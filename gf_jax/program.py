@@ -25,7 +25,8 @@ from gf_jax.equations import equations_within
 from gf_jax.flattening import Parts, split
 from gf_jax.identity import identity
 from gf_jax.kinks import Gated, gate
-from gf_jax.lifting import Lifter, Settings
+from gf_jax.lifting import Lifter
+from gf_jax.rules import Settings
 
 PyTree = Any
 Loss = Callable[[PyTree], Array]

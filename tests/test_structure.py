@@ -18,11 +18,12 @@ LIBRARY = {
     "schedule": set(),
     "equations": {"facts"},
     # What f is: traced once, lifted, split from its data, gated.
-    "lifting": {"equations"},
-    "flattening": {"equations", "lifting"},
-    "identity": {"equations", "lifting"},
+    "rules": {"equations"},
+    "lifting": {"equations", "rules"},
+    "flattening": {"equations", "rules"},
+    "identity": {"equations", "rules"},
     "kinks": {"equations", "facts"},
-    "program": {"equations", "flattening", "identity", "kinks", "lifting"},
+    "program": {"equations", "flattening", "identity", "kinks", "lifting", "rules"},
     # Descent and the flows never meet: both receive f, so that their agreement is evidence.
     "placement": {"schedule"},
     "stepping": {"arithmetic", "program", "schedule"},
@@ -49,10 +50,13 @@ LIBRARY = {
     "table": {"summary"},
     "files": set(),
     "fields": {"files"},
+    "following": {
+        *("arithmetic", "comparison", "descent", "flow", "flow_problem", "prediction", "program"),
+        *("record", "schedule", "segments"),
+    },
     "study": {
-        *("arithmetic", "comparison", "descent", "drawing", "flow", "flow_problem", "method"),
-        *("prediction", "program", "record", "saving", "schedule", "segments", "spectrum"),
-        *("summary", "table"),
+        *("arithmetic", "drawing", "flow_problem", "following", "method", "program", "record"),
+        *("saving", "schedule", "segments", "spectrum", "summary", "table"),
     },
     "saving": {"fields", "files", "record", "spectrum", "study"},
 }
