@@ -70,8 +70,10 @@ def main():
     assert_close(by_examples, single._replace(metrics=first[0], snapshots=first[1]))
     assert between == {"all-reduce"}  # of gradients; the data are never gathered
     constants = prepare(spread, points[0]).data
-    shards = [constant.addressable_shards[0].data.size for constant in constants]
-    assert shards == [constant.size // 8 for constant in constants]
+    whole = [c for c in constants if c.addressable_shards[0].data.size == c.size]
+    # What f itself makes of nothing, such as the numbers of the examples, is everywhere.
+    assert len(whole) < len(constants)
+    assert all(constant.size <= len(labels) for constant in whole)
 
     three = jax.tree.map(lambda leaf: leaf[:3], starts)
     with pytest.raises(ValueError, match=r"sharding: .* does not divide a parameter"):
