@@ -88,8 +88,8 @@ def test_the_error_of_the_flow_is_of_second_order(small_problem):
         flow = gf_jax.gradient_flow(f, start, times, tolerance=tolerance)
         with jax.enable_x64(True):
             true = np.asarray(gf_jax.distance(flow.params, exact.params, stack_axes=1))
-        assert flow.error.max() <= tolerance
-        # The change when steps are halved bounds what is left when they have been.
+        # Twice the change when steps are halved bounds what is left when they have been.
+        assert flow.error.max() <= 2 * tolerance
         assert (true <= flow.error + exact.error).all()
         errors.append((flow.statistics.steps, true.max()))
     steps, error = np.array(errors[:: len(errors) - 1]).T
@@ -115,7 +115,7 @@ def test_predicted_gaps_are_those_of_descent(activation):
     # The aim of the method; a linear theory without kinks is off by a factor of two. With
     # fewer examples single kinks weigh more, and predictions may be off by more.
     assert np.abs(prediction.to_base[:, 1:] / measured - 1).max() < 0.1
-    assert prediction.error < 0.05
+    assert prediction.error < 0.2  # of both runs, twice changes of 0.05 at most
     flow = gf_jax.gradient_flow(f, start, times, tolerance=3e-5)
     compared = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, step_sizes)
     assert compared.measured[-1, :2].all()

@@ -24,7 +24,7 @@ PAPER = (*WITH_FLOW, "--ratios=2,3")
 
 def replace(patch, name, function):
     """Puts a function in the place of one of gf_jax wherever experiments find it."""
-    for place in (gf_jax, gf_jax.study, gf_jax.prediction):
+    for place in (gf_jax, gf_jax.following, gf_jax.prediction):
         if hasattr(place, name):
             patch.setattr(place, name, function)
 

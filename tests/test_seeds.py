@@ -86,7 +86,7 @@ def test_an_interrupt_keeps_the_flows_that_are_done(invoke, tmp_path, monkeypatc
         solved.append(True)
         return solve(*arguments, **options)
 
-    monkeypatch.setattr(gf_jax.study, "gradient_flow", interrupted)
+    monkeypatch.setattr(gf_jax.following, "gradient_flow", interrupted)
     folder = tmp_path / "short"
     status, out, _ = invoke(*WITH_FLOW, RATIOS, "--seeds=2", f"--output_dir={folder}")
     assert status == EXIT_INTERRUPTED
