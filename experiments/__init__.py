@@ -2,7 +2,8 @@
 
 import sys
 
-from experiments import interruption, streams
+from experiments.cli import streams
+from experiments.runs import interruption
 
 # Python calls it so while it looks for the module of a command, ``python -m experiments.main``.
 IS_COMMAND = sys.argv[:1] == ["-m"]
@@ -10,6 +11,6 @@ if IS_COMMAND:
     streams.install()
     interruption.watch()  # what follows takes a second or two
 
-from experiments import environment  # noqa: E402
+from experiments.cli import environment  # noqa: E402
 
 environment.prepare(is_command=IS_COMMAND)

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import gf_jax
-from experiments import command_line, interruption, usage
-from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.cli import command_line, usage
+from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.runs import interruption
 
 COMMAND = "python -m experiments.api"
 PAGE = usage.Page(

@@ -10,8 +10,9 @@ diverged, results are written; 4 results could not be written; 130 interrupted, 
 import importlib
 from collections.abc import Sequence
 
-from experiments import command_line, flags, interruption
-from experiments.configuration import Configuration
+from experiments.cli import command_line, flags
+from experiments.cli.configuration import Configuration
+from experiments.runs import interruption
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,9 +23,9 @@ def main(argv: Sequence[str]) -> int:
         if config is None:
             return 0
         # Slow to load, so after the flags are known to be right.
-        devices = importlib.import_module("experiments.devices")
+        devices = importlib.import_module("experiments.runs.devices")
         interruption.call(lambda: devices.start_processes(config))
-        experiment = importlib.import_module(f"experiments.{config.experiment}")
+        experiment = importlib.import_module(f"experiments.studies.{config.experiment}")
         interruption.check()
         return experiment.run(config)
 
@@ -38,7 +39,7 @@ def _configuration() -> Configuration | None:
     if values["resume"] is None:
         return Configuration(**values)
     given = command_line.given(Configuration)
-    return importlib.import_module("experiments.resumption").configuration(given)
+    return importlib.import_module("experiments.runs.resumption").configuration(given)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,11 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from experiments import (
-    command_line,
-    figures,
-    interruption,
-    page,
-    report,
-    seeds,
-    store,
-    usage,
-)
-from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.cli import command_line, usage
+from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.output import figures, page, report
+from experiments.runs import interruption, store
+from experiments.studies import seeds
 
 COMMAND = "python -m experiments.show"
 PAGE = usage.Page(

@@ -24,10 +24,12 @@ from absl.testing import flagsaver
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import command_line, data, main
-from experiments import flags as descriptions
-from experiments.configuration import Configuration
-from experiments.page import explanations
+from experiments import main
+from experiments.cli import command_line
+from experiments.cli import flags as descriptions
+from experiments.cli.configuration import Configuration
+from experiments.output.page import explanations
+from experiments.problems import data
 
 WITH_FLOW = (
     "--dataset=digits",

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from gf_jax.program import prepare
+from gf_jax.program.program import prepare
 
 SCHEDULE = gf_jax.Schedule(0.1, (2,), 6, snapshots=3, segments=2)
 # Sums over examples are taken in another order: a few ulps of a gradient of size one, times

@@ -10,10 +10,10 @@ import zipfile
 import numpy as np
 
 import gf_jax
-from experiments import store
-from gf_jax.files import write_json
-from gf_jax.method import Method
-from gf_jax.record import Reference, Run
+from experiments.runs import store
+from gf_jax.optimizers.method import Method
+from gf_jax.study.files import write_json
+from gf_jax.study.record import Reference, Run
 
 RATIOS = (1, 2, 5)
 NUMBERS = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from gf_jax.arithmetic import two_sum
+from gf_jax.program.arithmetic import two_sum
 
 STEPS = 4096
 
@@ -121,8 +121,8 @@ def test_arithmetic_that_cannot_be_had_is_refused(arithmetic, message):
     ("arithmetic", "precision"), [("compensated", "HIGHEST,"), ("tf32", "HIGH,")]
 )
 def test_products_have_the_precision_of_the_arithmetic(arithmetic, precision, small_problem):
-    from gf_jax.arithmetic import ARITHMETICS
-    from gf_jax.program import prepare
+    from gf_jax.program.arithmetic import ARITHMETICS
+    from gf_jax.program.program import prepare
 
     f, start = small_problem
     pure, data, _ = prepare(f, start, products=ARITHMETICS[arithmetic].products)

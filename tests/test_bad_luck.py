@@ -20,22 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import (
-    effort,
-    environment,
-    figures,
-    harness,
-    interruption,
-    paper,
-    problem,
-    report,
-    show,
-    store,
-    streams,
-)
-from experiments.configuration import Configuration, UsageError
-from gf_jax import summary as summaries
-from gf_jax.placement import Memory
+from experiments import show
+from experiments.cli import environment, streams
+from experiments.cli.configuration import Configuration, UsageError
+from experiments.output import figures, report
+from experiments.problems import problem
+from experiments.runs import effort, harness, interruption, store
+from experiments.studies import paper
+from gf_jax.descent.placement import Memory
+from gf_jax.study import summary as summaries
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import command_line
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import engine, measuring, program, textbook
+from experiments.cli import command_line
 
 JAX_FORMS = ["eager JAX", "jitted step", "scan per run", "padded vmap", "gf_jax"]
 TINY = ("--dataset=digits", "--examples=40", "--ratios=2", "--rounds=1")

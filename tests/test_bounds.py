@@ -9,7 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gf_jax
-from gf_jax import bounds, networks
+from gf_jax.problems import networks
+from gf_jax.theory import bounds
 from tests.test_curvature import dense_eigenvalues
 
 NETWORKS, EXAMPLES, RADIUS = 40, 7, 0.2

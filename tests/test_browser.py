@@ -9,7 +9,8 @@ import pytest
 from absl.testing import flagsaver
 from playwright.sync_api import Error, sync_playwright
 
-from experiments import command_line, main
+from experiments import main
+from experiments.cli import command_line
 
 pytestmark = pytest.mark.long
 

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import data, interruption
-from experiments.configuration import UsageError
+from experiments.cli.configuration import UsageError
+from experiments.problems import data
+from experiments.runs import interruption
 from tests.conftest import damaged
 
 

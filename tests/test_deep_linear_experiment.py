@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import data, deep_linear, regression
-from experiments.configuration import EXIT_DIVERGED, UsageError
+from experiments.cli.configuration import EXIT_DIVERGED, UsageError
+from experiments.problems import data, regression
+from experiments.studies import deep_linear
 from tests.conftest import check_page
 
 SMALL = (

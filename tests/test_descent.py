@@ -128,7 +128,7 @@ def test_closed_over_data_is_an_argument_not_a_constant(generator):
     def f(params):
         return jnp.mean((data @ params["x"]) ** 2)
 
-    from gf_jax.program import prepare
+    from gf_jax.program.program import prepare
 
     pure, constants, _ = prepare(f, START)
     assert [c.shape for c in constants] == [(300, 3)]

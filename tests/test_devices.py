@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import store
+from experiments.runs import store
 from tests.conftest import SMALL, WITH_FLOW
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, folders, show, store
-from experiments.configuration import EXIT_DIVERGED
-from gf_jax import drawing
+from experiments import show
+from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.problems import data
+from experiments.runs import folders, store
+from gf_jax.study import drawing
 from tests.conftest import SMALL, check_page, weights
 
 ROOT = Path(__file__).parents[1]

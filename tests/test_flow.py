@@ -5,7 +5,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import gf_jax
-from gf_jax import arithmetic, flow_problem
+from gf_jax.flow import problem as flow_problem
+from gf_jax.program import arithmetic
 
 CURVATURES = np.array([0.5, 2.0, 7.0])
 START = {"x": np.array([1.0, -2.0, 0.5])}

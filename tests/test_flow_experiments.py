@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import records, store
-from experiments.configuration import EXIT_DIVERGED
-from gf_jax import prediction
+from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.runs import store
+from experiments.studies import records
+from gf_jax.flow import prediction
 from tests.conftest import WITH_FLOW, check_page
 
 

@@ -12,11 +12,12 @@ import pytest
 from absl.flags import FlagValues
 from rich.console import Console
 
-from experiments import command_line, flags, main, show, usage
+from experiments import main, show
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.program import Settings
-from experiments.configuration import EXIT_STATUSES, EXPERIMENTS, Configuration
-from gf_jax.arithmetic import ARITHMETICS
+from experiments.cli import command_line, flags, usage
+from experiments.cli.configuration import EXIT_STATUSES, EXPERIMENTS, Configuration
+from gf_jax.program.arithmetic import ARITHMETICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

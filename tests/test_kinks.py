@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from gf_jax.kinks import gate, step
+from gf_jax.program.kinks import gate, step
 
 POINTS = np.array([-3.0, -0.7, 0.4, 2.5])
 

@@ -4,9 +4,9 @@ import jax
 import pytest
 
 import gf_jax
-from experiments import memory
-from experiments.configuration import UsageError
-from gf_jax.placement import Memory
+from experiments.cli.configuration import UsageError
+from experiments.runs import memory
+from gf_jax.descent.placement import Memory
 from tests.conftest import SMALL, WITH_FLOW
 from tests.test_descent import START, quadratic
 

@@ -10,9 +10,12 @@ import pytest
 from absl.testing import flagsaver
 
 import gf_jax
-from experiments import command_line, data, main, show, store
-from gf_jax import drawing
-from gf_jax.method import Method
+from experiments import main, show
+from experiments.cli import command_line
+from experiments.problems import data
+from experiments.runs import store
+from gf_jax.optimizers.method import Method
+from gf_jax.study import drawing
 from tests.conftest import WITH_FLOW
 
 

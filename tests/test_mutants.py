@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import report, resumption, seeds, show, store, structures
-from experiments.configuration import UsageError
-from experiments.page import Transcript
+from experiments import show
+from experiments.cli.configuration import UsageError
+from experiments.output import report
+from experiments.output.page import Transcript
+from experiments.runs import resumption, store, structures
+from experiments.studies import seeds
 from tests import mutants
 
 COUNT = int(os.environ.get("GF_JAX_MUTANTS", "1000"))

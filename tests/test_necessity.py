@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import necessity, progress
+from experiments.runs import progress
+from experiments.studies import necessity
 from tests.conftest import check_page
 
 

@@ -9,9 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments import figures, page, report, show, store
-from experiments.figures import style
-from experiments.page import document, plots
+from experiments import show
+from experiments.output import figures, page, report
+from experiments.output.figures import style
+from experiments.output.page import document, plots
+from experiments.runs import store
 
 MALICE = "<script>alert(1)</script>"
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import flags, resumption
-from experiments.configuration import PATHS, Configuration, located
+from experiments.cli import flags
+from experiments.cli.configuration import PATHS, Configuration, located
+from experiments.runs import resumption
 from tests.conftest import SMALL, interrupted_at, weights
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data
-from gf_jax import piecewise
+from experiments.problems import data
+from gf_jax.flow import piecewise
 
 START = np.array([-0.35])
 TIMES = np.arange(1, 11) / 10

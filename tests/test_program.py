@@ -8,8 +8,8 @@ import pytest
 from jax.experimental.ode import odeint
 
 import gf_jax
-from gf_jax.arithmetic import ARITHMETICS
-from gf_jax.program import prepare
+from gf_jax.program.arithmetic import ARITHMETICS
+from gf_jax.program.program import prepare
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 KEY = jax.random.key(7)

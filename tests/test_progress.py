@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import progress
+from experiments.runs import progress
 
 LINE = re.compile(r"solve: (\d+)%, \d\d:\d\d elapsed(, about \d\d:\d\d left)?")
 SHARES = st.lists(st.floats(0, 1), max_size=30)

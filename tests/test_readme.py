@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from absl.flags import FlagValues
 
-from experiments import command_line, flags
 from experiments.benchmark import __main__ as benchmark
-from experiments.configuration import EXIT_DIVERGED, WITHOUT_EFFECT, Configuration
+from experiments.cli import command_line, flags
+from experiments.cli.configuration import EXIT_DIVERGED, WITHOUT_EFFECT, Configuration
 from tests import test_devices
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data
+from experiments.problems import data
 from tests import reference
 
 # What the project promises for 200 base iterations in float32.

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import interruption
-from experiments.checkpoints import Checkpoints
-from experiments.configuration import Configuration
-from experiments.packing import Record
-from gf_jax import files
+from experiments.cli.configuration import Configuration
+from experiments.runs import interruption
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.packing import Record
+from gf_jax.study import files
 from tests.conftest import SMALL, WITH_FLOW, assert_same_results, interrupted_at
 
 PAPER = (*WITH_FLOW, "--ratios=2,3")
@@ -24,7 +24,7 @@ PAPER = (*WITH_FLOW, "--ratios=2,3")
 
 def replace(patch, name, function):
     """Puts a function in the place of one of gf_jax wherever experiments find it."""
-    for place in (gf_jax, gf_jax.following, gf_jax.prediction):
+    for place in (gf_jax, gf_jax.study.following, gf_jax.flow.prediction):
         if hasattr(place, name):
             patch.setattr(place, name, function)
 

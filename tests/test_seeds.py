@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import show, store
-from experiments.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED
+from experiments import show
+from experiments.cli.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED
+from experiments.runs import store
 from tests.conftest import SMALL, WITH_FLOW
 
 RATIOS = "--ratios=2,3"
@@ -86,7 +87,7 @@ def test_an_interrupt_keeps_the_flows_that_are_done(invoke, tmp_path, monkeypatc
         solved.append(True)
         return solve(*arguments, **options)
 
-    monkeypatch.setattr(gf_jax.following, "gradient_flow", interrupted)
+    monkeypatch.setattr(gf_jax.study.following, "gradient_flow", interrupted)
     folder = tmp_path / "short"
     status, out, _ = invoke(*WITH_FLOW, RATIOS, "--seeds=2", f"--output_dir={folder}")
     assert status == EXIT_INTERRUPTED

@@ -1,84 +1,54 @@
 """Imports go only downwards, and each outside library is met in one place."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What each module may import of gf_jax; nothing in gf_jax imports experiments.
+# What each folder of the library may import of the others; nothing in gf_jax imports experiments.
 LIBRARY = {
-    "networks": set(),
-    "initialization": {"networks"},
-    "objective": {"networks", "stepping"},
     "comparison": set(),
-    "arithmetic": set(),
-    "facts": set(),
-    "schedule": set(),
-    "equations": {"facts"},
-    # What f is: traced once, lifted, split from its data, gated.
-    "rules": {"equations"},
-    "lifting": {"equations", "rules"},
-    "flattening": {"equations", "rules"},
-    "identity": {"equations", "rules"},
-    "kinks": {"equations", "facts"},
-    "program": {"equations", "flattening", "identity", "kinks", "lifting", "rules"},
-    # Descent and the flows never meet: both receive f, so that their agreement is evidence.
-    "placement": {"schedule"},
-    "stepping": {"arithmetic", "program", "schedule"},
-    "segments": {"arithmetic", "comparison", "placement", "program", "schedule", "stepping"},
-    "descent": {"placement", "program", "schedule", "segments", "stepping"},
-    "momentum": set(),
-    "method": {"momentum"},
-    "flow_problem": {"arithmetic", "kinks", "program"},
-    "smooth": {"comparison", "flow_problem"},
-    "piecewise": {"flow_problem", "kinks"},
-    "flow": {"comparison", "flow_problem", "piecewise", "program", "smooth"},
-    "prediction": {
-        *("comparison", "flow", "flow_problem", "momentum", "piecewise", "program"),
-    },
-    "spectrum": {"arithmetic", "program"},
-    "bounds": {"arithmetic", "program"},
-    "lower_bounds": set(),
-    "deep_linear": {"flow", "flow_problem", "networks", "program", "smooth"},
-    # What runs amount to, and the two modules of the library that touch the world.
-    "record": {"comparison", "fields", "files", "method", "schedule"},
-    "summary": {"comparison", "record"},
-    "style": set(),
-    "drawing": {"comparison", "record", "style"},
-    "table": {"summary"},
-    "files": set(),
-    "fields": {"files"},
-    "following": {
-        *("arithmetic", "comparison", "descent", "flow", "flow_problem", "prediction", "program"),
-        *("record", "schedule", "segments"),
-    },
-    "study": {
-        *("arithmetic", "drawing", "flow_problem", "following", "method", "program", "record"),
-        *("saving", "schedule", "segments", "spectrum", "summary", "table"),
-    },
-    "saving": {"fields", "files", "record", "spectrum", "study"},
+    "program": set(),
+    "optimizers": set(),
+    # Descent and flow never meet: both receive f, so that their agreement is evidence.
+    "descent": {"comparison", "program"},
+    "flow": {"comparison", "optimizers", "program"},
+    "problems": {"descent"},
+    "theory": {"flow", "problems", "program"},
+    # What runs amount to; only here the library touches the world.
+    "study": {"comparison", "descent", "flow", "optimizers", "program", "theory"},
 }
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {
-    "diffrax": {"smooth"},
-    "matfree": {"spectrum"},
-    "absl": {"command_line", "benchmark"},
-    "pdoc": {"api"},
-    # figures is a folder, as are benchmark and page; study only names a type.
-    "matplotlib": {"drawing", "figures", "study", "style"},
-    "plotly": {"page"},
-    "jinja2": {"page"},
-    "tensorflow_datasets": {"fetch"},
-    "sklearn": {"data", "examples"},  # the latter a folder
-    "flax": {"examples"},
-    "torch": {"benchmark"},
-    "tqdm": {"progress"},
-    "orbax": {"checkpoints"},
-    "etils": {"checkpoints"},
-    "fcntl": {"folders"},
-    "signal": {"interruption"},
+    "diffrax": {"gf_jax.flow.smooth"},
+    "matfree": {"gf_jax.theory.spectrum"},
+    "absl": {"experiments.cli.command_line", "experiments.benchmark"},
+    "pdoc": {"experiments.api"},
+    "matplotlib": {
+        *("gf_jax.study.drawing", "gf_jax.study.style", "experiments.output.figures"),
+        "gf_jax.study.comparison",  # names a type
+    },
+    "plotly": {"experiments.output.page"},
+    "jinja2": {"experiments.output.page"},
+    "tensorflow_datasets": {"experiments.fetch"},
+    "sklearn": {"experiments.problems.data", "experiments.examples"},
+    "flax": {"experiments.examples"},
+    "torch": {"experiments.benchmark"},
+    "tqdm": {"experiments.runs.progress"},
+    "orbax": {"experiments.runs.checkpoints"},
+    "etils": {"experiments.runs.checkpoints"},
+    "fcntl": {"experiments.runs.folders"},
+    "signal": {"experiments.runs.interruption"},
+}
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("gf_jax", "experiments")
+    for path in (ROOT / package).rglob("*.py")
 }
 
 
@@ -87,25 +57,43 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else node.module for name in names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "gf_jax").glob("*.py")), ids=lambda p: p.stem)
-def test_library_imports(path):
-    inner = {name.split(".")[1] for name in imported(path) if name.startswith("gf_jax.")}
-    outer = {name.split(".")[0] for name in imported(path)}
-    assert not outer & {"experiments", "absl", "rich", "tqdm"}
-    if path.stem != "__init__":
-        assert inner <= LIBRARY[path.stem]
+def folder(module):
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("gf_jax.")))
+def test_the_library_imports_downwards(module):
+    names = set(imported(MODULES[module]))
+    assert not {name.split(".")[0] for name in names} & {"experiments", "absl", "rich", "tqdm"}
+    inner = {name.split(".")[1] for name in names if name.startswith("gf_jax.")}
+    own = module.split(".")[1]
+    assert inner - {own} <= LIBRARY[own]
+
+
+# Those for types alone count too.
+@pytest.mark.parametrize("unit", [str, folder], ids=["modules", "folders"])
+def test_nothing_imports_in_a_circle(unit):
+    graph = {}
+    for module, path in MODULES.items():
+        inner = {unit(name) for name in imported(path) if name in MODULES}
+        graph.setdefault(unit(module), set()).update(inner - {unit(module)})
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("library", OUTSIDE)
 def test_outside_libraries_have_one_place(library):
     users = {
-        path.parent.stem if path.parent.parent.stem == "experiments" else path.stem
-        for folder in ("gf_jax", "experiments")
-        for path in (ROOT / folder).rglob("*.py")
+        module
+        for module, path in MODULES.items()
         if any(name.split(".")[0] == library for name in imported(path))
     }
-    assert users == OUTSIDE[library]
+    assert users
+    for place in OUTSIDE[library]:
+        inside = {module for module in users if f"{module}.".startswith(f"{place}.")}
+        assert inside, f"{place} imports no {library}"
+        users -= inside
+    assert not users

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import data, spectra
-from experiments.configuration import EXIT_DIVERGED
+from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.problems import data
+from experiments.studies import spectra
 from tests.conftest import WITH_FLOW, check_page
 from tests.test_curvature import dense_eigenvalues
 

@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gf_jax
-from experiments import report, show, store
-from experiments.configuration import UsageError
-from gf_jax import files
+from experiments import show
+from experiments.cli.configuration import UsageError
+from experiments.output import report
+from experiments.runs import store
+from gf_jax.study import files
 from tests.conftest import SMALL, damaged, weights
 
 SHAPES = gf_jax.fully_connected((64, 6, 10)).shapes

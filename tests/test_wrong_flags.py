@@ -14,10 +14,11 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import command_line, show
+from experiments import show
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.program import Settings
-from experiments.configuration import (
+from experiments.cli import command_line
+from experiments.cli.configuration import (
     ALONG,
     COORDINATES,
     DATASETS,

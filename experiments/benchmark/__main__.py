@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments import command_line, interruption
 from experiments.benchmark import program
 from experiments.benchmark.program import EXIT_DISAGREEMENT, Settings
-from experiments.configuration import EXIT_INTERRUPTED, EXIT_USAGE
-from experiments.flags import DATA, OUTPUT_DIR, RATIOS
-from experiments.usage import Example, Flag, Group, Page, default_in_words
+from experiments.cli import command_line
+from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE
+from experiments.cli.flags import DATA, OUTPUT_DIR, RATIOS
+from experiments.cli.usage import Example, Flag, Group, Page, default_in_words
+from experiments.runs import interruption
 
 WHAT_TO_MEASURE = Group(
     "What to measure",

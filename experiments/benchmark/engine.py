@@ -15,8 +15,8 @@ from jax.extend import core
 
 import gf_jax
 from experiments.benchmark.workload import STEP_SIZE, Implementation, Workload, wait
-from gf_jax.arithmetic import ARITHMETICS
-from gf_jax.networks import Params
+from gf_jax.problems.networks import Params
+from gf_jax.program.arithmetic import ARITHMETICS
 
 BATCHES, BATCH_SECONDS = 5, 0.02  # of calls, in which a product is measured
 
@@ -95,7 +95,7 @@ def measure_products(workload: Workload) -> Products:
     """The products of one base iteration, with the lanes stacked as the engine has them.
 
     Between two comparison times it evaluates the gradients of all lanes at once, then
-    those of ever fewer; see ``gf_jax.descent``.
+    those of ever fewer; see ``gf_jax.descent.descent``.
     """
     steps = np.diff((0, *workload.ratios))
     flops = seconds = 0.0

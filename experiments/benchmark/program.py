@@ -15,29 +15,21 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments import (
-    command_line,
-    figures,
-    folders,
-    harness,
-    problem,
-    progress,
-    report,
-    store,
-    streams,
-    usage,
-)
 from experiments.benchmark import engine, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
-from experiments.configuration import (
+from experiments.cli import command_line, streams, usage
+from experiments.cli.configuration import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     Configuration,
     UsageError,
 )
-from experiments.data import Dataset
-from gf_jax.arithmetic import ARITHMETICS
+from experiments.output import figures, report
+from experiments.problems import problem
+from experiments.problems.data import Dataset
+from experiments.runs import folders, harness, progress, store
+from gf_jax.program.arithmetic import ARITHMETICS
 
 # Roughly the seconds that a network takes to get ready, and to be measured once, per
 # implementation and on two cores: for the estimate of the time left.

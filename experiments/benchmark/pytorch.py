@@ -21,7 +21,7 @@ from experiments.benchmark.workload import (
     Workload,
     step_by_step,
 )
-from gf_jax.networks import Params
+from gf_jax.problems.networks import Params
 
 Weights = dict[str, torch.Tensor]
 

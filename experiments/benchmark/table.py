@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import report
+from experiments.output import report
 
 COLUMNS = ("", "time", "quartiles", "gradients/s", "compile", "memory")
 LEGEND = """\

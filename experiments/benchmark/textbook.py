@@ -1,7 +1,7 @@
 """The four networks as a textbook has them, in JAX, and descent as one would first write it.
 
 Examples lie along the first axis, layers follow one another, convolution and pooling are
-JAX's own. Parameters are those of ``gf_jax.networks``.
+JAX's own. Parameters are those of ``gf_jax.problems.networks``.
 """
 
 import functools
@@ -23,7 +23,7 @@ from experiments.benchmark.workload import (
     step_by_step,
     wait,
 )
-from gf_jax.networks import Params
+from gf_jax.problems.networks import Params
 
 Loss = Callable[[Params, Array, Array], Array]
 

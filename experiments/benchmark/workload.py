@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.problem import Problem
-from gf_jax.networks import Params
+from experiments.problems.problem import Problem
+from gf_jax.problems.networks import Params
 
 STEP_SIZE = 0.001  # of the base run
 

@@ -1,0 +1,1 @@
+"""The command lines: flags and help, mistakes and exit statuses, the environment of a process."""

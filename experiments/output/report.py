@@ -1,0 +1,205 @@
+"""What a run shows in numbers: a summary for programs, a table for people."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.studies.records import DESCRIPTIONS
+from gf_jax.study.summary import divergences as divergences
+from gf_jax.study.summary import finite as finite
+from gf_jax.study.summary import nearness as nearness
+from gf_jax.study.summary import predicted as predicted
+from gf_jax.study.summary import run_name as run_name
+from gf_jax.study.summary import steps as steps
+from gf_jax.study.summary import summarise as summarise
+from gf_jax.study.summary import text as text
+from gf_jax.study.summary import unpredicted as unpredicted
+
+COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
+LEGEND = """\
+loss, accuracy, from start and gap are those of the last iteration.
+from start: Euclidean distance to the initial point, over all parameters.
+gap: the same to the base run η₀; largest gap: over all iterations.
+relative: the largest ratio of the gap to the distance that the base run has
+travelled from its start by then."""
+
+FLOW_COLUMNS = ("run", "to flow", "predicted", "gap", "predicted", "order")
+FLOW_LEGEND = """\
+to flow: Euclidean distance to gradient flow at the last time; < where the
+flow is not known well enough to tell. gap: as above. predicted: without
+running descent. order: slope of log distance to the flow against log step
+size over all runs."""
+
+KINK_WARNING = """\
+The loss has kinks. Where two runs pass one on different sides they part for
+good, and which side a run takes may hang on less than any prediction knows."""
+
+SWEEP_LEGEND = """\
+of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
+first order, modified flow: Euclidean distance of descent from gradient flow,
+from the flow and its first-order deviation, and from the modified flow of its
+step size."""
+
+
+def print_run(summary: dict[str, Any], console: Console) -> None:
+    """Prints the table of a run, its comparison with the flow, and what diverged."""
+    print_table(summary, console)
+    if "flow" in summary:
+        _print_flow(summary, console)
+    print_doubts(summary, console)
+    for line in divergences(summary):
+        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
+
+
+def print_doubts(summary: dict[str, Any], console: Console) -> None:
+    """Prints what is missing or doubtful."""
+    for doubt in summary["doubts"]:
+        console.print(f"[bold yellow]note:[/] {escape(doubt)}", soft_wrap=True)
+
+
+def show_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    legend: str = "",
+    left: int = 0,
+) -> None:
+    """Prints a table and what its columns mean.
+
+    Args:
+      console: where.
+      title: above it.
+      columns: heads; all columns but the first ``left`` are aligned to the right.
+      rows: of texts, which are not markup.
+      legend: below it.
+      left: number of columns aligned to the left.
+    """
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+    if legend:
+        console.print(escape(legend), highlight=False)
+
+
+def print_table(summary: dict[str, Any], console: Console) -> None:
+    """Prints the summary as a table."""
+    rows = [
+        (
+            run_name(lane["ratio"]),
+            text(lane["final_loss"], ".6f"),
+            text(lane["final_accuracy"], ".1%"),
+            text(lane["final_distance_from_init"], ".5f"),
+            text(lane["final_distance_to_base"], ".3e"),
+            text(lane["largest_gap"]["value"], ".3e"),
+            text(lane["largest_relative_gap"]["value"], ".3%"),
+        )
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"{summary['iterations']:,} base iterations of step size {summary['step_size']:g}, "
+        f"to time {summary['time']:g}"
+    )
+    show_table(console, title, COLUMNS, rows, legend=LEGEND)
+
+
+def print_rounding(summary: dict[str, Any], console: Console) -> None:
+    """Prints the gaps to the base run in every arithmetic, side by side."""
+    for row in summary["table"]:
+        rows = [
+            (name, *(text(gap, ".4e") for gap in gaps[1:])) for name, gaps in row["gaps"].items()
+        ]
+        if {"compensated", "float32"} <= set(row["gaps"]):
+            pairs = zip(row["gaps"]["float32"], row["gaps"]["compensated"], strict=True)
+            factors = [a / b if a and b else None for a, b in pairs]
+            rows.append(("float32 over compensated", *(text(f, ".3f") for f in factors[1:])))
+        title = (
+            f"{summary['network']} on {summary['data']}\n"
+            f"gaps to the run with step size {summary['step_size']:g} after "
+            f"{row['iteration']:,} base iterations, time {row['time']:g}"
+        )
+        columns = ("arithmetic", *map(run_name, summary["ratios"][1:]))
+        show_table(console, title, columns, rows, left=1)
+    for name, run in summary["runs"].items():
+        for line in divergences(run):
+            console.print(f"[bold red]warning:[/] in {name}, {line}", soft_wrap=True)
+
+
+def print_prediction(summary: dict[str, Any], console: Console) -> None:
+    """Prints predicted distances, one row per step size."""
+    rows = [
+        (
+            f"{lane['step_size']:g}",
+            text(lane["predicted_to_flow"], ".3e"),
+            text(lane["predicted_gap"], ".3e"),
+        )
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"predicted at time {summary['time']:g}, where the flow has travelled "
+        f"{text(summary['distance_from_init'], '.4g')} and its loss is "
+        f"{text(summary['loss'], '.6g')}"
+    )
+    show_table(console, title, ("step size", "to flow", "to the largest step"), rows)
+    if summary["kinks"]:
+        console.print(KINK_WARNING, highlight=False)
+    console.print(
+        f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
+        f"{summary['checking_evaluations']:,} more that told the numerical error, "
+        f"{text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
+        highlight=False,
+    )
+
+
+def print_sweep(summary: dict[str, Any], console: Console) -> None:
+    """Prints distances from the three descriptions, one row per step size."""
+    rows = [
+        (
+            f"{lane['step_size']:.4g}",
+            f"{lane['step_size'] / summary['edge']:.2f}",
+            "diverged" if lane["diverged_at"] is not None else text(lane["final_loss"], ".6f"),
+            *(text(lane[name], ".3e") for name in DESCRIPTIONS),
+        )
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"at time {summary['time']:g}, where the flow has travelled "
+        f"{text(summary['travelled'], '.4g')}"
+    )
+    columns = ("step size", "of edge", "loss", "flow", "first order", "modified flow")
+    show_table(console, title, columns, rows, legend=SWEEP_LEGEND)
+    for line in divergences(summary):
+        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
+
+
+def _print_flow(summary: dict[str, Any], console: Console) -> None:
+    flow = summary["flow"]
+    rows = []
+    for lane, beside in zip(summary["runs"], flow["runs"], strict=True):
+        known = beside["measured"] or beside["smallest_measurable"] is None
+        bound = "" if known else "< "
+        seen = beside["distance_to_flow" if known else "smallest_measurable"]
+        row = (
+            run_name(lane["ratio"]),
+            bound + text(seen, ".3e"),
+            predicted(flow, beside["predicted_to_flow"]),
+            text(beside["gap"], ".3e"),
+            predicted(flow, beside["predicted_gap"]),
+            text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
+        )
+        rows.append(row)
+    title = f"Against gradient flow, at time {flow['time']:g}"
+    show_table(console, title, FLOW_COLUMNS, rows, legend=FLOW_LEGEND)
+    for line in flow["verdict"]:
+        console.print(escape(line), soft_wrap=True, highlight=False)

@@ -1,0 +1,1 @@
+"""The run directory and its life: memory, progress, checkpoints, interruption."""

@@ -1,0 +1,223 @@
+"""What a run has computed so far, kept so that it is not computed again when it is resumed.
+
+An experiment asks its journal before it computes a piece, and adds what it has computed. The
+journal writes checkpoints of that: of a descent when ``--checkpoint_every`` seconds have passed,
+and of every piece when it is complete.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax import Array
+
+from experiments.cli.configuration import UsageError
+from experiments.runs import interruption, structures
+from experiments.runs.checkpoints import Checkpoints, WriteError
+from experiments.runs.packing import Record
+
+PyTree = Any
+Made = TypeVar("Made")
+
+
+class _Piece(NamedTuple):
+    """What is not yet written: consecutive parts with one label, and the state behind them."""
+
+    label: str
+    done: bool
+    parts: list[PyTree]
+    state: list[np.ndarray] | None
+    seconds: float
+
+    def record(self) -> Record:
+        leaves = [jax.tree.leaves(part) for part in self.parts]
+        joined = [
+            np.concatenate(arrays) if len(arrays) > 1 else np.asarray(arrays[0])
+            for arrays in zip(*leaves, strict=True)
+        ]
+        return Record(self.label, self.done, self.seconds, joined)
+
+
+class Journal:
+    """The journal of one run.
+
+    Args:
+      folder: of the checkpoints; None keeps none.
+      every: seconds between checkpoints.
+      run: a text that identifies the run.
+      say: shows a line.
+    """
+
+    def __init__(
+        self, folder: str | None, every: float, run: str, say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._every, self._run, self._say = folder, every, run, say
+        self._checkpoints: Checkpoints | None = None
+        self._records: list[Record] = []
+        self._state: Sequence[np.ndarray] | None = None
+        self._number = 0  # of records that are written
+        self._pending: list[_Piece] = []
+        self._flying: _Piece | None = None  # that is being written
+        self._written = self._added = time.monotonic()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._folder is not None
+
+    def begin(self) -> None:
+        """Makes sure that a folder that the user has chosen can be written and holds nothing.
+
+        Raises:
+          UsageError: if it does not.
+        """
+        flag = f"--checkpoint_dir={self._folder}"
+        try:
+            used = self._open().used
+        except WriteError as error:
+            raise UsageError(
+                f"{flag}: cannot be written ({error}); give a folder that can"
+            ) from None
+        if used:
+            raise UsageError(f"{flag}: holds checkpoints of a run; give another folder")
+
+    def read(self, *, expected: bool) -> None:
+        """Reads what an earlier process has kept, and says from where the run goes on.
+
+        Args:
+          expected: whether the folder has to be there, as one that the user has named.
+
+        Raises:
+          UsageError: if that cannot be read here, or is of another run.
+        """
+        flag = f"--checkpoint_dir={self._folder}"
+        accepted = "give the folder where the checkpoints lie"
+        try:
+            if not self._exists():
+                if expected:
+                    raise UsageError(f"{flag}: no such folder; {accepted}, or an empty one")
+                self._say("no checkpoint was written yet: the run starts from the beginning")
+                return
+            kept = self._open().read()
+        except WriteError as error:
+            raise UsageError(f"{flag}: cannot be used ({error}); {accepted}") from None
+        self._records, self._state, self._number = kept.records, kept.state, len(kept.records)
+        if kept.told:
+            self._say(kept.told)
+        elif not kept.records:
+            self._say("there is no complete checkpoint: the run starts from the beginning")
+
+    def _exists(self) -> bool:
+        """Whether there is a folder of checkpoints; one in a bucket is taken to be there.
+
+        Raises:
+          WriteError: if the system does not say.
+        """
+        assert self._folder is not None
+        if "://" in self._folder:
+            return True
+        try:
+            os.stat(self._folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise WriteError(error.strerror) from None
+        return True
+
+    def records(self, label: str) -> list[Record]:
+        """What an earlier process has kept under a label; the last may be done."""
+        return [record for record in self._records if record.label == label]
+
+    def state(self, label: str) -> Sequence[np.ndarray] | None:
+        """The state behind them, None if they are done or there are none."""
+        return self._state if self._records and self._records[-1].label == label else None
+
+    def add(self, label: str, part: PyTree, state: Sequence[Array], *, done: bool) -> None:
+        """Adds a part, a pytree of arrays with a common first axis, and the state behind it."""
+        if self._folder is None:
+            return
+        same = bool(self._pending) and self._pending[-1].label == label
+        before = self._pending.pop() if same else _Piece(label, False, [], None, 0.0)
+        kept = None if done else [np.array(leaf) for leaf in state]
+        parts = [*before.parts, part]
+        self._pending.append(_Piece(label, done, parts, kept, before.seconds + self._lap()))
+        if done or time.monotonic() - self._written >= self._every:
+            self.flush()
+
+    def once(self, label: str, make: Callable[[], Made], like: Made) -> Made:
+        """What is made, or was by an earlier process.
+
+        Args:
+          label: of it.
+          make: makes it: a pytree of arrays and numbers.
+          like: its structure, see ``structures``.
+
+        Raises:
+          UsageError: if an earlier process has kept something else.
+        """
+        records = self.records(label)
+        if records:
+            return structures.restored(label, like, records[0].leaves)
+        made = make()
+        if self._folder is not None:
+            self._pending.append(_Piece(label, True, [made], None, self._lap()))
+            self.flush()
+        return made
+
+    def flush(self, *, wait: bool = False) -> None:
+        """Begins to write what is not yet written; a failure is told, and the run goes on."""
+        with interruption.shielded():
+            while self._landed() and self._pending:
+                self._flying = self._pending.pop(0)
+                try:
+                    self._open().write(self._number, self._flying.record(), self._flying.state)
+                except WriteError as error:
+                    self._failed(error)
+                    break
+            if wait:
+                self._landed()
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._checkpoints is not None:
+            self._landed()
+            self._checkpoints.close()
+
+    def remove(self) -> None:
+        """Removes all checkpoints, of a run that is complete."""
+        if self._checkpoints is not None:
+            self._landed()
+            self._checkpoints.remove()
+
+    def _lap(self) -> float:
+        """Seconds since something was added."""
+        before, self._added = self._added, time.monotonic()
+        return self._added - before
+
+    def _open(self) -> Checkpoints:
+        if self._checkpoints is None:
+            assert self._folder is not None
+            self._checkpoints = Checkpoints(self._folder, self._run)
+        return self._checkpoints
+
+    def _landed(self) -> bool:
+        """Whether what was being written is; if it could not be, it is to be written again."""
+        if self._flying is None:
+            return True
+        try:
+            self._open().wait()
+        except WriteError as error:
+            self._failed(error)
+            return False
+        self._flying, self._number = None, self._number + 1
+        return True
+
+    def _failed(self, error: WriteError) -> None:
+        assert self._flying is not None
+        self._pending.insert(0, self._flying)
+        self._flying = None
+        self._say(f"a checkpoint could not be written ({error}); the run goes on without it")

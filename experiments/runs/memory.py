@@ -1,0 +1,120 @@
+"""Whether a run fits into memory, told before it begins."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import jax
+
+from experiments.cli.configuration import Configuration, UsageError
+from gf_jax.descent.placement import Memory, flow_memory
+
+if TYPE_CHECKING:
+    from experiments.problems.problem import Problem
+
+MIB, GIB = 2.0**20, 2.0**30
+# Where control groups of version 2 and of version 1 have their folders, and in them what a
+# container may take, what it takes, and the part of that which is cache of files.
+GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_active_file", "total_inactive_file"),
+    ),
+}
+
+
+def check(config: Configuration, needed: Memory) -> None:
+    """Refuses a run that does not fit.
+
+    Raises:
+      UsageError: with what it needs, what there is, and which flag to change.
+    """
+    device, machine = jax.local_devices()[0], available()
+    stats = device.memory_stats()
+    amounts = []
+    if stats and "bytes_limit" in stats:
+        free = stats["bytes_limit"] - stats["bytes_in_use"]
+        amounts.append((needed.device, free, device.device_kind))
+        amounts.append((needed.host, machine, "this machine"))
+    else:  # devices that are the machine itself
+        amounts.append((needed.device * needed.devices + needed.host, machine, "this machine"))
+    for need, free, where in amounts:
+        if free is not None and need > free:
+            flag = "--snapshots" if needed.host > needed.device else "--examples"
+            flags = f"--seeds or {flag}" if (config.seeds or 1) > 1 else flag
+            raise UsageError(
+                f"memory: the run needs about {in_words(need)} and {in_words(free)} "
+                f"are free on {where}; take a smaller {flags}"
+            )
+
+
+def in_words(amount: float) -> str:
+    """Bytes in the unit that suits them."""
+    return f"{amount / GIB:.3g} GiB" if amount >= GIB else f"{amount / MIB:.3g} MiB"
+
+
+def check_flow(config: Configuration, study: "Problem") -> None:
+    """Refuses an experiment whose flow, or prediction, is known not to fit.
+
+    Raises:
+      UsageError: as ``check``.
+    """
+    if config.flow is False or config.along == "descent":
+        return
+    seeds = len(config.starts_of_seeds) or 1
+    weights = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
+    times = len(config.schedule.snapshot_iterations)
+    predicted = config.experiment in ("paper", "rounding", "predict") and config.predicts
+    # With kinks each run is predicted on its own, else all by the flow and its deviation.
+    lanes = (2 if study.linear else len(config.all_step_sizes)) if predicted else 1
+    check(config, flow_memory(weights, times, lanes))
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take, of the machine or of a container that has less.
+
+    None where the system does not tell.
+
+    Args:
+      root: the folder in which the system's files lie.
+    """
+    return min((*_of_machine(root), *_of_groups(root)), default=None)
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    try:
+        yield _table(root / "proc/meminfo")["MemAvailable"] * 1024
+    except (OSError, KeyError):
+        return
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What is left to each control group that the process is in, the outer ones included."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in {*controllers.split(",")} & {*GROUPS}:
+            mount, limit, usage, cache = GROUPS[controller]
+            # Inside a container its own folder may be the outermost, whatever the path says.
+            inner = PurePosixPath(path.lstrip("/"))
+            for group in itertools.chain([inner], inner.parents):
+                folder = root / mount / group
+                try:
+                    most, taken = (int((folder / name).read_text()) for name in (limit, usage))
+                    table = _table(folder / "memory.stat")
+                except (OSError, ValueError):  # not a folder of it, or "max": no limit
+                    continue
+                yield max(most - taken + sum(table.get(name, 0) for name in cache), 0)
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of lines that are a name and a number, and perhaps a unit."""
+    rows = (line.replace(":", "").split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1}

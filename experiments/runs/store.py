@@ -1,0 +1,340 @@
+"""Run directories: what they hold, written and read.
+
+    configuration.json   resolved configuration, data, versions, device, command
+    initial_params.npz   the starting point, one array per parameter
+    metrics.npz          per base iteration and lane: losses and distances; momentum, nesterov,
+                         batch_size if the run is not plain descent on all examples;
+                         doubts, as UTF-8 lines, if there are any
+    snapshots.npz        per snapshot and lane: training accuracy and all parameters
+    flow.npz             gradient flow at the snapshots' times, distances to it, prediction;
+                         doubts once more, with those of the flow
+                         (of several starting points, all of these with an axis of seeds)
+    depth_<n>.npz        of deep_linear: what became of every start of n layers
+    saddle.npz           of necessity: gaps, and largest step sizes
+    summary.json         the numbers of the final table; of the benchmark, all of them
+    figure.png, .pdf     the figure
+    unsaid.txt           what the terminal did not take, if there was any
+    report.html          the page: verdict, figures that can be zoomed, tables, configuration
+
+Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
+(outputs, inputs), ``dense_1.bias`` of shape (outputs,), ``conv_1.weight`` of shape
+(outputs, inputs, height, width), ``conv_1.bias``. The same file is what
+``--initial_params`` reads. Every npz and JSON file holds its ``format``. Nothing is pickled.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gf_jax
+from experiments.cli.configuration import LARGEST, SMALLEST, UsageError, expand
+from experiments.problems.data import Dataset
+from experiments.studies.records import Reference, Run
+from gf_jax.problems.networks import Params, Shapes
+from gf_jax.study.fields import encode
+from gf_jax.study.files import (
+    Header,
+    check_format,
+    open_arrays,
+    printable,
+    read_json,
+    write_arrays,
+    write_json,
+)
+from gf_jax.study.record import METHOD, METRICS, REFERENCE, build_run
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# Parts of configuration.json, and what they are in JSON.
+DESCRIPTION: dict[str, tuple[type, ...]] = {
+    "configuration": (dict,),
+    "network": (str,),
+    "data": (dict, type(None)),
+    "device": (dict, type(None)),
+    "versions": (dict, type(None)),
+    "digests": (dict, type(None)),
+    "resumed": (list, type(None)),
+}
+OPTIONAL = ("seed", "doubts", *METHOD.fields)  # of metrics.npz
+LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matplotlib")
+
+
+def write_configuration(
+    directory: Path,
+    config: "DataclassInstance",
+    dataset: Dataset | None,
+    network_label: str,
+    digests: dict[str, str] | None = None,
+) -> None:
+    """Writes what is needed to repeat the run, and what it is compared by when it is resumed."""
+    write_json(
+        directory / "configuration.json",
+        {
+            "configuration": dataclasses.asdict(config),
+            "network": network_label,
+            "data": dataset
+            and {field: getattr(dataset, field) for field in ("label", "source", "mean", "std")},
+            **surroundings(),
+            "digests": digests or {},
+            "command": sys.argv,
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        },
+    )
+
+
+def surroundings() -> dict[str, dict[str, Any]]:
+    """The device and the versions of libraries that a run is made by."""
+    device = jax.devices()[0]
+    return {
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "versions": {"python": platform.python_version(), "gf_jax": gf_jax.__version__}
+        | {library: importlib.metadata.version(library) for library in LIBRARIES},
+    }
+
+
+def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
+    """Writes losses and distances of every base iteration."""
+    arrays = {
+        "ratio": np.array(run.ratios),
+        "step_size": run.step_sizes,
+        "iteration": run.iterations,
+        "time": run.times,
+    }
+    arrays |= _seeds(run) | _method(run) | _doubts(run) | run.metrics._asdict()
+    write_arrays(directory / f"{name}.npz", arrays)
+
+
+def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
+    """Writes accuracy and parameters, leaves of shape (snapshots, [seeds,] lanes, ...)."""
+    arrays = {
+        "ratio": np.array(run.ratios),
+        "iteration": run.snapshot_iterations,
+        "accuracy": run.accuracy,
+    }
+    write_arrays(directory / "snapshots.npz", arrays | _seeds(run) | _params(snapshots))
+
+
+def write_flow(directory: Path, run: Run, params: Params) -> None:
+    """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
+    assert run.reference is not None
+    known = {name: each for name, each in run.reference._asdict().items() if each is not None}
+    arrays = {"time": run.snapshot_times} | known | _seeds(run) | _doubts(run)
+    write_arrays(directory / "flow.npz", arrays | _params(params))
+
+
+def _params(stack: Params) -> dict[str, Any]:
+    return {f"params.{name}": array for name, array in _named(stack).items()}
+
+
+def _seeds(run: Run) -> dict[str, Any]:
+    """Seeds of the starting points, which arrays have an axis for if there are several."""
+    return {"seed": np.array(run.seeds)} if run.seeds else {}
+
+
+def _method(run: Run) -> dict[str, Any]:
+    """How steps are made, if not by plain descent on all examples."""
+    fields = dataclasses.asdict(run.method)
+    return {name: np.array(value) for name, value in fields.items() if value}
+
+
+def _doubts(run: Run) -> dict[str, Any]:
+    """What is doubtful, if anything is; UTF-8 bytes, a line for each sentence."""
+    return {"doubts": encode(run.doubts)} if run.doubts else {}
+
+
+def write_record(directory: Path, name: str, record: Any) -> None:
+    """Writes the fields of a record as one npz file; those of a record in it as ``a.b``."""
+    write_arrays(directory / f"{name}.npz", _fields(record))
+
+
+def _fields(record: Any, prefix: str = "") -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for name, value in record._asdict().items():
+        if hasattr(value, "_asdict"):
+            arrays |= _fields(value, f"{prefix}{name}.")
+        elif value is not None:
+            arrays[prefix + name] = value
+    return arrays
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Writes the summary."""
+    write_json(directory / "summary.json", summary)
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Reads configuration.json, which may be a stranger's, as far as the kinds of its parts go.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is damaged.
+    """
+    description = read_json(directory / "configuration.json")
+    for name, kinds in DESCRIPTION.items():
+        if name not in description and type(None) not in kinds:
+            raise ValueError(f"{name} is missing")
+        if not isinstance(description.get(name), kinds):
+            raise ValueError(f"configuration.json is damaged at {name}")
+    return description
+
+
+def read_run(directory: Path) -> Run:
+    """Reads the numbers of a saved run.
+
+    Raises:
+      UsageError: if the folder holds no complete run; the text names the file.
+    """
+    try:
+        return _read_run(directory, read_description(directory))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{directory}: holds no run that can be read ({_reason(error)}); give another folder"
+        ) from None
+
+
+def _read_run(directory: Path, description: dict[str, Any]) -> Run:
+    """The run, of what its files hold by the names that fields have there."""
+    saved = _read("metrics", directory, ("ratio", "iteration", *METRICS.fields), OPTIONAL)
+    kept = _read("snapshots", directory, ("iteration", "accuracy"))
+    flow: dict[str, np.ndarray] = {}
+    if (directory / "flow.npz").exists():
+        later = tuple(Reference._field_defaults)  # which older files do not have
+        wanted = [name for name in REFERENCE.fields if name not in later]
+        flow = _read("flow", directory, wanted, (*later, "doubts"))
+    step_size = description["configuration"].get("step_size")
+    if type(step_size) not in (int, float) or not SMALLEST <= step_size <= LARGEST:
+        raise ValueError(f"step_size is {printable(step_size, 20)}")
+    found = {
+        "network_label": description["network"],
+        "data_label": (description.get("data") or {}).get("label"),
+        "step_size": float(step_size),
+        "ratios": saved["ratio"],
+        "iterations": saved["iteration"],
+        "metrics": {name: saved[name] for name in METRICS.fields},
+        "snapshot_iterations": kept["iteration"],
+        "accuracy": kept["accuracy"],
+        "reference": {name: flow[name] for name in REFERENCE.fields if name in flow} or None,
+        "seeds": saved.get("seed"),
+        "method": {name: saved[name] for name in METHOD.fields if name in saved},
+        "doubts": flow.get("doubts", saved.get("doubts")),
+    }
+    seeds = saved["seed"].size if "seed" in saved else None
+    return build_run(found, {"seeds": seeds})
+
+
+def _read(
+    name: str, directory: Path, fields: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Named arrays of a file of a run, and optional ones if they are there.
+
+    Raises:
+      OSError, ValueError: as ``files.open_arrays``, or if it is of another format.
+    """
+    with open_arrays(directory / f"{name}.npz") as archive:
+        archive.check_stored()
+        check_format(f"{name}.npz", archive.read("format")["format"])
+        return archive.read(*fields, *(name for name in optional if name in archive.headers))
+
+
+def write_params(path: Path, params: Params) -> None:
+    """Writes one point of weight space in the format described above."""
+    write_arrays(path, _named(params))
+
+
+def read_params(path: str, shapes: Shapes) -> Params:
+    """Reads a starting point written by ``write_params`` or by another program.
+
+    Args:
+      path: npz file with one floating-point array per parameter.
+      shapes: the shapes wanted, ``{layer: {kind: shape}}``.
+
+    Returns:
+      The parameters as float32.
+
+    Raises:
+      UsageError: if the file is unreadable, or an array is missing, unknown, not
+        floating point, not finite or of another shape.
+    """
+    flag = f"--initial_params={path}"
+    wanted = {
+        f"{layer}.{kind}": shape for layer, ks in shapes.items() for kind, shape in ks.items()
+    }
+    try:
+        with open_arrays(expand("initial_params", path)) as archive:
+            if "format" in archive.headers:  # other programs write none
+                _check_header(f"{flag}: format", archive.headers["format"], (), np.integer)
+                check_format(Path(path).name, archive.read("format")["format"])
+            _check_names(flag, archive.headers, wanted)
+            arrays = archive.read(*wanted)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{flag}: not readable ({_reason(error)}); accepted is an npz file of arrays"
+        ) from None
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32)).all()
+        if not finite:
+            raise UsageError(
+                f"{flag}: array {name} has entries that are not finite in float32; accepted are "
+                "finite numbers"
+            )
+    return {
+        layer: {kind: jnp.asarray(arrays[f"{layer}.{kind}"], jnp.float32) for kind in kinds}
+        for layer, kinds in shapes.items()
+    }
+
+
+def _check_names(flag: str, headers: dict[str, Header], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Refuses arrays that are missing, unknown or of another shape, before they are read."""
+    for name, shape in wanted.items():
+        if name not in headers:
+            raise UsageError(f"{flag}: array {name} is missing; accepted are {_listing(wanted)}")
+        _check_header(f"{flag}: array {name}", headers[name], shape, np.floating)
+    unknown = sorted(set(headers) - {*wanted, "format"})
+    if unknown:
+        raise UsageError(
+            f"{flag}: array {unknown[0]} is not a parameter of this network; "
+            f"accepted are {_listing(wanted)}"
+        )
+
+
+def _check_header(name: str, header: Header, shape: tuple[int, ...], kind: type) -> None:
+    if header.shape != shape:
+        raise UsageError(f"{name} has shape {header.shape}; accepted is {shape}")
+    if not np.issubdtype(header.dtype, kind):
+        accepted = "an integer" if kind is np.integer else "floating point"
+        raise UsageError(f"{name} has dtype {header.dtype}; accepted is {accepted}")
+
+
+def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+
+
+def _named(params: Params) -> dict[str, Any]:
+    return {
+        f"{layer}.{kind}": np.asarray(array)
+        for layer, kinds in params.items()
+        for kind, array in kinds.items()
+    }
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, in a bounded line that terminals show as it is."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f": {Path(error.filename).name}" if error.filename else ""
+        return printable(error.strerror + name, 300)
+    return printable(error, 300)

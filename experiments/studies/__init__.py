@@ -1,0 +1,1 @@
+"""The experiments: what each of them computes, and what it makes of it."""

@@ -1,0 +1,303 @@
+"""One compiled function for a segment of descent, called until all of them are done.
+
+See ``gf_jax.descent.descent`` for the schedule, the starts and the devices.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from gf_jax.comparison import Metrics, measure
+from gf_jax.descent import stepping
+from gf_jax.descent.placement import Memory, fetch, memory_needed, place
+from gf_jax.descent.schedule import Schedule
+from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
+from gf_jax.program.arithmetic import arithmetic as get_arithmetic
+from gf_jax.program.arithmetic import check_params
+from gf_jax.program.program import Loss, Program, prepare
+
+PyTree = Any
+
+
+class Trajectory(NamedTuple):
+    """All lanes over consecutive base iterations, as NumPy arrays.
+
+    Attributes:
+      iterations: base iterations recorded, 0 being the initial point.
+      metrics: losses, distances and gradient norms, each (iterations, lanes); from many
+        starts (iterations, starts, lanes).
+      snapshot_iterations: base iterations of the snapshots.
+      snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...); from many
+        starts (snapshots, starts, lanes, ...).
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> run = gf_jax.gradient_descent(f, w, step_size=0.01, ratios=(2,), iterations=10)
+      >>> run.snapshot_iterations
+      array([ 1,  2,  3,  4,  5,  6,  7,  8,  9, 10])
+      >>> run.snapshots.shape  # snapshots, lanes, parameters
+      (10, 2, 2)
+    """
+
+    iterations: Int[np.ndarray, " iterations"]
+    metrics: Metrics
+    snapshot_iterations: Int[np.ndarray, " snapshots"]
+    snapshots: PyTree
+
+
+class _State(NamedTuple):
+    """Carried from one base iteration to the next; every leaf has a lane axis.
+
+    From many starts the axis of starts precedes it.
+    """
+
+    params: PyTree
+    residual: PyTree
+    loss: Float[Array, "*starts lanes"]
+    gradient: PyTree
+    memory: PyTree
+    batch: Int[Array, "*starts lanes"] | None
+
+    def measure(self, initial_params: PyTree) -> Metrics:
+        return measure(
+            self.params, self.loss, self.gradient, initial_params, residual=self.residual
+        )
+
+
+def resumable_segments(
+    f: Loss | Program,
+    params: PyTree,
+    schedule: Schedule,
+    *,
+    arithmetic: str = "compensated",
+    transformation: optax.GradientTransformation | None = None,
+    batches: Batches | None = None,
+    starts: bool = False,
+    sharding: NamedSharding | None = None,
+    check_memory: Callable[[Memory], None] | None = None,
+    resume_from: tuple[int, Sequence[Array | np.ndarray]] | None = None,
+) -> Iterator[tuple[Trajectory, list[Array]]]:
+    """``descent_segments``, each with the state behind it, from which the run can go on.
+
+    A state is a list of arrays without a meaning outside. It lies on the device until the
+    next segment takes its place there, so copy what is to be kept.
+
+    ``resume_from`` are the base iterations that are done, and the state behind them; all else
+    is as in ``descent_segments``. The segments that follow are, to the last bit, those of the
+    run that was not interrupted, if nothing else differs, device and compiler included.
+
+    Raises:
+      ValueError, FloatingPointError: as ``gradient_descent``, and ValueError if
+        ``resume_from`` is of no run like this one.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w, schedule = jnp.array([0.1, 1.5]), gf_jax.Schedule(0.01, (2,), 10, segments=2)
+      >>> part, state = next(gf_jax.resumable_segments(f, w, schedule))
+      >>> kept = [np.array(leaf) for leaf in state]
+      >>> rest = gf_jax.resumable_segments(f, w, schedule, resume_from=(5, kept))
+      >>> [part.iterations.tolist() for part, _ in rest]
+      [[6, 7, 8, 9, 10]]
+    """
+    numbers = get_arithmetic(arithmetic)
+    check_params(params)
+    program = prepare(f, _first_start(params) if starts else params, products=numbers.products)
+    with numbers.context():  # entered anew at each call, so that it is never a consumer's
+        params = numbers.cast(params)
+        point = _first_start(params) if starts else params
+        rule, data = stepping.rule(program, point, schedule, numbers, transformation, batches)
+        if sharding is not None:
+            constants, params = place([*data.whole, *data.batched], params, sharding)
+            data = Data(constants[: len(data.whole)], constants[len(data.whole) :])
+        stack = _stack_shape(params, schedule, starts)
+        shapes = _state_shapes(rule, data, point, stack, sharding)
+        sizes = np.array(schedule.step_sizes)
+        run_segment: Any = _compiled(rule, schedule, starts, sharding)
+        if check_memory is not None:
+            slots, _ = schedule.snapshot_slots(0)
+            lowered = run_segment.lower(data, shapes, params, sizes, slots, True)
+            run_segment = lowered.compile()
+            check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
+        recorded, state = _state_at(resume_from, schedule, shapes)
+    length = schedule.segment_length
+    while recorded < schedule.iterations:
+        slots, kept = schedule.snapshot_slots(recorded)
+        with numbers.context():
+            state, start, metrics, snapshots = run_segment(
+                data, state, params, sizes, slots, recorded == 0
+            )
+            start, metrics, snapshots = fetch((start, metrics, snapshots))
+        part = Trajectory(
+            iterations=np.arange(recorded + 1, recorded + length + 1),
+            metrics=metrics,
+            snapshot_iterations=kept,
+            snapshots=jax.tree.map(operator.itemgetter(slice(len(kept))), snapshots),
+        )
+        yield part if recorded else _with_start(part, start), jax.tree.leaves(state)
+        recorded += length
+
+
+def _state_at(
+    resume_from: tuple[int, Sequence[Array | np.ndarray]] | None,
+    schedule: Schedule,
+    shapes: _State,
+) -> tuple[int, _State]:
+    """Base iterations done, and the state that the next segment takes."""
+    wanted, structure = jax.tree.flatten(shapes)
+    if resume_from is None:
+        blank = [jax.device_put(np.zeros(w.shape, w.dtype), w.sharding) for w in wanted]
+        return 0, jax.tree.unflatten(structure, blank)
+    recorded, leaves = resume_from
+    if not 0 < recorded <= schedule.iterations or recorded % schedule.segment_length:
+        raise ValueError(
+            f"resume_from: {recorded} iterations are done; accepted is the end of a segment, a "
+            f"multiple of {schedule.segment_length} up to {schedule.iterations}"
+        )
+    if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(w.shape, w.dtype) for w in wanted]:
+        raise ValueError(
+            "resume_from: the state is of another run; accepted is one of the same parameters, "
+            "ratios and arithmetic"
+        )
+    # Copied, since the segment writes into it.
+    copies = [
+        jax.device_put(jnp.array(leaf), like.sharding)
+        for leaf, like in zip(leaves, wanted, strict=True)
+    ]
+    return recorded, jax.tree.unflatten(structure, copies)
+
+
+def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
+    """The first segment, preceded by the initial point."""
+    return part._replace(
+        iterations=np.concatenate([[0], part.iterations]),
+        metrics=jax.tree.map(lambda a, b: np.concatenate([a[None], b]), start, part.metrics),
+    )
+
+
+def _compiled(
+    rule: Rule, schedule: Schedule, starts: bool, sharding: NamedSharding | None
+) -> Callable:
+    """The function of one segment, kept with the loss that it is of."""
+    name = ("segment", rule._replace(pure=None), schedule.snapshot_capacity, starts, sharding)  # type: ignore[arg-type]
+    return rule.pure.once(
+        name, lambda: _jit(_segment(rule, schedule.snapshot_capacity, starts), sharding)
+    )
+
+
+def _segment(rule: Rule, capacity: int, starts: bool) -> Callable:
+    """Builds the function of one segment; the number of slots is its length."""
+    # What follows is written for one start; the schedule is the same for all.
+    each_start: Callable[[Callable], Callable] = jax.vmap if starts else lambda function: function
+
+    def run(
+        data: Data,
+        state: _State,
+        initial_params: PyTree,
+        sizes: Float[Array, " lanes"],
+        slots: Int[Array, " length"],
+        is_first: bool,
+    ) -> tuple[_State, Metrics, Metrics, PyTree]:
+        start_all = each_start(functools.partial(_start, rule, data))
+        advance = each_start(functools.partial(_advance, rule, data, sizes))
+        measure_all = each_start(_State.measure)
+        state = lax.cond(is_first, lambda s: start_all(initial_params, s), lambda s: s, state)
+
+        def base_iteration(
+            carry: tuple[_State, PyTree], slot: Array
+        ) -> tuple[tuple[_State, PyTree], Metrics]:
+            state, kept = carry
+            state = advance(state)
+            # The last row takes what is not asked for: always writing keeps this in place.
+            kept = jax.tree.map(
+                lambda store, leaf: lax.dynamic_update_index_in_dim(store, leaf, slot, 0),
+                kept,
+                state.params,
+            )
+            return (state, kept), measure_all(state, initial_params)
+
+        kept = jax.tree.map(lambda p: jnp.zeros((capacity + 1, *p.shape), p.dtype), state.params)
+        start = measure_all(state, initial_params)
+        (state, kept), rows = lax.scan(base_iteration, (state, kept), slots)
+        return state, start, rows, jax.tree.map(lambda leaf: leaf[:-1], kept)
+
+    return run
+
+
+def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
+    """Compiles a segment; all that is stacked comes out placed as it went in."""
+    options: dict[str, Any] = {}
+    if sharding is not None:
+        rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        options["out_shardings"] = (sharding, sharding, rows, rows)
+    return jax.jit(segment, donate_argnums=1, **options)
+
+
+def _start(rule: Rule, data: Data, params: PyTree, blank: _State) -> _State:
+    """All lanes at an initial point, from one evaluation."""
+    loss, gradient = jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point))(params)
+    residual, memory = rule.numbers.residual(params), rule.transformation.init(params)
+    return jax.tree.map(
+        lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
+        _State(params, residual, loss, gradient, memory, blank.batch),
+        blank,
+    )
+
+
+def _advance(rule: Rule, data: Data, sizes: Array, state: _State) -> _State:
+    """One base iteration of all lanes."""
+    lanes = Lanes(state.params, state.residual, state.memory, state.batch)
+    lanes = stepping.advance(rule, data, sizes, lanes, state.gradient)
+    evaluate = jax.vmap(jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point)))
+    return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
+
+
+def _first_start(params: PyTree) -> PyTree:
+    """Shapes and dtypes of a single start of a stack of them."""
+    counts = [jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(params)]
+    if len(set(counts)) > 1 or not all(counts):
+        raise ValueError(
+            f"params: leading axes of lengths {counts}; accepted with starts=True is one length "
+            "for all leaves, the number of starts"
+        )
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.asarray(leaf).dtype), params
+    )
+
+
+def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int, ...]:
+    """Length of every axis that precedes those of the parameters."""
+    lanes = len(schedule.lanes)
+    return (jax.tree.leaves(params)[0].shape[0], lanes) if starts else (lanes,)
+
+
+def _state_shapes(
+    rule: Rule,
+    data: Data,
+    point: PyTree,
+    stack: tuple[int, ...],
+    sharding: NamedSharding | None,
+) -> _State:
+    """Shapes of the state, and where it lies; the first segment fills it."""
+
+    def of_one(params: PyTree) -> _State:
+        memory = rule.transformation.init(params)
+        batch = jnp.int32(0) if rule.batches else None
+        residual, loss = rule.numbers.residual(params), rule.pure.loss(data.whole, params)
+        return _State(params, residual, loss, params, memory, batch)
+
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*stack, *leaf.shape), leaf.dtype, sharding=sharding),
+        jax.eval_shape(of_one, point),
+    )

@@ -1,0 +1,321 @@
+"""Predictions of how far descent stands from its flow, and from descent with other steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float
+
+from gf_jax.comparison import precise_distance
+from gf_jax.flow import piecewise
+from gf_jax.flow.deviation import SERIES, Deviation, deviation
+from gf_jax.flow.flow import Flow, checked_step_sizes, make_flow, tree_norm
+from gf_jax.flow.macro_steps import first_lane, macro_step_error
+from gf_jax.flow.problem import FlowProblem, Progress, Telling, cheap, flow_problem
+from gf_jax.optimizers.momentum import Momentum
+from gf_jax.program.program import Loss, Program
+
+PyTree = Any
+
+STEP_BY_STEP = 2  # ratio up to which, with kinks, a run costs less that way
+MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
+PREDICTION_CHANGE = 0.05  # below which they are halved no more
+CHEAP_CHANGE = 0.005  # likewise, where all runs are taken step by step
+JUMP = 1e-3  # of the gradient, over its norm at the start, that a smooth f does not make
+
+
+class Prediction(NamedTuple):
+    """Distances of descent as predicted, as NumPy arrays.
+
+    Attributes:
+      flow: the flow as the prediction has it; ``gradient_flow`` is more accurate.
+      step_sizes: step sizes of descent, the first of which is the base.
+      to_flow: distance of descent from gradient flow.
+      to_base: distance of descent from descent with the first step size.
+      to_flow_error, to_base_error: estimated errors of both, of the same shapes: of the solve,
+        and for a smooth f of the orders that are left out. NaN where nothing tells.
+      slides: whether the flow, or any run, slides along a kink.
+      jumps: whether something in f jumps that was not seen, so that nothing here holds.
+      kinks: number of kinks of f; 0 means that f was taken as smooth.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> found = gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005])
+      >>> found.to_base.round(4), found.kinks
+      (array([[0.    , 0.0066],
+             [0.    , 0.0039]]), 0)
+    """
+
+    flow: Flow
+    step_sizes: Float[np.ndarray, " lanes"]
+    to_flow: Float[np.ndarray, "times lanes"]
+    to_base: Float[np.ndarray, "times lanes"]
+    to_flow_error: Float[np.ndarray, "times lanes"]
+    to_base_error: Float[np.ndarray, "times lanes"]
+    slides: bool
+    jumps: bool
+    kinks: int
+
+    @property
+    def error(self) -> float:
+        """Largest error of ``to_base``, over the largest distance of each step size."""
+        largest = self.to_base.max(axis=0)
+        return float((self.to_base_error / np.where(largest > 0, largest, 1.0)).max())
+
+
+def predict(
+    f: Loss | Program,
+    params: PyTree,
+    times: Float[ArrayLike, " times"],
+    step_sizes: Float[ArrayLike, " lanes"],
+    *,
+    momentum: Momentum | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Predicts how far descent stands from its flow and from descent with other steps.
+
+    For a smooth f, from the deviation of the first two orders. With kinks, the base and a run
+    of half its step size are taken step by step, and so are all others where that costs next
+    to nothing; else these, and always the flow, by macro steps of up to ten steps of the base,
+    halved until ``error`` is below 0.05, or they can be halved no more: the phase at which
+    every run meets every kink matters, so that no expansion in the step size would do. Where
+    runs part at a kink whose sides lead apart, the side that each of them takes may be
+    predicted wrongly, and ``error`` does not tell.
+
+    With momentum, for a smooth f only: runs from rest, see ``gf_jax.optimizers.momentum``.
+
+    Args:
+      f: maps parameters to a scalar loss; differentiable by JAX.
+      params: initial point, a pytree of floating-point arrays.
+      times: ascending times from 0, the last above 0; with kinks, multiples of the
+        first step size.
+      step_sizes: in time per iteration, the base first; with kinks, that is a multiple
+        of every other.
+      momentum: of the runs; None is plain descent, whose time per iteration is the step
+        size. With momentum it is the step size times ``momentum.time_scale``.
+      budget: gradients beyond which the solve of a smooth f is given up.
+      progress: is called now and then with the share of the work done.
+
+    Raises:
+      ValueError: on arguments that are not accepted.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> gf_jax.predict(f, w, [0.1, 0.2], [0.01, 0.005]).to_flow.round(4)
+      array([[0.0128, 0.0063],
+             [0.0078, 0.0039]])
+    """
+    lanes = checked_step_sizes(step_sizes)
+    problem = flow_problem(f, params, times, None)
+    if problem.has_kinks and momentum is not None:
+        raise ValueError("momentum: f has kinks; accepted with momentum is a smooth f")
+    if problem.has_kinks:
+        return _predict_with_kinks(problem, lanes, budget, progress)
+    result = deviation(problem.program, params, times, budget=budget, progress=progress)
+    if momentum is not None:
+        return _predict_with_momentum(problem, result, lanes, momentum)
+    base = lanes[0]
+    return Prediction(
+        flow=result.flow,
+        step_sizes=lanes,
+        to_flow=_columns(lambda s: result.gap(s), lanes),
+        to_base=_columns(lambda s: result.gap(s, base), lanes),
+        to_flow_error=_columns(lambda s: result.gap_error(s), lanes),
+        to_base_error=_columns(lambda s: result.gap_error(s, base), lanes),
+        slides=False,
+        jumps=_jumps(result),
+        kinks=0,
+    )
+
+
+def _columns(of_step_size: Callable[[float], np.ndarray], lanes: np.ndarray) -> np.ndarray:
+    return np.stack([of_step_size(float(step_size)) for step_size in lanes], axis=1)
+
+
+def _jumps(result: Deviation) -> bool:
+    """Whether the gradient left what its Jacobian makes of it, or no step was short enough."""
+    return not (result.flow.statistics.complete and (result.jumps <= JUMP).all())
+
+
+def _predict_with_momentum(
+    problem: FlowProblem, result: Deviation, lanes: np.ndarray, momentum: Momentum
+) -> Prediction:
+    """From the deviation of plain descent, and the gradient along the flow."""
+    flow = result.flow
+    squares = _products(problem, flow.params, result.coherent)
+    per_iteration = lanes * momentum.time_scale
+    late = momentum.lag_after(flow.times[:, None] / per_iteration)
+    # Each run stands at the flow + own e + behind times the gradient.
+    own, behind = momentum.deviation * per_iteration, per_iteration * late
+    second = SERIES * own**2 * tree_norm(result.second)[:, None]
+    own_error = own * result.error[:, None] + second
+
+    def norm(own: np.ndarray, behind: np.ndarray) -> np.ndarray:
+        ee, eg, gg = (column[:, None] for column in squares)
+        return np.sqrt(np.maximum(own**2 * ee + 2 * own * behind * eg + behind**2 * gg, 0))
+
+    took = flow.statistics
+    evaluations = took.gradient_evaluations + len(flow.times)
+    return Prediction(
+        flow=flow._replace(statistics=took._replace(gradient_evaluations=evaluations)),
+        step_sizes=lanes,
+        to_flow=norm(own, behind),
+        to_base=norm(own - own[0], behind - behind[:, :1]),
+        to_flow_error=own_error,
+        to_base_error=np.maximum(own_error, own_error[:, :1]),
+        slides=False,
+        jumps=_jumps(result),
+        kinks=0,
+    )
+
+
+def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarray, ...]:
+    """At every time the products e·e, e·g and g·g, g being the gradient."""
+    pure = problem.pure
+
+    def one(data: list[Array], params: PyTree, e: PyTree) -> tuple[Array, ...]:
+        gradient = pure.gradient(data, params)
+        return tuple(optax.tree.vdot(*pair) for pair in ((e, e), (e, gradient), (gradient,) * 2))
+
+    with problem.numbers.context():
+        make = lambda: jax.jit(lambda c, stack: jax.lax.map(lambda point: one(c, *point), stack))  # noqa: E731
+        return jax.device_get(pure.once("products", make)(problem.data, (params, e)))
+
+
+def _predict_with_kinks(
+    problem: FlowProblem, lanes: np.ndarray, budget: int | None, progress: Progress | None
+) -> Prediction:
+    base = float(lanes[0])
+    ratios, counts = base / lanes, problem.times / base
+    if not np.allclose(ratios, np.round(ratios), rtol=1e-9) or (ratios < 1 - 1e-9).any():
+        raise ValueError(
+            f"step_sizes: got {lanes.tolist()}; f has kinks, so accepted are a first step size "
+            "and whole fractions of it"
+        )
+    if not np.allclose(counts, np.round(counts), rtol=0, atol=1e-6):
+        raise ValueError(
+            f"times: f has kinks, so accepted are multiples of the first step size, {base:g}"
+        )
+
+    # Runs with few steps are taken step by step, once; the others and the flow by macro steps,
+    # in which every one of these runs takes a whole number of steps.
+    few = counts[-1] * ratios.sum() <= cheap(problem.program)
+    plain = np.ones_like(ratios, bool) if few else ratios < STEP_BY_STEP + 0.5
+    others = np.round(ratios[~plain]).astype(int)
+    unit = base / np.gcd.reduce(others) if len(others) else 0.0
+    runs_by_step = int(plain.sum())
+
+    def part(at: int) -> Progress | None:
+        return _part(progress, at / (2 * runs_by_step), 1 / (2 * runs_by_step))
+
+    runs = [
+        _step_by_step(problem, step_size, counts * ratio, part(at))
+        for at, (step_size, ratio) in enumerate(zip(lanes[plain], ratios[plain], strict=True))
+    ]
+    positions = np.where(plain, plain.cumsum() - 1, runs_by_step + (~plain).cumsum() - 1)
+
+    def all_runs(states: PyTree) -> PyTree:
+        """Every run in the order of the step sizes; the flow stands first among the states."""
+        return jax.tree.map(
+            lambda lanes, *runs: np.concatenate([np.stack(runs, axis=1), lanes[:, 1:]], axis=1)[
+                :, positions
+            ],
+            states,
+            *runs,
+        )
+
+    def to_base(states: PyTree) -> np.ndarray:
+        stack = all_runs(states)
+        return precise_distance(stack, jax.tree.map(lambda leaf: leaf[:, :1], stack), 2)
+
+    def to_flow(states: PyTree) -> np.ndarray:
+        flow = jax.tree.map(lambda leaf: leaf[:, :1], states)
+        return precise_distance(all_runs(states), flow, 2)
+
+    def change(before: PyTree, after: PyTree) -> np.ndarray:
+        return np.abs(to_base(after) - to_base(before))
+
+    def enough(before: PyTree, after: PyTree) -> bool:
+        largest = to_base(after).max(axis=0)
+        share = change(before, after) / np.where(largest > 0, largest, 1.0)
+        if few:  # the flow alone is followed by macro steps
+            moved = precise_distance(first_lane(after), first_lane(before), 1)
+            share = moved / np.maximum(to_flow(after).min(axis=1), np.finfo(float).tiny)
+        return bool((share < (CHEAP_CHANGE if few else PREDICTION_CHANGE)).all())
+
+    halving = piecewise.halve(
+        problem,
+        np.array([0.0, *lanes[~plain]]),
+        enough,
+        exact_phase=True,
+        longest=MACRO_STEP * base,
+        unit=unit,
+        budget=budget,
+        cost=piecewise.COST * (1 + (~plain).sum()),
+        progress=_part(progress, 0.5, 0.5),
+    )
+    solution, statistics = halving.solution, halving.statistics
+    steps = round(counts[-1] * ratios[plain].sum())
+    evaluations = statistics.gradient_evaluations + steps
+    statistics = statistics._replace(gradient_evaluations=evaluations)
+    flow = first_lane(solution)
+    changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
+    own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
+    own = own[:, positions]
+    return Prediction(
+        flow=make_flow(problem, flow, changes[:, 0], statistics),
+        step_sizes=lanes,
+        to_flow=to_flow(solution),
+        to_base=to_base(solution),
+        to_flow_error=own + changes[:, :1],
+        to_base_error=own + own[:, :1],
+        slides=bool(halving.slides.any()),
+        jumps=False,
+        kinks=problem.gated.size,
+    )
+
+
+def _part(progress: Progress | None, begin: float, length: float) -> Progress | None:
+    """Progress of a part of the work, of some length, that begins at a share of the whole."""
+    return None if progress is None else lambda share: progress(begin + length * float(share))
+
+
+def _step_by_step(
+    problem: FlowProblem, step_size: float, counts: np.ndarray, progress: Progress | None
+) -> PyTree:
+    """One run of descent at the sampling times, leaves of shape (times, ...)."""
+    steps = np.diff(np.round(counts).astype(int), prepend=0)
+    pure, tells = problem.pure, progress is not None
+
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
+
+        @jax.jit
+        def run(data: list[Array], params: PyTree, step_size: Array, steps: Array) -> PyTree:
+            def one(_: Array, params: PyTree) -> PyTree:
+                gradient = pure.gradient(data, params)
+                return jax.tree.map(lambda p, g: p - step_size * g, params, gradient)
+
+            def between_times(params: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+                number, count = row
+                params = jax.lax.fori_loop(0, count, one, params)
+                if tells:
+                    jax.debug.callback(telling, (number + 1) / len(steps))
+                return params, params
+
+            return jax.lax.scan(between_times, params, (jnp.arange(len(steps)), steps))[1]
+
+        return telling, run
+
+    telling, run = pure.once(("steps", tells, problem.numbers.dtype), make)
+    telling.progress = progress
+    with problem.numbers.context():
+        return jax.device_get(run(problem.data, problem.params, step_size, steps))

@@ -1,0 +1,160 @@
+"""What every solver of a flow works on, and what it reports."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from gf_jax.program.arithmetic import Arithmetic, check_params, flow_arithmetic
+from gf_jax.program.kinks import Gated
+from gf_jax.program.program import Loss, Program, Pure, prepare
+
+PyTree = Any
+Progress = Callable[[float], None]
+
+CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
+
+
+class Statistics(NamedTuple):
+    """What a solve took.
+
+    Attributes:
+      steps: steps accepted.
+      rejected_steps: steps tried and taken again with a smaller size.
+      gradient_evaluations: work of the solve in gradients of f; a Hessian-vector
+        product counts as two, a forward pass as a third.
+      complete: whether it reached its last time, and stayed finite. Beyond the point
+        where it did not, all results are NaN.
+      checking_evaluations: work of the coarser solves that tell the error, likewise.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.gradient_flow(f, w, [0.1, 0.2])
+      >>> flow.statistics.gradient_evaluations > flow.statistics.steps
+      True
+    """
+
+    steps: int
+    rejected_steps: int
+    gradient_evaluations: int
+    complete: bool
+    checking_evaluations: int
+
+
+class FlowProblem(NamedTuple):
+    """A loss, its start and sampling times, in the arithmetic that flows are solved in.
+
+    Attributes:
+      program: the loss, prepared.
+      params: the initial point.
+      times: ascending sampling times.
+      tolerance: what was asked for; None leaves it to the solver.
+      numbers: the arithmetic.
+    """
+
+    program: Program
+    params: PyTree
+    times: Float[np.ndarray, " times"]
+    tolerance: float | None
+    numbers: Arithmetic
+
+    @property
+    def pure(self) -> Pure:
+        """The loss as a function of (data, params)."""
+        return self.program.pure
+
+    @property
+    def data(self) -> list[Array]:
+        """What the loss is a loss on."""
+        return self.program.data
+
+    @property
+    def gated(self) -> Gated:
+        """The gated form of the loss, a function of the pair (data, params)."""
+        with self.numbers.context():
+            return self.pure.gated(self.data, self.params)
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether the loss is only piecewise smooth."""
+        return self.gated.size > 0
+
+    @property
+    def gated_of(self) -> Callable[[list[Array], PyTree], Gated]:
+        """Maps data to the gated form as a function of the parameters alone."""
+        pure = self.pure
+
+        def with_data(data: list[Array], params: PyTree) -> Gated:
+            kinks, both, size = pure.gated(data, params)
+            return Gated(
+                lambda point: kinks((data, point)),
+                lambda point, gates: both((data, point), gates),
+                size,
+            )
+
+        return with_data
+
+    def losses(self, stack: PyTree, *, stack_axes: int) -> np.ndarray:
+        """The loss of every point of a stack, one after another."""
+        loss = self.pure.loss
+
+        def along(data: list[Array], stack: PyTree, axes: int) -> Array:
+            if axes == 0:
+                return loss(data, stack)
+            return jax.lax.map(lambda points: along(data, points, axes - 1), stack)
+
+        with self.numbers.context():
+            solve = self.pure.once("losses", lambda: jax.jit(along, static_argnums=2))
+            return np.asarray(solve(self.data, stack, stack_axes))
+
+
+def cheap(program: Program) -> int:
+    """Gradients that cost next to nothing beside compiling."""
+    arrays = [*program.data, *jax.tree.leaves(program.shapes)]
+    return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))
+
+
+class Telling:
+    """Tells the progress of whatever is solved at the moment.
+
+    Compiled programs hold it, so that they need not be compiled anew for every progress.
+    """
+
+    progress: Progress | None = None
+
+    def __call__(self, share: Any) -> None:
+        """Tells a share of the work."""
+        if self.progress is not None:
+            self.progress(share)
+
+
+def flow_problem(
+    f: Loss | Program, params: PyTree, times: ArrayLike, tolerance: float | None
+) -> FlowProblem:
+    """Checks and prepares a problem.
+
+    Raises:
+      ValueError: on times, tolerance, parameters or an f that are not accepted.
+    """
+    if tolerance is not None and not (np.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance: got {tolerance}; accepted is a positive finite number")
+    checked = np.atleast_1d(np.asarray(times, np.float64))
+    if not (
+        checked.ndim == 1
+        and checked.size
+        and np.isfinite(checked).all()
+        and (np.diff(checked) > 0).all()
+        and checked[0] >= 0 < checked[-1]
+    ):
+        raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
+    check_params(params)
+    program = prepare(f, params)
+    numbers = flow_arithmetic()
+    with numbers.context():
+        # From the host, so that it stands on no device or mesh but where data take it.
+        params = numbers.cast(jax.tree.map(np.asarray, params))
+    return FlowProblem(program, params, checked, tolerance, numbers)

@@ -1,0 +1,230 @@
+"""Solves of smooth flows: adaptive, of high order, with an error from a second solve."""
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from gf_jax.comparison import precise_distance
+from gf_jax.flow.problem import FlowProblem, Progress, Statistics, Telling
+
+PyTree = Any
+
+MOST_STEPS, FEW_STEPS = 2**17, 2**12
+SAFETY = 2.0  # of an error over the difference of two solves
+FIRST = 1e-6  # step, as a share of the whole time
+SHORTEST = 1e-9  # likewise: what jumps is never resolved
+HIGH_ORDER = diffrax.Dopri8()
+FEW_STAGES = diffrax.Tsit5()
+
+
+class Method(NamedTuple):
+    """How a flow is solved.
+
+    Attributes:
+      name: of the method; one loss has one velocity of that name.
+      velocity: maps (arguments, state) to the state's derivative in time.
+      solver: a Runge–Kutta method whose last stage is the next step's first.
+      error: maps (arguments, error, state) to the size of a step's error, in tolerances of 1.
+      cost: of a velocity, in gradients.
+      looser: tolerance of the second solve, which tells the error, over that of the first.
+      parts: 1 if the state is a pytree like params; else it is a tuple of so many.
+    """
+
+    name: Hashable
+    velocity: Callable[[Any, PyTree], PyTree]
+    solver: diffrax.Dopri8 | diffrax.Tsit5
+    error: Callable[[Any, PyTree, PyTree], Array]
+    cost: int
+    looser: float
+    parts: int = 1
+
+
+class Solution(NamedTuple):
+    """A solve's states, leaves (times, ...), the error of each part, and what it took."""
+
+    state: Any
+    error: list[np.ndarray]
+    statistics: Statistics
+
+
+class _Solved(NamedTuple):
+    """What a compiled solve returns."""
+
+    states: PyTree
+    stats: dict[str, Any]
+    complete: Array
+
+
+class _Controller(diffrax.PIDController):
+    """Step sizes by the size of a step's error as the method takes it."""
+
+    measure: Callable = eqx.field(static=True, kw_only=True)
+
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, error: Any, *rest: Any
+    ) -> Any:
+        """As PIDController, of one number in place of the state."""
+        argument, tolerance = args
+        size = self.measure(argument, error, y1) / tolerance
+        zero = jnp.zeros_like(size)
+        return super().adapt_step_size(t0, t1, zero, zero, args, size, *rest)
+
+
+def solve_twice(
+    problem: FlowProblem,
+    method: Method,
+    start: PyTree,
+    arguments: list[Any],
+    progress: Progress | None,
+    most_steps: int = MOST_STEPS,
+) -> list[Solution]:
+    """Solves at the tolerance and at a looser one, by one compiled program.
+
+    Args:
+      problem: the problem.
+      method: how it is solved.
+      start: state at time 0.
+      arguments: of the velocity; one for each solution wanted.
+      progress: is told the share of all solves done.
+      most_steps: steps beyond which a solve is given up.
+
+    Returns:
+      The tighter solutions, with the distance from the looser ones as errors, one for
+      each part of the state.
+    """
+    telling, solve = _solver(problem, method, most_steps, progress is not None)
+    telling.progress = progress
+    default = 1e-8 if problem.numbers.dtype == "float64" else 1e-6
+    tolerance = problem.tolerance or default
+    share = 1 / (2 * len(arguments))
+    solutions = []
+    with problem.numbers.context():
+        for number, argument in enumerate(arguments):
+            rough, fine = (
+                jax.device_get(
+                    solve(
+                        (argument, tolerance * factor),
+                        start,
+                        problem.times,
+                        2 * number * share + at,
+                        share,
+                    )
+                )
+                for factor, at in ((method.looser, 0.0), (1.0, share))
+            )
+            whole = (rough.states, fine.states)
+            pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
+            errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
+            reached = jax.tree.map(
+                lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
+            )
+            solutions.append(Solution(reached, errors, _statistics(method, fine, rough)))
+    return solutions
+
+
+def whole(_: Any, error: PyTree, state: PyTree) -> Array:
+    """The norm of a step's error over all parameters."""
+    return optax.tree.norm(error)
+
+
+def most_steps(method: Method, budget: int | None) -> int:
+    """Steps that a solve may take within a budget of gradients: thousands in any case."""
+    if budget is None:
+        return MOST_STEPS
+    stages = len(method.solver.tableau.b_sol) - 1
+    wanted = max(FEW_STEPS, budget / (method.cost * stages))
+    return min(MOST_STEPS, 2 ** math.ceil(math.log2(wanted)))
+
+
+def _solver(
+    problem: FlowProblem, method: Method, most_steps: int, tells: bool
+) -> tuple[Telling, Callable]:
+    """The compiled solver, and what it tells its progress to."""
+
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
+
+        @jax.jit
+        def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
+            # Leaves alone: in a pytree, diffrax takes an empty tuple for a leaf.
+            leaves = jax.tree.leaves(start)
+            structure: Any = jax.tree.structure(start)
+
+            def velocity(_: Any, state: list[Array], args: Any) -> list[Array]:
+                return jax.tree.leaves(method.velocity(args[0], structure.unflatten(state)))
+
+            def size(argument: Any, *states: list[Array]) -> Array:
+                return method.error(argument, *map(structure.unflatten, states))
+
+            found = diffrax.diffeqsolve(
+                diffrax.ODETerm(velocity),
+                method.solver,
+                t0=0.0,
+                t1=times[-1],
+                dt0=FIRST * times[-1],
+                y0=leaves,
+                args=arguments,
+                saveat=diffrax.SaveAt(ts=times),
+                stepsize_controller=_Controller(
+                    rtol=0.0,
+                    atol=1.0,  # the measure does the scaling
+                    pcoeff=0.2,
+                    icoeff=0.4,
+                    dtmin=SHORTEST * times[-1],
+                    force_dtmin=False,
+                    measure=size,
+                ),
+                max_steps=most_steps,
+                throw=False,
+                progress_meter=_Meter(telling, done, share) if tells else diffrax.NoProgressMeter(),
+            )
+            complete = found.result == diffrax.RESULTS.successful
+            return _Solved(structure.unflatten(found.ys), found.stats, complete)
+
+        return telling, solve
+
+    return problem.pure.once((method.name, most_steps, tells, problem.numbers.dtype), make)
+
+
+def _statistics(method: Method, fine: Any, rough: Any) -> Statistics:
+    # Each step evaluates all stages but the first, known from the step before it, if any.
+    stages = len(method.solver.tableau.b_sol) - 1
+    evaluations = [
+        method.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
+    ]
+    return Statistics(
+        steps=int(fine.stats["num_accepted_steps"]),
+        rejected_steps=int(fine.stats["num_rejected_steps"]),
+        gradient_evaluations=evaluations[0],
+        complete=bool(fine.complete),
+        checking_evaluations=evaluations[1],
+    )
+
+
+class _Meter(diffrax.AbstractProgressMeter):
+    """Tells how much is solved, a hundred times."""
+
+    report: Telling = eqx.field(static=True)
+    done: Any
+    share: Any
+
+    def init(self) -> Array:
+        return jnp.zeros(())
+
+    def step(self, state: Array, progress: Any) -> Array:
+        def tell(progress: Array) -> Array:
+            jax.debug.callback(self.report, self.done + progress * self.share)
+            return progress
+
+        return jax.lax.cond(progress > state + 0.01, tell, lambda _: state, progress)
+
+    def close(self, state: Array) -> None:
+        pass

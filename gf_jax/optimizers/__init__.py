@@ -1,0 +1,1 @@
+"""What is one step of an optimiser, and how is its time counted?"""

@@ -1,0 +1,1 @@
+"""The networks, losses and starting points of the paper."""

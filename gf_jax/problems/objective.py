@@ -1,0 +1,188 @@
+"""Training objectives: network, loss and data as functions of the parameters.
+
+Row space. The gradient of a first layer that is linear in its inputs, W_1 x, lies in the
+space that the inputs span, and so does every step of full-batch descent, and the flow.
+In an orthonormal basis of that space losses, iterates and distances are the same, with
+fewer columns of W_1: 1,000 images of MNIST span 582 of 784 dimensions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from gf_jax.descent.stepping import Batches
+from gf_jax.problems.networks import Network, Params
+
+
+class Classification(NamedTuple):
+    """A classification problem on a fixed training set.
+
+    Attributes:
+      loss: f(params), the mean cross-entropy over all examples in nats, without
+        regularisation.
+      accuracy: share of examples whose largest logit is that of their class; NaN
+        where a logit is not finite, as those of a diverged run are not.
+      output_gradients: gradient of every example's loss by its logits, shape (classes,
+        examples); the loss is the mean over examples.
+      batches: maps a number of examples B, a divisor of all N of them, to the N/B batches
+        of B consecutive examples each, for ``gradient_descent``; ValueError on any other
+        number. Give ``classification`` the examples in a random order.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> float(problem.accuracy(params))
+      0.25
+    """
+
+    loss: Callable[[Params], Array]
+    accuracy: Callable[[Params], Array]
+    output_gradients: Callable[[Params], Array]
+    batches: Callable[[int], Batches]
+
+
+def classification(
+    network: Network,
+    inputs: Float[Array | np.ndarray, "examples ..."],
+    labels: Int[Array | np.ndarray, " examples"],
+) -> Classification:
+    """Network and data as loss and accuracy; the data are prepared once for both.
+
+    Args:
+      network: the network.
+      inputs: array of shape (examples, *network.input_shape).
+      labels: class of every example, from 0.
+
+    Raises:
+      ValueError: if inputs and labels do not fit the network or each other, or an input is
+        not finite.
+
+    Example:
+      >>> network = gf_jax.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> round(float(problem.loss(params)), 4)  # log 10
+      2.3026
+    """
+    if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
+            f"(examples, {', '.join(map(str, network.input_shape))}) and (examples,)"
+        )
+    if not isinstance(inputs, jax.core.Tracer):  # whose entries are not known
+        _check_finite(inputs)
+    prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
+
+    def losses(logits: Array, classes: Array = classes) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes, axis=0)
+
+    def loss(params: Params) -> Array:
+        return losses(network.forward(params, prepared)).mean()
+
+    def output_gradients(params: Params) -> Array:
+        return jax.grad(lambda logits: losses(logits).sum())(network.forward(params, prepared))
+
+    def accuracy(params: Params) -> Array:
+        logits = network.forward(params, prepared)
+        right = jnp.mean(logits.argmax(axis=0) == classes)
+        return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
+
+    def batches(size: int) -> Batches:
+        check_batch_size(size, len(classes))
+
+        def loss_of_batch(params: Params, index: Array) -> Array:
+            data, chosen = jax.tree.map(
+                # Prepared inputs have their examples on the last axis.
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=-1),
+                (prepared, classes),
+            )
+            return losses(network.forward(params, data), chosen).mean()
+
+        return Batches(loss_of_batch, len(classes) // size)
+
+    return Classification(loss, accuracy, output_gradients, batches)
+
+
+def check_batch_size(size: int, examples: int) -> None:
+    """Raises ValueError unless batches of this size divide the examples."""
+    divisors = [n for n in range(1, examples + 1) if examples % n == 0]
+    if size not in divisors:
+        raise ValueError(
+            f"batch_size: got {size}; accepted are divisors of the number of examples, {examples}: "
+            + ", ".join(map(str, divisors))
+        )
+
+
+def _check_finite(inputs: Array | np.ndarray) -> None:
+    if not jnp.isfinite(inputs).all():
+        raise ValueError("inputs: have entries that are not finite; accepted are finite numbers")
+
+
+class RowSpace(NamedTuple):
+    """Inputs in an orthonormal basis of the space that they span.
+
+    Attributes:
+      inputs: coordinates of the inputs in the basis, shape (examples, rank), float32.
+      basis: orthonormal rows, shape (rank, features), float64.
+
+    Example:
+      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> space.inputs.round(3)
+      array([[ 5.],
+             [10.]], dtype=float32)
+    """
+
+    inputs: Float[np.ndarray, "examples rank"]
+    basis: Float[np.ndarray, "rank features"]
+
+    def reduce(self, params: Params) -> Params:
+        """Parameters for these inputs: the weight of dense_1 has shape (outputs, rank)."""
+        weight = np.asarray(params["dense_1"]["weight"])
+        reduced = (weight.astype(np.float64) @ self.basis.T).astype(weight.dtype)
+        return {**params, "dense_1": {**params["dense_1"], "weight": jnp.asarray(reduced)}}
+
+    def restore(self, stack: Params, start: Params) -> Params:
+        """Parameters for the inputs as they were, as NumPy arrays.
+
+        Args:
+          stack: parameters for these inputs, leaves (..., *shape).
+          start: the initial point for the inputs as they were, or a stack of points that
+            broadcasts to that of the stack. What of its first layer lies outside the row
+            space never changes.
+        """
+        weight = np.asarray(stack["dense_1"]["weight"])
+        first = np.asarray(start["dense_1"]["weight"], np.float64)
+        outside = first - first @ self.basis.T @ self.basis
+        restored = (weight.astype(np.float64) @ self.basis + outside).astype(weight.dtype)
+        return {**stack, "dense_1": {**stack["dense_1"], "weight": restored}}
+
+
+def row_space(inputs: Float[Array | np.ndarray, "examples features"]) -> RowSpace:
+    """The row space of the inputs, by a singular value decomposition in float64.
+
+    Singular values up to max(examples, features) ulps of the largest count as zero, as in
+    ``numpy.linalg.matrix_rank``.
+
+    Raises:
+      ValueError: if an input is not finite.
+
+    Example:
+      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> abs(space.basis).round(3)
+      array([[0.6, 0.8, 0. ]])
+    """
+    _check_finite(inputs)
+    matrix = np.asarray(inputs, np.float64)
+    _, values, vt = np.linalg.svd(matrix, full_matrices=False)
+    floor = max(matrix.shape) * np.finfo(np.float64).eps * values[0]
+    basis = vt[values > floor]
+    # The sign of a direction is the library's, and may change with the number of threads.
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], axis=1)
+    basis = basis * np.sign(largest)
+    return RowSpace((matrix @ basis.T).astype(np.float32), basis)

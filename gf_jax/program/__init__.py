@@ -1,0 +1,1 @@
+"""What is the user's f? Traced once, lifted, split from its data, with its kinks gated."""

@@ -1,0 +1,272 @@
+"""The user's f, prepared once: a pure function of data and parameters, and what is compiled of it.
+
+f is traced once, as its user would run it. What does not depend on the parameters, such as
+random draws, masks and casts, is evaluated once and is data. Everything else of the library, the
+steps of descent, the flow and its derivatives, is made of the one program that remains, in higher
+precision by ``lifting``, so that all of them follow the same loss.
+
+What is compiled is kept with the program, and a program of the same equations and shapes takes it
+over, so that a second study of the same kind compiles nothing.
+"""
+
+import collections
+import functools
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from gf_jax.program.equations import equations_within
+from gf_jax.program.flattening import Parts, split
+from gf_jax.program.identity import identity
+from gf_jax.program.kinks import Gated, gate
+from gf_jax.program.lifting import Lifter
+from gf_jax.program.rules import Settings
+
+PyTree = Any
+Loss = Callable[[PyTree], Array]
+Made = TypeVar("Made")
+
+KEPT_PROGRAMS, KEPT_RESULTS = 64, 64
+
+
+class Recent:
+    """What was put last under some names, at most so many of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> Any:
+        """What is kept under the name, or None."""
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def put(self, name: Hashable, value: Any) -> None:
+        """Keeps a value, and gives up what was not asked for longest."""
+        with self._lock:
+            self._kept[name] = value
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+
+class Pure:
+    """A loss as a function of (data, params) that holds no data.
+
+    It is computed in the precision of the params that it is given.
+
+    Attributes:
+      kept: what was compiled of it, by name, see ``once``.
+    """
+
+    def __init__(self, parts: Parts, structure: Any, settings: Settings) -> None:
+        self._parts, self._structure, self._settings = parts, structure, settings
+        self.kept: Recent = Recent(KEPT_RESULTS)
+
+    @property
+    def data_shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of its data."""
+        arguments = self._parts.moving.in_avals
+        count = len(arguments) - self._structure.num_leaves
+        return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments[:count]]
+
+    def loss(self, data: list[Array], params: PyTree) -> Array:
+        """f, in the precision of params."""
+        leaves = jax.tree.leaves(params)
+        program, arguments = self._parts.moving, [*data, *leaves]
+        traced = [variable.aval.dtype for variable in program.jaxpr.invars[len(data) :]]
+        given = [jnp.result_type(leaf) for leaf in leaves]
+        if given == traced:
+            return jax.core.eval_jaxpr(program.jaxpr, program.consts, *arguments)[0]
+        return _lifter(self._settings, given, traced).run(program, arguments)[0]
+
+    def data_of(self, program: core.ClosedJaxpr) -> list[Array]:
+        """The data of a traced loss of these equations."""
+        return self._parts.evaluate(program)
+
+    def gradient(self, data: list[Array], params: PyTree) -> PyTree:
+        """∇f, as JAX computes it."""
+        return jax.grad(self.loss, argnums=1)(data, params)
+
+    def linearize(
+        self, data: list[Array], params: PyTree
+    ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """∇f, and the product of its Jacobian with a vector."""
+        gradient = self.field(data, params)
+        return jax.linearize(gradient, params)
+
+    def field(self, data: list[Array], params: PyTree) -> Callable[[PyTree], PyTree]:
+        """∇f as a function that may be differentiated again, at points like params.
+
+        Where f holds a part of itself fixed (``stop_gradient``), the gradient changes with that
+        part all the same, so its derivative passes through.
+        """
+        if not self.stops:
+            return lambda point: self.gradient(data, point)
+        program = jax.make_jaxpr(self.gradient)(data, params)
+        dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+        # What this program holds was made here and now, not under the user's settings.
+        settings = Settings.now(self._settings.products)
+        lifter = Lifter(settings, dtypes[0], through_stops=True)
+
+        def gradient(point: PyTree) -> PyTree:
+            results = lifter.run(program, [*data, *jax.tree.leaves(point)])
+            return jax.tree.unflatten(self._structure, results)
+
+        return gradient
+
+    def once_only(self, data: list[Array], params: PyTree) -> str | None:
+        """Why ∇f cannot be differentiated again; None if it can."""
+
+        def derivative(data: list[Array], params: PyTree) -> PyTree:
+            return jax.jvp(self.field(data, params), (params,), (params,))[1]
+
+        def reason() -> str | None:
+            try:
+                program = jax.make_jaxpr(derivative)(data, params)
+            except Exception as error:  # JAX and its libraries raise errors of any kind here
+                return (str(error).strip() or type(error).__name__).splitlines()[0]
+            # JAX leaves this behind, and refuses it when it is compiled.
+            left = any(e.primitive.name == "custom_lin" for e in equations_within(program.jaxpr))
+            return "it has a derivative rule for the way back only (custom_vjp)" if left else None
+
+        return self.once("once only", reason)
+
+    @property
+    def stops(self) -> bool:
+        """Whether ∇f may be no gradient of any function."""
+        names = {eqn.primitive.name for eqn in equations_within(self._parts.moving.jaxpr)}
+        return any(name == "stop_gradient" or name.startswith("custom_vjp") for name in names)
+
+    def gated(self, data: list[Array], params: PyTree) -> Gated:
+        """Its gated form, a function of the pair (data, params), see ``kinks``."""
+        dtypes = tuple(str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params))
+        return self.once(
+            ("gated", dtypes),
+            lambda: gate(lambda pair: self.loss(*pair), (data, params), given=len(data)),
+        )
+
+    def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made of this program under that name; made now if it was not."""
+        found = self.kept.get(name)
+        if found is None:
+            found = (make(),)  # None may be what is made
+            self.kept.put(name, found)
+        return found[0]
+
+
+class Program(NamedTuple):
+    """A prepared loss: pure, and the data that it is a loss on.
+
+    Attributes:
+      pure: the loss as a function of data and params.
+      data: arrays, in the user's precision.
+      shapes: of the params that it takes, a pytree.
+
+    Every function of the library that takes a loss takes a program, too, and does not trace it
+    again.
+    """
+
+    pure: Pure
+    data: list[Array]
+    shapes: PyTree
+
+    def __call__(self, params: PyTree) -> Array:
+        """f, in the precision of params."""
+        return self.pure.loss(self.data, params)
+
+
+def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> Program:
+    """Traces f, once, at params, of which only shapes and dtypes matter.
+
+    Args:
+      f: maps params to a scalar loss; a program is returned as it is.
+      params: a pytree of arrays.
+      products: precision of matrix products, as ``jax.default_matmul_precision``.
+
+    Raises:
+      ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it.
+    """
+    settings = Settings.now(products)
+    with settings.context():
+        shapes = jax.tree.map(_shape, params)
+    if isinstance(f, Program):
+        return _checked_program(f, shapes)
+    if not jax.tree.leaves(shapes):
+        raise ValueError("params: the pytree holds no arrays")
+    with settings.context():
+        program, loss = jax.make_jaxpr(lambda point: f(point), return_shape=True)(shapes)
+        _check_scalar(loss)
+        structure: Any = jax.tree.structure(shapes)
+        key = (identity(program, settings), structure, settings, jax.default_backend())
+        pure = _programs.get(key)
+        if pure is None:
+            pure = Pure(split(program), structure, settings)
+            _check_differentiable(pure, shapes)
+            _programs.put(key, pure)
+        data = pure.data_of(program)
+    return Program(pure, data, shapes)
+
+
+_programs = Recent(KEPT_PROGRAMS)
+
+
+def _lifter(settings: Settings, given: Sequence[Any], traced: Sequence[Any]) -> Lifter:
+    """What computes a program for params of other dtypes than it was traced for."""
+    pairs = [(g, t) for g, t in zip(given, traced, strict=True) if jnp.issubdtype(g, jnp.floating)]
+    target = functools.reduce(jnp.promote_types, (g for g, _ in pairs))
+    widest = functools.reduce(jnp.promote_types, (t for _, t in pairs))
+    return Lifter(
+        settings,
+        target,
+        lifts_all=all(g != t for g, t in pairs),
+        narrows=jnp.promote_types(target, widest) != target,
+    )
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = np.asarray(leaf).dtype if isinstance(leaf, float) else leaf.dtype
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _checked_program(program: Program, shapes: PyTree) -> Program:
+    wanted: Any = jax.tree.structure(program.shapes)
+    given: Any = jax.tree.structure(shapes)
+    if wanted != given or any(
+        a.shape != b.shape
+        for a, b in zip(jax.tree.leaves(program.shapes), jax.tree.leaves(shapes), strict=True)
+    ):
+        raise ValueError(
+            f"params: {shapes} are not what f was prepared for, {program.shapes}; prepare it anew"
+        )
+    return program
+
+
+def _check_scalar(loss: Any) -> None:
+    if not (
+        isinstance(loss, jax.ShapeDtypeStruct)
+        and loss.shape == ()
+        and jnp.issubdtype(loss.dtype, jnp.floating)
+    ):
+        raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
+
+
+def _check_differentiable(pure: Pure, shapes: PyTree) -> None:
+    data = pure.data_shapes
+    try:
+        # Beside params there may be an index, of a batch.
+        jax.eval_shape(jax.grad(pure.loss, argnums=1, allow_int=True), data, shapes)
+    except (NotImplementedError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"f: JAX cannot differentiate it ({reason}); accepted are functions that it can, with "
+            "loops by scan, or fori_loop with a fixed number of rounds"
+        ) from None

@@ -1,0 +1,1 @@
+"""The whole question in one call, and its result."""

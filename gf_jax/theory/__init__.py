@@ -1,0 +1,1 @@
+"""Why descent stays near its flow: curvature, bounds, deep linear networks."""
