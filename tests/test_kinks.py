@@ -51,6 +51,35 @@ def straight_through(x):
 straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct,))
 
 
+@jax.custom_jvp
+def binarised(x):
+    """A sign whose derivative is taken to be one near zero."""
+    return jnp.sign(x)
+
+
+binarised.defjvps(lambda t, _, x: jnp.where(jnp.abs(x) < 1, t, 0.0))
+
+
+@jax.custom_jvp
+def ramp_by_cosine(x):
+    """Whose rule has no kinks, and is not the derivative."""
+    return jnp.maximum(x, 0.0)
+
+
+ramp_by_cosine.defjvps(lambda t, _, x: jnp.cos(x) * t)
+
+
+@jax.custom_jvp
+def winner(x, y):
+    """Of two operands, of which the second has three times its derivative."""
+    return jnp.maximum(x, y)
+
+
+@winner.defjvp
+def _(primals, tangents):
+    return winner(*primals), jnp.where(primals[0] > primals[1], tangents[0], 3 * tangents[1])
+
+
 @pytest.mark.parametrize(
     ("f", "kinks"),
     [
@@ -76,6 +105,11 @@ straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, ct: (ct
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.abs(y) - 1, x).sum(), 12),
         (lambda x: jax.lax.cond(x[0] > 0, jnp.sum, lambda x: jnp.sum(x**2), x), 1),
         (lambda x: jax.lax.cond(MASK[0], jax.nn.relu, jnp.sin, x).sum(), 4),
+        # By the rule of a custom_jvp, which need not be the derivative.
+        (lambda x: jnp.sum(x * binarised(x)), 4 + 4),
+        (lambda x: jnp.sum(x * ramp_by_cosine(x)), 0),
+        (lambda x: jnp.sum(winner(x, 2 * x[::-1]) ** 2), 4),
+        (lambda x: jax.lax.scan(lambda c, y: (binarised(c * y) + x, c), x, x)[0].sum(), 32),
         # Smooth, though made of max, abs or where inside.
         (lambda x: jnp.sum(x * jax.nn.relu(POINTS)) + jnp.sum(jnp.where(POINTS > 0, x, 0)), 0),
         (lambda x: jnp.sum(jax.nn.softmax(x) * POINTS) + jax.nn.log_softmax(x)[0], 0),

@@ -30,6 +30,7 @@ QUICK = {
     "relu_network_of_twenty_steps_0",
     "equation_by_odeint",
     "lstm_with_float32_state",
+    "tangent_that_is_not_the_derivative",
 }
 NAMED = {case.name: case for case in CASES}
 SHORT = {"step_size": 0.05, "iterations": 10, "ratios": (2,)}

@@ -86,9 +86,9 @@ class Deviation(NamedTuple):
     def gap_error(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Estimated error of ``gap``: of the solve, and of the orders that are left out.
 
-        What follows the second order is taken to be as much smaller than it as it is smaller
-        than the first, as in a geometric series, and five times that, as networks with large
-        first steps are off by. Where the second is a quarter of the first or more, the series
+        Every order is taken to be as much smaller than the one before as the second is smaller
+        than the first, which makes a geometric series, and five times the sum of what follows the
+        second is taken, as networks with large first steps are off by. Where the second is a quarter of the first or more, the series
         tells nothing, and the error is the gap itself.
         """
         largest = max(step_size, other)
@@ -96,7 +96,7 @@ class Deviation(NamedTuple):
         gap = self.gap(step_size, other)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             ratio = np.where(self.norm > 0, second / self.norm, 0.0)
-            left_out = SERIES * largest * self.norm * ratio**2
+            left_out = SERIES * largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.75)
             solved = abs(step_size - other) * self.error
         return np.where(ratio < 0.25, left_out, np.maximum(gap, left_out)) + solved
 

@@ -35,8 +35,8 @@ def follow(
     tolerance = problem.tolerance or KINK_TOLERANCE
     cost = piecewise.COST * len(step_sizes)
     first = FIRST_MACRO_STEPS
-    if budget is not None:  # so that the first two solves, of n and 2 n steps, are within it
-        first = max(1, min(first, int(budget / (3.5 * cost))))
+    if budget is not None:  # so that the first two solves are within it
+        first = max(1, min(first, int(budget / ((1.5 + piecewise.HALF) * cost))))
     halving = piecewise.halve(
         problem,
         step_sizes,

@@ -47,6 +47,9 @@ Tell = Callable[[Array], None]
 MOST_MACRO_STEPS = 2**14
 GRADING = 20  # early macro steps are short: no more than time over this,
 SHORTEST = 5  # down to the longest over this
+# By what macro steps are "halved": were it two, all solutions would meet a kink that lies between
+# the points of the first at one phase, and might agree by chance.
+HALF = 2.3
 MORE_CROSSINGS, FEW_CROSSINGS = 1.4, 10  # when all macro steps are halved: what slides has more
 COST = 7 / 3  # of a macro step in gradients: two of them, and a forward pass
 
@@ -281,7 +284,7 @@ def halve(
     divisions: list[MacroSteps] = []
     work, last = 0.0, problem.times[-1]
     # Two divisions are wanted in any case, as only the second tells an error.
-    while longest < last and divide(problem.times, max(longest / 2, unit), unit=unit) is None:
+    while longest < last and divide(problem.times, max(longest / HALF, unit), unit=unit) is None:
         longest *= 2
     while longest > unit / 2:
         division = divide(problem.times, longest, unit=unit)
@@ -292,7 +295,7 @@ def halve(
             break
         if not divisions or division.number > divisions[-1].number:
             divisions.append(division)
-        longest /= 2
+        longest /= HALF
     if not divisions:
         raise ValueError(
             f"times: more than {MOST_MACRO_STEPS:,} macro steps would have to end at the "

@@ -16,8 +16,6 @@ COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 CHOICES = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
-# A custom derivative around these marks a smooth function in a stable form (logaddexp).
-STABILISED = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh"}
 
 
 def live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
@@ -25,7 +23,7 @@ def live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
     outputs = zip(jaxpr.outvars, wanted, strict=True)
     found = {atom for atom, each in outputs if each and not isinstance(atom, core.Literal)}
     for eqn in reversed(jaxpr.eqns):
-        reached, inner = [variable in found for variable in eqn.outvars], inner_of(eqn)
+        reached, inner = [variable in found for variable in eqn.outvars], call_of(eqn)
         if not any(reached) or eqn.primitive.name in STEPS | {"stop_gradient"}:
             continue
         operands = eqn.invars
@@ -79,19 +77,6 @@ def settled(name: str, known: list[Fact]) -> bool:
         return first.nonnegative or first.nonpositive
     ordered = (first.nonnegative and last.nonpositive) or (first.nonpositive and last.nonnegative)
     return name in ("max", "min") and ordered
-
-
-def inner_of(eqn: Any) -> core.ClosedJaxpr | None:
-    """The jaxpr to walk into; None if the equation is to be evaluated as it is."""
-    inner = call_of(eqn)
-    if inner is None and eqn.primitive.name == "custom_jvp_call":
-        inner = closed(eqn.params["call_jaxpr"])
-        equations = list(equations_within(inner.jaxpr))
-        names = {equation.primitive.name for equation in equations}
-        has_kinks = "select_n" in names or any(is_choice(equation) for equation in equations)
-        if names & STABILISED or not has_kinks:
-            return None  # its own derivative rule stands
-    return inner
 
 
 def call_of(eqn: Any) -> core.ClosedJaxpr | None:

@@ -16,8 +16,9 @@ there, its tie. A side that is not taken is never multiplied: it may not be fini
 A choice is a kink only where derivatives in the parameters reach it and its sign may change,
 see ``facts``: not in softmax, whose maximum is subtracted behind ``stop_gradient``, nor in
 masks, nor in the guards of normalisation layers. Loops with a fixed number of rounds
-(``scan``) and branches (``cond``) are walked through; what has a ``custom_vjp`` keeps its own
-derivative, and sorting is left as it is.
+(``scan``) and branches (``cond``) are walked through, and so is the rule of a ``custom_jvp``, which
+need not be the derivative of its function; what has a ``custom_vjp`` keeps its own derivative, and
+sorting is left as it is.
 """
 
 import functools
@@ -31,11 +32,11 @@ from jax.extend import core
 from jaxtyping import Array
 
 from gf_jax.program.equations import (
+    call_of,
     closed,
     difference,
     evaluate,
     floating,
-    inner_of,
     is_choice,
     live,
     loop_parts,
@@ -97,11 +98,21 @@ def step(kink: Kink) -> Array:
 
 
 class _Walker:
-    """Interprets a jaxpr, taking gates from a list or, without one, from H(z)."""
+    """Interprets a jaxpr, taking gates from a list or, without one, from H(z).
 
-    def __init__(self, facts: Facts, gates: list[Array] | None) -> None:
-        self.facts, self.given = facts, gates
+    Where only the value of a program matters, and not its derivative, continuous choices such
+    as the larger of two are no kinks.
+    """
+
+    def __init__(
+        self, facts: Facts, gates: list[Array] | None, *, value_only: bool = False
+    ) -> None:
+        self.facts, self.given, self.value_only = facts, gates, value_only
         self.found: list[Kink] = []
+
+    def within(self, gates: list[Array] | None) -> "_Walker":
+        """A walker for a program within this one."""
+        return _Walker(self.facts, gates, value_only=self.value_only)
 
     def run(
         self,
@@ -145,9 +156,11 @@ class _Walker:
         self, eqn: Any, operands: list[Any], known: list[Fact], matters: list[bool]
     ) -> tuple[list[Any], list[Fact]]:
         """Values of the outputs of one equation, and their facts."""
-        name, inner = eqn.primitive.name, inner_of(eqn)
-        if inner is not None and name == "custom_jvp_call":
-            return self.with_own_rule(eqn, inner, operands, known, matters)
+        name, inner = eqn.primitive.name, call_of(eqn)
+        if name == "custom_jvp_call" and any(matters):
+            if not self.value_only:
+                return self.with_own_rule(eqn, operands, known)
+            inner = closed(eqn.params["call_jaxpr"])
         if inner is not None:
             return self.run(inner.jaxpr, inner.consts, operands, known, matters)
         if name == "scan" and any(matters):
@@ -175,7 +188,8 @@ class _Walker:
         name, out = eqn.primitive.name, eqn.outvars[0].aval
         compared = known[0].compared if known else None
         if is_choice(eqn) and any(k.depends for k in known) and not settled(name, known):
-            return self.choice(eqn, operands)
+            continuous = self.value_only and name != "sign"
+            return None if continuous else self.choice(eqn, operands)
         if compared is None or not floating(eqn.outvars[0]):
             return None
         if name == "select_n":
@@ -249,38 +263,50 @@ class _Walker:
         return _between(gates, above, below)
 
     def with_own_rule(
-        self,
-        eqn: Any,
-        inner: core.ClosedJaxpr,
-        operands: list[Any],
-        known: list[Fact],
-        matters: list[bool],
+        self, eqn: Any, operands: list[Any], known: list[Fact]
     ) -> tuple[list[Any], list[Fact]]:
-        """A function with a rule for its derivative, which also holds on its kinks."""
-        begin = len(self.found)
-        results = self.run(inner.jaxpr, inner.consts, operands, known, matters)
-        found = self.found[begin:]
-        shapes = {jnp.shape(x) for x in (*operands, *results[0], *(kink.z for kink in found))}
-        if self.given is not None or not found or len(operands) != 1 or len(shapes) != 1:
-            return results
-        point = jax.lax.stop_gradient(operands[0])
-        along = jnp.ones_like(point)
-        _, slope = jax.jvp(lambda x: evaluate(eqn, [x])[0], (point,), (along,))
-        gates = [step(kink) for kink in found]
+        """A function with a rule for its derivative, whose kinks are those of the rule.
 
-        def slope_of(gates: list[Array]) -> Array:
-            walker = _Walker(Facts(), gates)
+        The value has kinks of its own where it may jump. To it is added what the rule says of
+        the distance from here, which is zero, so that the derivative is that of the rule.
+        """
+        moving = [
+            floating(atom) and fact.depends for atom, fact in zip(eqn.invars, known, strict=True)
+        ]
+        here = [jax.lax.stop_gradient(jnp.asarray(x)) for x in operands]
+        chosen = [(x, at) for x, at, moves in zip(operands, here, moving, strict=True) if moves]
+        rule = _rule(eqn, here, moving)
+        arguments = [*known, *(self.facts.argument(depends=True) for _ in chosen)]
 
-            def value(x: Array) -> Array:
-                return walker.run(inner.jaxpr, inner.consts, [x], known, matters)[0][0]
+        def gates_of(program: core.ClosedJaxpr, *values: Any) -> list[Array]:
+            """The gates of a program, whose kinks are entered."""
+            walker, at = _Walker(self.facts, None, value_only=True), len(self.found)
+            walker.run(program.jaxpr, program.consts, values, arguments[: len(values)])
+            self.found.extend(walker.found)
+            if self.given is None:
+                return [step(kink) for kink in walker.found]
+            return self.given[at : len(self.found)]
 
-            return jax.jvp(value, (point,), (along,))[1]
+        def run(program: core.ClosedJaxpr, gates: list[Array], *values: Any) -> Any:
+            walker = _Walker(self.facts, gates, value_only=True)
+            return walker.run(program.jaxpr, program.consts, values, arguments[: len(values)])
 
-        ties = [_share(slope, slope_of, gates, number) for number in range(len(found))]
-        self.found[begin:] = [k._replace(tie=t) for k, t in zip(found, ties, strict=True)]
-        whole = [step(kink) for kink in self.found[begin:]]
-        again = _Walker(self.facts, whole)
-        return again.run(inner.jaxpr, inner.consts, operands, known, matters)
+        inner = closed(eqn.params["call_jaxpr"])
+        of_value = gates_of(inner, *operands)
+        of_rule = gates_of(rule, *operands, *(jnp.zeros_like(at) for _, at in chosen))
+        values, facts = run(inner, of_value, *operands)
+        facts = [
+            fact._replace(depends=bool(chosen) and floating(variable), compared=None)
+            for fact, variable in zip(facts, eqn.outvars, strict=True)
+        ]
+        if not of_value and not of_rule:
+            return evaluate(eqn, operands), facts
+        slopes, _ = run(rule, of_rule, *here, *(x - at for x, at in chosen))
+        changes = iter(slopes)
+        return [
+            jax.lax.stop_gradient(value) + next(changes) if floating(variable) else value
+            for value, variable in zip(values, eqn.outvars, strict=True)
+        ], facts
 
     def scan(
         self, eqn: Any, operands: list[Any], known: list[Fact]
@@ -292,7 +318,7 @@ class _Walker:
         depends, outs = self.reach(inner, [fact.depends for fact in known], consts, carries)
 
         def body(carry: list[Any], row: tuple[list[Any], list[Array] | None]) -> Any:
-            walker = _Walker(self.facts, row[1])
+            walker = self.within(row[1])
             arguments = [self.facts.argument(depends=each) for each in depends]
             values, _ = walker.run(inner.jaxpr, inner.consts, [*given, *carry, *row[0]], arguments)
             return values[:carries], (values[carries:], walker.found)
@@ -329,7 +355,7 @@ class _Walker:
         reached: list[bool] = []
 
         def trace(*values: Any) -> list[Kink]:
-            walker = _Walker(self.facts, None)
+            walker = self.within(None)
             known = [self.facts.argument(depends=each) for each in depends]
             _, facts = walker.run(inner.jaxpr, inner.consts, values, known)
             reached.extend(fact.depends for fact in facts)
@@ -378,7 +404,7 @@ class _Walker:
 
         def one(which: int) -> tuple[list[Any], list[Kink]]:
             own = None if given is None else given[ends[which] - tried[which][1] : ends[which]]
-            walker, branch = _Walker(self.facts, own), branches[which]
+            walker, branch = self.within(own), branches[which]
             values, _ = walker.run(branch.jaxpr, branch.consts, rest, known[1:])
             return [jnp.asarray(value) for value in values], walker.found
 
@@ -427,18 +453,21 @@ def _between(gates: Array, above: Array, below: Array) -> Array:
     return jnp.where(mixes, gates * a + (1 - gates) * b, jnp.where(alone, above, below))
 
 
-def _share(
-    slope: Array, slope_of: Callable[[list[Array]], Array], gates: list[Array], number: int
-) -> Array:
-    """The gates of one of several kinks at which a function has that slope; ½ if it has at all."""
-    others = list(gates)
-    below, above = (
-        slope_of([*others[:number], jnp.full_like(gates[number], side), *others[number + 1 :]])
-        for side in (0.0, 1.0)
-    )
-    jump = above - below
-    known = (jump != 0) & jnp.isfinite(jump)
-    return jnp.where(known, (slope - below) / jnp.where(known, jump, 1.0), 0.5)
+def _rule(eqn: Any, operands: list[Any], moving: list[bool]) -> core.ClosedJaxpr:
+    """The rule of a ``custom_jvp``: floating results from operands and tangents of those moving."""
+
+    def rule(operands: list[Any], tangents: list[Any]) -> list[Any]:
+        def of_moving(*chosen: Any) -> list[Any]:
+            others = iter(chosen)
+            whole = [next(others) if m else x for x, m in zip(operands, moving, strict=True)]
+            results = zip(evaluate(eqn, whole), eqn.outvars, strict=True)
+            return [result for result, variable in results if floating(variable)]
+
+        chosen = [x for x, moves in zip(operands, moving, strict=True) if moves]
+        return jax.jvp(of_moving, chosen, tangents)[1]
+
+    tangents = [x for x, moves in zip(operands, moving, strict=True) if moves]
+    return jax.make_jaxpr(rule)(operands, tangents)
 
 
 def _apart(shapes: Sequence[Kink]) -> list[Kink]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from tests.losses.cases import START, TOLD, Loss, case, drawn, mean_square, x, y
 
@@ -86,6 +87,30 @@ def surrogate_derivative_of_spikes():
 
     spike.defjvps(lambda t, _, h: t / (1 + 10 * jnp.abs(h)) ** 2)
     return drawn(lambda w, x, y: mean_square(spike(x @ w) - y), START, x=x, y=y)
+
+
+@case(accepted=TOLD)
+def tangent_that_is_not_the_derivative():
+    @jax.custom_jvp
+    def bent(h):
+        return jnp.clip(h, 0, 1)
+
+    bent.defjvps(lambda t, _, h: jnp.cos(h) * t)
+
+    def body(w, x, y):
+        return jnp.mean(optax.huber_loss(bent(x @ w) + x @ w, y, delta=0.5))
+
+    return drawn(body, START, x=x, y=y)
+
+
+@case(accepted=TOLD)
+def straight_through_in_a_window():
+    @jax.custom_jvp
+    def binary(h):
+        return jnp.sign(h)
+
+    binary.defjvps(lambda t, _, h: jnp.where(jnp.abs(h) < 1, t, 0.0))
+    return drawn(lambda w, x, y: mean_square(binary(x @ w) / 2 + x @ w - y), START, x=x, y=y)
 
 
 @case()
