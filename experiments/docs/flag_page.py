@@ -8,7 +8,7 @@ from experiments.docs.described import Described, Row
 HEAD = """\
 # Flags of the experiments
 
-<!-- Written by `python -m experiments.docs`: change what flags say of themselves, not this page. -->
+<!-- Written by `python -m experiments.docs`: change what flags say of themselves instead. -->
 
 `python -m experiments.main --help` shows the same in a terminal, with examples. A mistyped flag or
 value is answered by the nearest one that there is. A flag that says nothing about an experiment is
