@@ -100,7 +100,7 @@ def test_the_python_examples_print_what_is_shown(capsys, tmp_path, monkeypatch):
 
 
 def assert_begins_with(printed, shown):
-    """Word by word; of numbers below 1e-5, which are errors and rounding, the size is free."""
+    """Word by word; numbers below 1e-6 are errors and rounding, of which only the size counts."""
     for word, wanted in zip(printed.split(), shown.split(), strict=False):
         number = re.match(r"[(]?(\d[\d.,]*(?:e[+-]\d+)?)", wanted)
         if number is None:
@@ -109,7 +109,7 @@ def assert_begins_with(printed, shown):
         found, expected = (
             float(re.sub(r"[^\d.e+-]|[.,]$", "", text)) for text in (word, number[1])
         )
-        assert found == pytest.approx(expected, rel=0.01, abs=1e-5)
+        assert found == pytest.approx(expected, rel=0.01, abs=1e-6)
     assert len(printed.split()) >= len(shown.split())
 
 
