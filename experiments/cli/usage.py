@@ -118,13 +118,13 @@ def _rows(flag: Flag, defaults: Mapping[str, str]) -> list[tuple[str, str]]:
         meaning += f" Accepted: {', '.join(flag.choices)}."
     if defaults.get(flag.name):
         meaning += f" [{defaults[flag.name]}]"
-    rows = [(_form(flag), meaning)]
+    rows = [(form(flag), meaning)]
     if explained:
         rows += [(f"    {choice}", text) for choice, text in flag.choices.items()]
     return rows
 
 
-def _form(flag: Flag) -> str:
+def form(flag: Flag) -> str:
     """How a flag is written."""
     if flag.kind == "switch":
         return f"--[no]{flag.name}"

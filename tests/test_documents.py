@@ -1,11 +1,10 @@
-"""What the README and the guide show is what the program does: every example is run.
+"""What the documents show is what the program does: every example is run.
 
 A command is run with the very flags that are shown. If it does not say how many iterations, it is
 made short by SHORTER, where it takes these and does not give them. What is run elsewhere is named
 here, and what is not known fails.
 """
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -23,11 +22,15 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.cli import command_line, flags
 from experiments.cli.configuration import EXIT_DIVERGED, WITHOUT_EFFECT, Configuration
 from tests import test_devices
+from tests.documents import documents
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-GUIDE = (ROOT / "experiments" / "GUIDE.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README + GUIDE, re.MULTILINE | re.DOTALL)
+TEXTS = {path: path.read_text() for path in documents()}
+BLOCKS_OF = {
+    path.name: re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for path, text in TEXTS.items()
+}
+BLOCKS = [block for blocks in BLOCKS_OF.values() for block in blocks]
 
 # What makes the main program's runs small.
 SHORTER = {
@@ -58,20 +61,19 @@ OTHER_BLOCKS = {
 
 
 def command_lines():
-    """The shell's lines and those of notebooks, without their comments."""
+    """The shell's lines and those of notebooks, without comments and the environment's folder."""
     for language, block in BLOCKS:
         lines = block.replace("\\\n", " ").splitlines()
-        if language == "bash":
-            yield from (re.sub(r"\s+#.*", "", line) for line in lines if line.strip())
-        elif language == "" and lines[0] not in OTHER_BLOCKS:
-            yield from (re.sub(r"\s+#.*", "", line.removeprefix("!")) for line in lines)
+        if language == "bash" or (language == "" and lines[0] not in OTHER_BLOCKS):
+            plain = (re.sub(r"\s+#.*|^!|^\.venv/bin/", "", line) for line in lines)
+            yield from (line for line in plain if line)
 
 
-PROGRAM = re.compile(r"^(?:\.venv/bin/)?python -m experiments\.(\w+)")
+PROGRAM = re.compile(r"^python -m experiments\.(\w+)")
 LINES = list(dict.fromkeys(command_lines()))
 RUN = [line for line in LINES if PROGRAM.match(line)]
 SET_UP = [line for line in LINES if line.startswith("python3 -m venv .venv ")]
-INSTALL = [line for line in LINES if re.match(r"(?:\.venv/bin/)?pip install -q -e ", line)]
+INSTALL = [line for line in LINES if re.match(r"pip install -q -e ", line)]
 HOSTS = [line for line in LINES if re.match(r"(?:export )?JAX_\w+=", line)]
 
 
@@ -83,19 +85,32 @@ def test_there_is_a_way_to_run_every_block():
     assert {PROGRAM.match(line)[1] for line in RUN} <= {"main", "benchmark", "show", "api"}
 
 
-def test_every_flag_is_in_the_table():
-    listed = re.findall(r"^\| `--(\w+)` \|", README, re.MULTILINE)
-    fields = [field.name for field in dataclasses.fields(Configuration)]
-    assert sorted(set(listed) - {"network"}) == sorted(set(fields) - {"network"})
-    assert listed.count("network") == 2  # the flag, and the head of the table of networks
-
-
-def test_the_python_examples_run_one_after_another(capsys, tmp_path, monkeypatch):
+def test_the_python_examples_print_what_is_shown(capsys, tmp_path, monkeypatch):
+    """Those of a page one after another; a second study of a loss compiles nothing."""
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in (block for language, block in BLOCKS if language == "python"):
-        exec(compile(block, "README.md", "exec"), names)
-    assert "(100, 3)" in capsys.readouterr().out
+    for page, blocks in BLOCKS_OF.items():
+        names: dict = {}
+        printed = ""
+        for language, block in blocks:
+            if language == "python":
+                exec(compile(block, page, "exec"), names)
+                printed = capsys.readouterr().out
+            elif language == "text":
+                assert_begins_with(printed, block)
+
+
+def assert_begins_with(printed, shown):
+    """Word by word; numbers below 1e-6 are errors and rounding, of which only the size counts."""
+    for word, wanted in zip(printed.split(), shown.split(), strict=False):
+        number = re.match(r"[(]?(\d[\d.,]*(?:e[+-]\d+)?)", wanted)
+        if number is None:
+            assert word == wanted
+            continue
+        found, expected = (
+            float(re.sub(r"[^\d.e+-]|[.,]$", "", text)) for text in (word, number[1])
+        )
+        assert found == pytest.approx(expected, rel=0.01, abs=1e-6)
+    assert len(printed.split()) >= len(shown.split())
 
 
 def test_the_two_lines_are_run_by_every_change():
@@ -150,8 +165,9 @@ def test_the_flags_shown_are_accepted(line):
 
 def test_flags_named_in_the_text_exist():
     known = {flag.name for group in (*flags.GROUPS, *benchmark.GROUPS) for flag in group.flags}
-    shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", README + GUIDE))
-    assert shown <= known | {"help", "helpfull"}
+    text = "".join(TEXTS.values())
+    shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", text))
+    assert shown <= known | {"help", "helpfull", "xla_cpu_enable_fast_math"}
 
 
 def shortened(line):

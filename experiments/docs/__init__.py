@@ -1,0 +1,1 @@
+"""Pages for readers, and the command that writes the one on flags."""
