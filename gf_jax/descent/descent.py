@@ -54,7 +54,7 @@ def gradient_descent(
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX, and closed over
         data of any form.
-      params: initial point, a pytree of floating-point arrays.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       step_size: step size of the base run; time = iteration * step_size, and with momentum
         that times its time scale.
       ratios: positive integers r, each of which adds a run with step_size/r.
@@ -82,8 +82,8 @@ def gradient_descent(
       does a start.
 
     Raises:
-      ValueError: on a value outside what ``Schedule`` accepts, on parameters that
-        are not floating point, on leaves that differ in their number of starts or do
+      ValueError: on a value outside what ``Schedule`` accepts, on parameters of which
+        none is floating point, on leaves that differ in their number of starts or do
         not divide among the devices, or if f does not return a floating-point scalar.
       FloatingPointError: if the compiler cancels the compensation.
 

@@ -22,8 +22,7 @@ from gf_jax.descent.placement import Memory, fetch, memory_needed, place
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
-from gf_jax.program.arithmetic import check_params
-from gf_jax.program.program import Loss, Program, prepare
+from gf_jax.program.program import Loss, Program, one_of, prepare, prepare_at_stack
 
 PyTree = Any
 
@@ -112,11 +111,14 @@ def resumable_segments(
       [[6, 7, 8, 9, 10]]
     """
     numbers = get_arithmetic(arithmetic)
-    check_params(params)
-    program = prepare(f, _first_start(params) if starts else params, products=numbers.products)
+    if starts:
+        program, params = prepare_at_stack(f, params, products=numbers.products)
+    else:
+        program = prepare(f, params, products=numbers.products)
+        params = program.moving(params)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
-        point = _first_start(params) if starts else params
+        point = one_of(params) if starts else params
         rule, data = stepping.rule(program, point, schedule, numbers, transformation, batches)
         if sharding is not None:
             constants, params = place([*data.whole, *data.batched], params, sharding)
@@ -261,19 +263,6 @@ def _advance(rule: Rule, data: Data, sizes: Array, state: _State) -> _State:
     lanes = stepping.advance(rule, data, sizes, lanes, state.gradient)
     evaluate = jax.vmap(jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point)))
     return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
-
-
-def _first_start(params: PyTree) -> PyTree:
-    """Shapes and dtypes of a single start of a stack of them."""
-    counts = [jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(params)]
-    if len(set(counts)) > 1 or not all(counts):
-        raise ValueError(
-            f"params: leading axes of lengths {counts}; accepted with starts=True is one length "
-            "for all leaves, the number of starts"
-        )
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.asarray(leaf).dtype), params
-    )
 
 
 def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int, ...]:

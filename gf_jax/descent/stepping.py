@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import Arithmetic
-from gf_jax.program.program import Program, Pure, prepare
+from gf_jax.program.program import Program, Pure, trace
 
 PyTree = Any
 
@@ -120,7 +120,11 @@ def rule(
     number, loss, index = batches.number, batches.loss, np.int32(0)
     if not (isinstance(number, int) and 1 <= number < 2**31):
         raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
-    of_batch = prepare(lambda pair: loss(*pair), (point, index), products=numbers.products)
+    of_batch = trace(
+        lambda pair: loss(program.model(pair[0]), pair[1]),
+        (point, index),
+        products=numbers.products,
+    )
     rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, transformation)
     return rule, Data(program.data, of_batch.data)
 

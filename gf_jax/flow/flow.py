@@ -70,7 +70,7 @@ def gradient_flow(
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
-      params: initial point, a pytree of floating-point arrays.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       times: ascending times from 0, the last above 0; time is iteration * step_size.
       tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
         1e-6 where the device has only float32. With kinks, largest change when all

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.stepping import Batches
 from gf_jax.problems.networks import Network, Params
+from gf_jax.program.program import FixedLoss
 
 
 class Classification(NamedTuple):
@@ -106,7 +107,7 @@ def classification(
 
         return Batches(loss_of_batch, len(classes) // size)
 
-    return Classification(loss, accuracy, output_gradients, batches)
+    return Classification(FixedLoss(loss), accuracy, output_gradients, batches)
 
 
 def check_batch_size(size: int, examples: int) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.program.arithmetic import check_params, flow_arithmetic
-from gf_jax.program.program import Loss, Program, prepare
+from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.program.program import Loss, Program, prepare_at_stack
 
 PyTree = Any
 
@@ -48,8 +48,8 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
       >>> gf_jax.theory.defects(f, jnp.stack([w, 2 * w]), 0.01).round(3)
       array([ 0.829, 39.673])
     """
-    check_params(params)
-    pure, data, _ = prepare(f, jax.tree.map(lambda leaf: leaf[0], params))
+    program, params = prepare_at_stack(f, params)
+    pure, data = program.pure, program.data
 
     def mean(data: list[Array], stack: PyTree, step_size: Array) -> Array:
         def one(params: PyTree) -> Array:
