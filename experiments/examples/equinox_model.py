@@ -3,8 +3,9 @@
     python -m experiments.examples.equinox_model
 
 A multilayer perceptron with GELU on 200 of scikit-learn's handwritten digits. The model is given
-as it is: its weights move, and its activation is held fixed. Half a minute on one laptop core. Descent with step size 0.1 stays in sight of its flow, at 1.5 % of the
-distance that the flow travels.
+as it is: its weights move, and its activation is held fixed. Half a minute on one laptop core.
+Descent with step size 0.1 stays in sight of its flow, at 1.5 % of the distance that the flow
+travels.
 """
 
 import equinox as eqx
