@@ -14,7 +14,7 @@ LIBRARY = {
     "program": set(),
     "optimizers": set(),
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
-    "descent": {"comparison", "program"},
+    "descent": {"comparison", "optimizers", "program"},
     "flow": {"comparison", "optimizers", "program"},
     "problems": {"descent", "program"},
     "theory": {"flow", "problems", "program"},

@@ -24,6 +24,7 @@ from experiments.output import figures, report
 from experiments.runs import harness, interruption, progress, store
 from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import records, spectra
+from gf_jax.comparison import precise_distance
 from gf_jax.descent.schedule import Schedule
 from gf_jax.problems.networks import Params
 
@@ -150,7 +151,7 @@ def _compare(
     flow = spectra.follow(workplace, spectra.times_of(schedule), budget)
     snapshots = outcome.trajectory.snapshots
     descent = spectra.with_start(workplace.study.initial_params, snapshots)
-    return descent, flow, harness.distances(descent, flow.params)
+    return descent, flow, precise_distance(descent, flow.params, 1)
 
 
 def _predict(

@@ -123,7 +123,7 @@ def _weights(config: Configuration, study: Study) -> int:
 
 def _times(schedule: Schedule) -> np.ndarray:
     """Those of the start and of the snapshots."""
-    return np.concatenate([[0.0], schedule.snapshot_iterations * schedule.step_size])
+    return schedule.clock().times([0, *schedule.snapshot_iterations])
 
 
 def starting_points(config: Configuration, targets: np.ndarray, depth: int) -> Params:

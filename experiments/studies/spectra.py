@@ -37,7 +37,7 @@ def sampled(schedule: Schedule) -> Schedule:
 
 def times_of(schedule: Schedule) -> np.ndarray:
     """Times of the start and of all snapshots."""
-    return np.array([0, *schedule.snapshot_iterations]) * schedule.step_size
+    return schedule.clock().times([0, *schedule.snapshot_iterations])
 
 
 def with_start(start: Params, snapshots: Params) -> Params:

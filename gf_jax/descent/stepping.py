@@ -86,13 +86,13 @@ class Lanes(NamedTuple):
     Attributes:
       params: the weights.
       residual: what rounding has dropped of them, None where it is not kept.
-      memory: state of the transformation.
+      optimizer_state: state of the transformation.
       batch: index of the batch that comes next, None without batches.
     """
 
     params: PyTree
     residual: PyTree
-    memory: PyTree
+    optimizer_state: PyTree
     batch: Int[Array, " lanes"] | None
 
 
@@ -185,10 +185,10 @@ def _gradient(rule: Rule, data: Data, lanes: Lanes) -> PyTree:
 def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: Array) -> Lanes:
     """One step of every lane."""
     update = jax.vmap(rule.transformation.update)
-    direction, memory = update(gradient, lanes.memory, lanes.params)
+    direction, state = update(gradient, lanes.optimizer_state, lanes.params)
     params, residual = rule.numbers.add(lanes.params, lanes.residual, _updates(direction, sizes))
     batch = None if lanes.batch is None else (lanes.batch + 1) % rule.batches
-    return Lanes(params, residual, memory, batch)
+    return Lanes(params, residual, state, batch)
 
 
 def _updates(direction: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:

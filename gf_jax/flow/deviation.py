@@ -197,12 +197,12 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     last = problem.times[-1]
     arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest) + TINY)]
     zeros = jax.tree.map(np.zeros_like, gradient)
-    method = smooth.Method(
+    system = smooth.System(
         "deviation", velocity, smooth.FEW_STAGES, size, DEVIATION_COST, 10.0, parts=4
     )
     begin = (start, zeros, zeros, gradient)
-    most = smooth.most_steps(method, budget)
-    (solution,) = smooth.solve_twice(problem, method, begin, arguments, progress, most)
+    most = smooth.most_steps(system, budget)
+    (solution,) = smooth.solve_twice(problem, system, begin, arguments, progress, most)
     params, e, second, followed = solution.state
     flow = make_flow(problem, params, solution.error[0], solution.statistics)
     with problem.numbers.context():

@@ -101,9 +101,9 @@ def gradient_flow(
     def velocity(data: list[Array], params: PyTree) -> PyTree:
         return jax.tree.map(jnp.negative, pure.gradient(data, params))
 
-    method = smooth.Method("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
-    arguments, most = [problem.data], smooth.most_steps(method, budget)
-    (solution,) = smooth.solve_twice(problem, method, problem.params, arguments, progress, most)
+    system = smooth.System("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
+    arguments, most = [problem.data], smooth.most_steps(system, budget)
+    (solution,) = smooth.solve_twice(problem, system, problem.params, arguments, progress, most)
     if not solution.statistics.complete and most < smooth.MOST_STEPS:
         # Something jumps that is not seen: macro steps do not mind.
         return _flow_by_macro_steps(problem, budget, progress)
@@ -164,9 +164,9 @@ def modified_flow(
         return jax.tree.map(jnp.negative, slope)
 
     cost = 1 + PRODUCT
-    method = smooth.Method("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
+    system = smooth.System("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
     arguments = [(problem.data, float(step_size)) for step_size in lanes]
-    solutions = smooth.solve_twice(problem, method, problem.params, arguments, progress)
+    solutions = smooth.solve_twice(problem, system, problem.params, arguments, progress)
     states, error = jax.tree.map(
         lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
     )

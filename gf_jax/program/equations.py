@@ -13,7 +13,7 @@ from gf_jax.program.facts import REARRANGE, STEPS, Fact
 
 # A comparison of floating values, and the sign of left minus right where it is true.
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
-CHOICES = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
+COMPARING = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
 # A custom derivative around these marks a smooth function in a stable form (logaddexp).
@@ -148,7 +148,7 @@ def is_choice(eqn: Any) -> bool:
     A literal infinity makes no kink, and 0 * inf would be NaN.
     """
     return (
-        eqn.primitive.name in CHOICES
+        eqn.primitive.name in COMPARING
         and floating(eqn.outvars[0])
         and floating(eqn.invars[0])
         and all(not isinstance(a, core.Literal) or np.all(np.isfinite(a.val)) for a in eqn.invars)

@@ -93,8 +93,8 @@ def compare(
     """
     _check_options(descent)
     method = Method(momentum, nesterov)
-    if method.record is not None:
-        descent["transformation"] = method.record.transformation
+    if method.optimizer is not None:
+        descent["transformation"] = method.optimizer
     if curvature and not flow:
         raise ValueError("curvature: is found on the flow, which flow=False leaves out")
 

@@ -135,8 +135,8 @@ def end_to_end_flow(
     with jax.enable_x64(True):  # f is of NumPy's float64
         problem = flow_problem(f, start, times, tolerance)
     name = ("end to end", depth)
-    method = smooth.Method(name, velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
-    (solution,) = smooth.solve_twice(problem, method, problem.params, [target], progress)
+    system = smooth.System(name, velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
+    (solution,) = smooth.solve_twice(problem, system, problem.params, [target], progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
 
