@@ -289,7 +289,7 @@ def test_further_starting_points_compile_nothing():
     for solve in (gf_jax.gradient_flow, gf_jax.deviation):
         solve(program, starts[1], first.times)
     gf_jax.predict(program, starts[2], first.times, first.step_sizes)
-    gf_jax.curvature(program, jnp.stack(starts))
+    gf_jax.curvature(program, first.flow)
     assert (counts.compiled, len(calls)) == (before, traced)
     assert second.run.metrics.loss[0, 0] != first.run.metrics.loss[0, 0]
 
@@ -308,3 +308,5 @@ def test_a_loss_that_never_changes_is_traced_once():
     prepare(loss, START, products="tensorfloat32")
     prepare(loss, np.ones(3, np.float32))
     assert len(calls) == 3  # of other precision, and of other shapes
+    with pytest.raises(ValueError, match=r"^f: was prepared for products in highest precision"):
+        prepare(programs[0], START, products="tensorfloat32")

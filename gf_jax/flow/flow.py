@@ -105,7 +105,7 @@ def gradient_flow(
     arguments, most = [problem.data], smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(problem, system, problem.params, arguments, progress, most)
     if not solution.statistics.complete and most < smooth.MOST_STEPS:
-        # Something jumps that is not seen: macro steps do not mind.
+        # The gradient jumps where no kink was seen; macro steps get across.
         return _flow_by_macro_steps(problem, budget, progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 

@@ -36,9 +36,9 @@ class Arithmetic(NamedTuple):
     products: str = "highest"
 
     def context(self) -> contextlib.AbstractContextManager:
-        """Within it the dtype exists and products have their precision; nothing global is set.
+        """A context in which the dtype exists and products have their precision.
 
-        Nor does a stricter configuration of the user's stand in the way of the library's own.
+        It changes nothing outside, and a stricter configuration of the user's does not disturb it.
         """
         stack = contextlib.ExitStack()
         if self.dtype == "float64":

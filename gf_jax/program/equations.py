@@ -38,7 +38,7 @@ def live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
 
 
 def evaluate(eqn: Any, operands: list[Any]) -> list[Any]:
-    """The equation as it is."""
+    """Computes the results of an equation of its operands, as JAX would."""
     # As jax.core.eval_jaxpr does, whose return value here differs between versions.
     params = eqn.primitive.get_bind_params(eqn.params)
     functions, params = params if isinstance(params, tuple) else ((), params)
@@ -47,7 +47,11 @@ def evaluate(eqn: Any, operands: list[Any]) -> list[Any]:
 
 
 def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None:
-    """Of what is a comparison that may change: the difference that it compares with zero."""
+    """What a truth value, an output of this equation, compares with zero.
+
+    For a > b it is a - b; for a > b and c > d the smaller one of both differences, and so on.
+    None if it is no truth value that may change with the parameters.
+    """
     name, compared = eqn.primitive.name, [fact.compared for fact in known]
     if name in COMPARISONS and floating(eqn.invars[0]):
         if not any(fact.depends for fact in known) or settled("max", known):
@@ -73,7 +77,7 @@ def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None
 
 
 def settled(name: str, known: list[Fact]) -> bool:
-    """Whether a choice always goes the same way."""
+    """Whether the signs of its operands tell that a choice always goes the same way."""
     first, last = known[0], known[-1]
     if name in ("abs", "sign"):
         return first.nonnegative or first.nonpositive
@@ -107,9 +111,9 @@ def closed(program: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
 
 
 def loop_parts(eqn: Any) -> tuple[int, int]:
-    """Of a scan the numbers of its constants and of what it carries from round to round.
+    """How many constants a scan has, and how many values it carries from round to round.
 
-    All else that goes in or comes out has a further axis, of the rounds.
+    All its other inputs and outputs have a leading axis that enumerates the rounds.
     """
     inner = closed(eqn.params["jaxpr"]).jaxpr
 
@@ -122,7 +126,7 @@ def loop_parts(eqn: Any) -> tuple[int, int]:
 
 
 def while_parts(eqn: Any) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr, int, int]:
-    """Condition and body of a while loop, and the numbers of the constants of each."""
+    """Condition and body of a while loop, and how many constants each of them has."""
     params = eqn.params
     programs = closed(params["cond_jaxpr"]), closed(params["body_jaxpr"])
     return *programs, params["cond_nconsts"], params["body_nconsts"]

@@ -6,7 +6,7 @@ steps of descent, the flow and its derivatives, is made of the one program that 
 precision by ``lifting``, so that all of them follow the same loss.
 
 What is compiled is kept with the program, and a program of the same equations and shapes takes it
-over, so that a second study of the same kind compiles nothing.
+over, so that a second comparison of the same kind compiles nothing.
 """
 
 import collections
@@ -38,7 +38,7 @@ KEPT_PROGRAMS, KEPT_RESULTS = 64, 64
 
 
 class Recent:
-    """What was put last under some names, at most so many of them."""
+    """A cache that keeps the values used last, at most so many of them, by name."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -72,6 +72,11 @@ class Pure:
     def __init__(self, parts: Parts, structure: Any, settings: Settings) -> None:
         self._parts, self._structure, self._settings = parts, structure, settings
         self.kept: Recent = Recent(KEPT_RESULTS)
+
+    @property
+    def products(self) -> str:
+        """Precision of the matrix products in it."""
+        return self._settings.products
 
     @property
     def data_shapes(self) -> list[jax.ShapeDtypeStruct]:
@@ -157,7 +162,7 @@ class Pure:
         )
 
     def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
-        """What was made of this program under that name; made now if it was not."""
+        """Calls ``make`` the first time, and returns what it made then whenever asked again."""
         found = self.kept.get(name)
         if found is None:
             found = (make(),)  # None may be what is made
@@ -239,7 +244,7 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
 
     Raises:
       ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it,
-        and if params hold no floating-point array.
+        if params hold no floating-point array, and on a program of other products.
 
     Example:
       >>> def f(w):
@@ -249,6 +254,11 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
       >>> flows = [gf_jax.gradient_flow(program, start, [0.1]) for start in (w, 2 * w)]
     """
     if isinstance(f, Program):
+        if f.pure.products != products:
+            raise ValueError(
+                f"f: was prepared for products in {f.pure.products} precision, and {products} is "
+                f"wanted here; give f itself, or prepare it with products={products!r}"
+            )
         return _checked_program(f, _shapes(f.moving(params), products))
     moving, held = partition(params)
     if jax.tree.leaves(held):

@@ -10,6 +10,7 @@ from gf_jax.descent.schedule import Schedule, whole_numbers
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
 from gf_jax.optimizers.method import Method
+from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.comparison import Comparison
 from gf_jax.study.following import FAILURES, descend, follow, missing
@@ -108,12 +109,15 @@ def compare(
         tuple(snapshots) if isinstance(snapshots, Iterable) else snapshots,
         descent.pop("segments", None),
     )
-    program = prepare(f, params)
+    program = of_descent = prepare(f, params)
+    products = get_arithmetic(descent.get("arithmetic", "compensated")).products
+    if products != program.pure.products:  # as in tf32
+        of_descent = prepare(f, params, products=products)
     params = program.moving(params)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
         raise ValueError("params: not all numbers are finite; accepted is a finite initial point")
     trajectory: Trajectory = solve(
-        "descent", lambda tell: descend(program, params, schedule, tell, descent)
+        "descent", lambda tell: descend(of_descent, params, schedule, tell, descent)
     )
     run = Run(
         network_label=clean_label(label) + method.words,
