@@ -117,7 +117,7 @@ def measure(
 
     Example:
       >>> lanes = jnp.array([[1.0, 0.0], [1.0, 0.1]])
-      >>> gf_jax.measure(lanes, jnp.zeros(2), lanes, jnp.zeros(2)).distance_to_base
+      >>> gf_jax.comparison.measure(lanes, jnp.zeros(2), lanes, jnp.zeros(2)).distance_to_base
       Array([0. , 0.1], dtype=float32)
     """
 
@@ -153,8 +153,8 @@ class FlowComparison(NamedTuple):
       ...     return jnp.sum((w**2 - 1) ** 2)
       >>> w = jnp.array([0.1, 1.5])
       >>> run = gf_jax.gradient_descent(f, w, step_size=0.01, ratios=(2,), iterations=10)
-      >>> flow = gf_jax.gradient_flow(f, w, run.snapshot_iterations * 0.01)
-      >>> found = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, [0.01, 0.005])
+      >>> flow = gf_jax.gradient_flow(f, w, run.snapshot_times)
+      >>> found = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, run.step_sizes)
       >>> found.measured[-1], float(found.order[-1].round(2))
       (array([ True,  True]), 1.04)
     """
@@ -190,8 +190,8 @@ def compare_with_flow(
       ...     return jnp.sum((w**2 - 1) ** 2)
       >>> w = jnp.array([0.1, 1.5])
       >>> run = gf_jax.gradient_descent(f, w, step_size=0.01, ratios=(2,), iterations=10)
-      >>> flow = gf_jax.gradient_flow(f, w, run.snapshot_iterations * 0.01)
-      >>> found = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, [0.01, 0.005])
+      >>> flow = gf_jax.gradient_flow(f, w, run.snapshot_times)
+      >>> found = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, run.step_sizes)
       >>> found.distance[-1].round(4)
       array([0.0129, 0.0063])
     """
@@ -236,7 +236,11 @@ def _norm(tree: PyTree, stack_axes: int) -> Array:
 def _check_leaf(
     name: str, shape: tuple[int, ...], reference: tuple[int, ...], stack_axes: int
 ) -> None:
-    """Holds the reference to whole points: its own parameter axes are never repeated."""
+    """Raises ValueError unless the reference broadcasts to the stack.
+
+    It may be repeated along the axes of the stack. Along those of a parameter it may not: a
+    reference with another number of weights is a mistake, even where NumPy would broadcast it.
+    """
     if len(shape) < stack_axes:
         raise ValueError(f"params{name}: shape {shape} has no {stack_axes} stack axes")
     stack, point = shape[:stack_axes], shape[stack_axes:]

@@ -168,3 +168,27 @@ def test_what_is_refused(small_problem):
     f, start = small_problem  # has kinks
     with pytest.raises(ValueError, match="momentum: f has kinks; accepted"):
         gf_jax.predict(f, start, [0.1], [0.1], momentum=gf_jax.heavy_ball(0.5))
+
+
+@pytest.mark.parametrize("momentum", [None, gf_jax.heavy_ball(0.5), gf_jax.nesterov(0.9)])
+def test_a_trajectory_knows_its_times(momentum):
+    """As a comparison does, which computes them in the same place; joined parts do, too."""
+    schedule = gf_jax.Schedule(0.01, (5, 2), 12, snapshots=4, segments=3)
+    start = jnp.array([0.3, -0.2])
+    options = {} if momentum is None else {"transformation": momentum}
+    parts = gf_jax.descent_segments(lambda w: jnp.sum(jnp.cos(w)), start, schedule, **options)
+    run = gf_jax.join(list(parts))
+    per_iteration = 0.01 * (1.0 if momentum is None else momentum.time_scale)
+    np.testing.assert_allclose(run.times, np.arange(13) * per_iteration, rtol=1e-15)
+    np.testing.assert_allclose(
+        run.snapshot_times, np.array([3, 6, 9, 12]) * per_iteration, rtol=1e-15
+    )
+    np.testing.assert_array_equal(run.step_sizes, [0.01, 0.005, 0.002])
+    with pytest.raises(ValueError, match="its step size is not known"):
+        _ = run._replace(clock=None).times
+
+
+def test_momentum_of_one_decay_is_one_transformation():
+    """What is compiled with it then serves again."""
+    assert gf_jax.heavy_ball(0.9).transformation is gf_jax.heavy_ball(0.9).transformation
+    assert gf_jax.nesterov(0.9).transformation is not gf_jax.heavy_ball(0.9).transformation

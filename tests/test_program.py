@@ -9,7 +9,7 @@ from jax.experimental.ode import odeint
 
 import gf_jax
 from gf_jax.program.arithmetic import ARITHMETICS
-from gf_jax.program.program import prepare
+from gf_jax.program.program import FixedLoss, prepare
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 KEY = jax.random.key(7)
@@ -260,3 +260,53 @@ def test_a_critical_point_is_told_at_once():
     assert not found.distance.any()
     assert found.run.reference.flow_evaluations == 1
     assert found.doubts[0].startswith("The start is a critical point")
+
+
+def test_further_starting_points_compile_nothing():
+    """Neither when f is prepared nor when it is given as it was."""
+    counts, calls = Counts(), []
+
+    def f(w):
+        calls.append(1)
+        return jnp.mean((jnp.tanh(X @ w) - 1) ** 2)
+
+    def whole(loss, start):
+        stack = jnp.stack([start, start])
+        options = {"step_size": 0.1, "iterations": 20, "ratios": (2,)}
+        found = gf_jax.compare(loss, start, **options, curvature=True)
+        gf_jax.modified_flow(loss, start, found.times, found.step_sizes)
+        gf_jax.theory.defects(loss, stack, 0.1)
+        return found
+
+    starts = [jnp.asarray(factor * START) for factor in (1.0, 1.5, -0.5)]
+    first = whole(f, starts[0])
+    before = counts.compiled
+    second = whole(f, starts[1])
+    assert counts.compiled == before
+    program = gf_jax.prepare(f, starts[0])
+    traced = len(calls)
+    whole(program, starts[2])
+    for solve in (gf_jax.gradient_flow, gf_jax.deviation):
+        solve(program, starts[1], first.times)
+    gf_jax.predict(program, starts[2], first.times, first.step_sizes)
+    gf_jax.curvature(program, first.flow)
+    assert (counts.compiled, len(calls)) == (before, traced)
+    assert second.run.metrics.loss[0, 0] != first.run.metrics.loss[0, 0]
+
+
+def test_a_loss_that_never_changes_is_traced_once():
+    calls = []
+
+    def f(w):
+        calls.append(1)
+        return jnp.sum(w**2)
+
+    loss = FixedLoss(f)
+    programs = [prepare(loss, factor * START) for factor in (1, 2)]
+    assert len(calls) == 1
+    assert programs[0] is programs[1]
+    prepare(loss, START, products="tensorfloat32")
+    prepare(loss, np.ones(3, np.float32))
+    assert len(calls) == 3  # of other precision, and of other shapes
+    with pytest.raises(ValueError, match=r"^f: was prepared for products in highest precision"):
+        prepare(programs[0], START, products="tensorfloat32")

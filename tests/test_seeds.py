@@ -10,6 +10,7 @@ from experiments import show
 from experiments.cli.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED
 from experiments.runs import store
 from tests.conftest import SMALL, WITH_FLOW
+from tests.test_program import Counts
 
 RATIOS = "--ratios=2,3"
 
@@ -113,3 +114,18 @@ def test_mistakes(flags, message, invoke, tmp_path):
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "never").exists()
+
+
+def test_further_seeds_compile_nothing(invoke, tmp_path, monkeypatch):
+    """Between the flows of two seeds there is all that is done for the second one."""
+    solve, counts, at = gf_jax.gradient_flow, Counts(), []
+
+    def counted(*arguments, **options):
+        flow = solve(*arguments, **options)
+        at.append(counts.compiled)
+        return flow
+
+    monkeypatch.setattr(gf_jax.study.following, "gradient_flow", counted)
+    status, _, err = invoke(*WITH_FLOW, RATIOS, "--seeds=3", f"--output_dir={tmp_path / 'runs'}")
+    assert status == 0, err
+    assert at == [at[0]] * 3

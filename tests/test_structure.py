@@ -14,9 +14,9 @@ LIBRARY = {
     "program": set(),
     "optimizers": set(),
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
-    "descent": {"comparison", "program"},
+    "descent": {"comparison", "optimizers", "program"},
     "flow": {"comparison", "optimizers", "program"},
-    "problems": {"descent"},
+    "problems": {"descent", "program"},
     "theory": {"flow", "problems", "program"},
     # What runs amount to; only here the library touches the world.
     "study": {"comparison", "descent", "flow", "optimizers", "program", "theory"},

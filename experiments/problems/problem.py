@@ -87,12 +87,12 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     _check_size(config, network)
     inputs, rows, whole = dataset.images.reshape(-1, *network.input_shape), None, network
     if config.coordinates == "row_space":
-        rows = gf_jax.row_space(inputs)
+        rows = gf_jax.problems.row_space(inputs)
         inputs, (network, _) = rows.inputs, _network(config, len(rows.basis))
     _check_runs(config, network)
     start = _initial_params(config, whole)
     params = start if rows is None else rows.reduce(start)
-    objective = gf_jax.classification(network, inputs, dataset.labels)
+    objective = gf_jax.problems.classification(network, inputs, dataset.labels)
     _check_loss(config, objective, params)
     return Problem(
         network=network,
@@ -173,15 +173,15 @@ def load_data(config: Configuration) -> data.Dataset:
 
 def _network(config: Configuration, features: int) -> tuple[Network, str]:
     if config.network == "conv_adapted":
-        return gf_jax.conv_adapted(), "convolutional network (adapted)"
+        return gf_jax.problems.conv_adapted(), "convolutional network (adapted)"
     if config.network == "lenet5":
-        return gf_jax.lenet5(), "LeNet-5"
+        return gf_jax.problems.lenet5(), "LeNet-5"
     assert config.widths is not None
     assert config.activation is not None
     sizes = (features, *config.widths, 10)
     names = {"linear": "linear", "relu": "ReLU", "leaky_relu": "leaky ReLU"}
     label = f"fully connected {names[config.activation]} network {'-'.join(map(str, sizes))}"
-    return gf_jax.fully_connected(sizes, config.activation), label
+    return gf_jax.problems.fully_connected(sizes, config.activation), label
 
 
 def _initial_params(config: Configuration, network: Network) -> Params:
@@ -192,7 +192,9 @@ def _initial_params(config: Configuration, network: Network) -> Params:
 
     def draw(seed: Any) -> Params:
         assert config.init_scale is not None
-        return gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=config.init_scale)
+        return gf_jax.problems.xavier_uniform(
+            jax.random.key(seed), network.shapes, scale=config.init_scale
+        )
 
     if not config.starts_of_seeds:
         return draw(config.seed)

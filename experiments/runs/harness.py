@@ -43,6 +43,7 @@ from experiments.runs import (
 )
 from experiments.runs.journal import Journal
 from experiments.studies import records
+from gf_jax.comparison import precise_distance
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
@@ -350,9 +351,10 @@ def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) ->
 
 def steps(workplace: NetworkWorkplace) -> dict[str, Any]:
     """Options of descent that say what its steps are made of."""
-    config, options = workplace.config, {}
-    if config.method.record is not None:
-        options["transformation"] = config.method.record.transformation
+    config = workplace.config
+    options: dict[str, Any] = {}
+    if config.method.optimizer is not None:
+        options["transformation"] = config.method.optimizer
     if config.batch_size:
         options["batches"] = workplace.study.objective.batches(config.batch_size)
     return options
@@ -417,13 +419,7 @@ def saved_form(
 
 def distance_from_init(workplace: NetworkWorkplace, flow_params: Params) -> np.ndarray:
     """Distance of a flow, leaves (times, ...), from the initial point, in the flow's float64."""
-    return distances(flow_params, workplace.study.initial_params)
-
-
-def distances(stack: Params, reference: Params) -> np.ndarray:
-    """Distance of every point of a stack, leaves (times, ...), from a reference, in float64."""
-    with jax.enable_x64(True):
-        return np.asarray(gf_jax.distance(stack, reference, stack_axes=1))
+    return precise_distance(flow_params, workplace.study.initial_params, 1)
 
 
 def solve_once(

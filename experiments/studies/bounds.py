@@ -24,6 +24,7 @@ from experiments.output import figures, report
 from experiments.runs import harness, interruption, progress, store
 from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import records, spectra
+from gf_jax.comparison import precise_distance
 from gf_jax.descent.schedule import Schedule
 from gf_jax.problems.networks import Params
 
@@ -102,7 +103,9 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
     spectrum = spectra.measure(workplace, "flow and descent", points)
     at_flow = records.Spectrum(*(values[: len(times)] for values in spectrum))
     at_descent = spectrum.lambda_min[len(times) :][::-1]
-    defects = interruption.call(lambda: gf_jax.defects(study.objective.loss, descent, step_size))
+    defects = interruption.call(
+        lambda: gf_jax.theory.defects(study.objective.loss, descent, step_size)
+    )
     iterations = np.array([0, *schedule.snapshot_iterations])
     lambda_min = np.minimum(at_flow.lambda_min, at_descent)
     tube = None
@@ -125,7 +128,7 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
         gap=gap,
         flow_error=flow.error,
         predicted=np.concatenate([[0.0], predicted]),
-        bound=gf_jax.a_posteriori_bound(step_size, iterations, defects, lambda_min),
+        bound=gf_jax.theory.a_posteriori_bound(step_size, iterations, defects, lambda_min),
         defects=defects,
         spectrum=at_flow,
         descent_lambda_min=at_descent,
@@ -148,7 +151,7 @@ def _compare(
     flow = spectra.follow(workplace, spectra.times_of(schedule), budget)
     snapshots = outcome.trajectory.snapshots
     descent = spectra.with_start(workplace.study.initial_params, snapshots)
-    return descent, flow, harness.distances(descent, flow.params)
+    return descent, flow, precise_distance(descent, flow.params, 1)
 
 
 def _predict(
@@ -184,11 +187,11 @@ def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[rec
     spectrum, epsilon, times = saved.spectrum, saved.epsilon, saved.times
     answers = []
     if saved.tube is not None:
-        proven = gf_jax.allowed_step_size(
+        proven = gf_jax.theory.allowed_step_size(
             epsilon, times, saved.tube.lambda_min, beta=saved.tube.beta, gamma=saved.tube.gamma
         )
         answers.append(records.Answer("theorem", proven.step_size, proven))
-    sampled = gf_jax.allowed_step_size(
+    sampled = gf_jax.theory.allowed_step_size(
         epsilon,
         times,
         spectrum.lambda_min,

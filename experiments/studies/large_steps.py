@@ -22,6 +22,7 @@ from experiments.output import figures, report
 from experiments.runs import harness, interruption, progress, store
 from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import records
+from gf_jax.comparison import precise_distance
 from gf_jax.descent.segments import Trajectory
 from gf_jax.study.summary import NEAR
 
@@ -178,8 +179,7 @@ def _compare(
         """Of the lanes chosen; NaN for the others."""
         chosen = jax.tree.map(lambda leaf: leaf[:, lanes], trajectory.snapshots)
         gaps = np.full((len(times), len(step_sizes)), np.nan)
-        with jax.enable_x64(True):
-            gaps[:, lanes] = gf_jax.distance(chosen, reference, stack_axes=2)
+        gaps[:, lanes] = precise_distance(chosen, reference, 2)
         return gaps
 
     every = np.ones_like(whole)

@@ -77,7 +77,7 @@ def measure(epsilon: float) -> records.Saddle:
     """Runs descent and flow, and finds the largest step sizes of accuracy epsilon."""
     start = {name: np.array(value) for name, value in START.items()}
     parts = [part for part, _ in progress.segments(f, start, SCHEDULE, "float64")]
-    times = SCHEDULE.snapshot_iterations * SCHEDULE.step_size
+    times = SCHEDULE.clock().times(SCHEDULE.snapshot_iterations)
     flow = progress.solve(
         "flow",
         lambda tell: gf_jax.gradient_flow(f, start, times, tolerance=TOLERANCE, progress=tell),

@@ -29,16 +29,17 @@ def run(config: Configuration) -> int:
     """
     workplace = harness.begin(config)
     study, started = workplace.study, time.perf_counter()
-    assert config.step_size is not None
-    step_sizes, step_size = np.array(config.all_step_sizes), config.step_size
+    step_sizes = np.array(config.all_step_sizes)
     prediction = progress.solve(
         "prediction",
         lambda tell: gf_jax.predict(
             study.objective.loss,
             study.initial_params,
-            config.schedule.snapshot_iterations * step_size * config.method.time_scale,
+            config.schedule.clock(config.method.time_scale).times(
+                config.schedule.snapshot_iterations
+            ),
             step_sizes,
-            momentum=config.method.record,
+            momentum=config.method.optimizer,
             progress=tell,
         ),
     )

@@ -87,7 +87,6 @@ def summarise(
       label: of the network and the coordinates it was computed in.
     """
     first = next(iter(runs.values()))
-    scale = first.step_size * first.method.time_scale
     ends = sorted({int(saved.iterations[-1]) for saved in runs.values()})
     rows = []
     for iteration in ends:
@@ -99,7 +98,9 @@ def summarise(
         if predicted is not None and iteration in first.snapshot_iterations:
             (at,) = np.flatnonzero(first.snapshot_iterations == iteration)
             gaps["predicted"] = [report.finite(gap) for gap in predicted[at]]
-        rows.append({"iteration": iteration, "time": iteration * scale, "gaps": gaps})
+        rows.append(
+            {"iteration": iteration, "time": float(first.clock.times(iteration)), "gaps": gaps}
+        )
     return {
         "network": label,
         "data": first.data_label,
@@ -148,7 +149,7 @@ def _predicted(workplace: NetworkWorkplace, saved: records.Run) -> np.ndarray:
             study.initial_params,
             saved.snapshot_times,
             saved.step_sizes,
-            momentum=saved.method.record,
+            momentum=saved.method.optimizer,
             progress=tell,
         ),
         structures.prediction(

@@ -37,7 +37,7 @@ def sampled(schedule: Schedule) -> Schedule:
 
 def times_of(schedule: Schedule) -> np.ndarray:
     """Times of the start and of all snapshots."""
-    return np.array([0, *schedule.snapshot_iterations]) * schedule.step_size
+    return schedule.clock().times([0, *schedule.snapshot_iterations])
 
 
 def with_start(start: Params, snapshots: Params) -> Params:
@@ -100,12 +100,12 @@ def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBoun
     For networks with biases or convolutions it is the extension of the theorem for
     homogeneous networks.
     """
-    norms = gf_jax.layer_norms(study.network, study.restore(stack))
+    norms = gf_jax.problems.layer_norms(study.network, study.restore(stack))
     if study.linear:
         slopes = np.linalg.norm(product_gradients(study, stack), axis=(1, 2))
         options = {"radius": radius, "smoothness": product_smoothness(study)}
-        return gf_jax.linear_network_bound(norms.norms, slopes, **options)
-    return gf_jax.homogeneous_network_bound(
+        return gf_jax.theory.linear_network_bound(norms.norms, slopes, **options)
+    return gf_jax.theory.homogeneous_network_bound(
         input_norms=np.linalg.norm(inputs_of(study), axis=1),
         gradient_norms=np.linalg.norm(output_gradients(study, stack), axis=1),
         radius=radius,
@@ -116,8 +116,8 @@ def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBoun
 
 def smoothness_bound(study: Problem, stack: Params, radius: float) -> np.ndarray:
     """Bound on the Hessian's norm of a linear network within a radius of every point."""
-    return gf_jax.linear_network_smoothness(
-        gf_jax.layer_norms(study.network, study.restore(stack)).norms,
+    return gf_jax.theory.linear_network_smoothness(
+        gf_jax.problems.layer_norms(study.network, study.restore(stack)).norms,
         np.linalg.norm(product_gradients(study, stack), axis=(1, 2)),
         smoothness=product_smoothness(study),
         radius=radius,

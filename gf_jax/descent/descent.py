@@ -31,6 +31,7 @@ from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import PyTree, Trajectory, resumable_segments
 from gf_jax.descent.stepping import Batches
+from gf_jax.optimizers.momentum import Momentum
 from gf_jax.program.program import Loss, Program
 
 
@@ -44,7 +45,7 @@ def gradient_descent(
     snapshots: int | tuple[int, ...] | None = None,
     segments: int | None = 1,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | None = None,
+    transformation: optax.GradientTransformation | Momentum | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -54,9 +55,9 @@ def gradient_descent(
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX, and closed over
         data of any form.
-      params: initial point, a pytree of floating-point arrays.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       step_size: step size of the base run; time = iteration * step_size, and with momentum
-        that times its time scale.
+        that times its time scale. The trajectory tells both: ``times``, ``step_sizes``.
       ratios: positive integers r, each of which adds a run with step_size/r.
       iterations: iterations of the base run.
       snapshots: how often parameters are kept, see ``Schedule``.
@@ -65,8 +66,9 @@ def gradient_descent(
         of the rounding of updates), "float32", "float64" or "tf32", see
         ``gf_jax.program.arithmetic``.
       transformation: makes of gradients the directions that lanes step in, times
-        -step_size; of ``gf_jax.optimizers.momentum``, or any of optax whose directions do not
-        depend on the step size. None is plain descent.
+        -step_size: a momentum such as ``gf_jax.heavy_ball(0.9)``, or any of optax whose
+        directions do not depend on the step size; its time scale is then taken to be 1. None
+        is plain descent.
       batches: what the steps follow the gradients of, see ``Batches``. Metrics are those
         of f, at the price of an evaluation of f per base iteration and lane. None is f.
       starts: whether every leaf of params has a leading axis that enumerates starting
@@ -82,8 +84,8 @@ def gradient_descent(
       does a start.
 
     Raises:
-      ValueError: on a value outside what ``Schedule`` accepts, on parameters that
-        are not floating point, on leaves that differ in their number of starts or do
+      ValueError: on a value outside what ``Schedule`` accepts, on parameters of which
+        none is floating point, on leaves that differ in their number of starts or do
         not divide among the devices, or if f does not return a floating-point scalar.
       FloatingPointError: if the compiler cancels the compensation.
 
@@ -115,7 +117,7 @@ def descent_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | None = None,
+    transformation: optax.GradientTransformation | Momentum | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -176,4 +178,6 @@ def join(trajectories: Sequence[Trajectory]) -> Trajectory:
       >>> run.metrics.loss.shape
       (11, 2)
     """
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *trajectories)
+    parts = [each._replace(clock=None) for each in trajectories]
+    whole: Trajectory = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return whole._replace(clock=trajectories[-1].clock)

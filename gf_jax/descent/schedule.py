@@ -4,15 +4,42 @@ import dataclasses
 import itertools
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import ArrayLike, Float, Int
 
 MOST_SEGMENTS = 100  # of the default: a progress bar needs no finer steps
 MOST_ITERATIONS = 100_000_000  # every one is recorded
 MOST_STEPS = 2**31 - 1  # of a lane per base iteration: what a compiled loop counts
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """How much time the iterations of a run are.
+
+    Attributes:
+      step_size: step size of the base run.
+      lanes: ratios of the lanes, ascending from 1.
+      time_scale: time per iteration over the step size: 1 of plain descent, 1/(1 − β) of
+        momentum.
+    """
+
+    step_size: float
+    lanes: tuple[int, ...]
+    time_scale: float = 1.0
+
+    def times(self, iterations: Int[ArrayLike, "..."] | Sequence[int]) -> Float[np.ndarray, "..."]:
+        """Times of base iterations: iterations * step_size * time_scale."""
+        return np.asarray(iterations) * self.step_size * self.time_scale
+
+    @property
+    def step_sizes(self) -> Float[np.ndarray, " lanes"]:
+        """Step size of every lane, the largest first."""
+        return self.step_size / np.array(self.lanes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +47,7 @@ class Schedule:
     """Which steps are taken, and what is kept of them.
 
     Attributes:
-      step_size: step size of the base run; time = iteration * step_size.
+      step_size: step size of the base run.
       ratios: positive integers up to 2^31 - 1; each adds a run with step size
         step_size/ratio. Ratio 1 names the base run, which is always there.
       iterations: iterations of the base run, up to 100,000,000.
@@ -106,6 +133,10 @@ class Schedule:
     def step_sizes(self) -> tuple[float, ...]:
         """Step sizes of the lanes."""
         return tuple(self.step_size / ratio for ratio in self.lanes)
+
+    def clock(self, time_scale: float = 1.0) -> Clock:
+        """What times are computed from, see ``Clock``."""
+        return Clock(self.step_size, self.lanes, time_scale)
 
     @property
     def gradient_evaluations(self) -> int:

@@ -19,11 +19,11 @@ from jaxtyping import Array, Float, Int
 from gf_jax.comparison import Metrics, measure
 from gf_jax.descent import stepping
 from gf_jax.descent.placement import Memory, fetch, memory_needed, place
-from gf_jax.descent.schedule import Schedule
+from gf_jax.descent.schedule import Clock, Schedule
 from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
+from gf_jax.optimizers.momentum import Momentum
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
-from gf_jax.program.arithmetic import check_params
-from gf_jax.program.program import Loss, Program, prepare
+from gf_jax.program.program import Loss, Program, one_of, prepare, prepare_at_stack
 
 PyTree = Any
 
@@ -38,6 +38,8 @@ class Trajectory(NamedTuple):
       snapshot_iterations: base iterations of the snapshots.
       snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...); from many
         starts (snapshots, starts, lanes, ...).
+      clock: what times and step sizes are computed from; None where it is not known, as of
+        arrays that were stored without it.
 
     Example:
       >>> def f(w):
@@ -48,12 +50,36 @@ class Trajectory(NamedTuple):
       array([ 1,  2,  3,  4,  5,  6,  7,  8,  9, 10])
       >>> run.snapshots.shape  # snapshots, lanes, parameters
       (10, 2, 2)
+      >>> run.snapshot_times[:3].round(2), run.step_sizes
+      (array([0.01, 0.02, 0.03]), array([0.01 , 0.005]))
     """
 
     iterations: Int[np.ndarray, " iterations"]
     metrics: Metrics
     snapshot_iterations: Int[np.ndarray, " snapshots"]
     snapshots: PyTree
+    clock: Clock | None = None
+
+    @property
+    def times(self) -> Float[np.ndarray, " iterations"]:
+        """Time of every base iteration."""
+        return self._clock.times(self.iterations)
+
+    @property
+    def snapshot_times(self) -> Float[np.ndarray, " snapshots"]:
+        """Time of every snapshot."""
+        return self._clock.times(self.snapshot_iterations)
+
+    @property
+    def step_sizes(self) -> Float[np.ndarray, " lanes"]:
+        """Step size of every lane, the largest first."""
+        return self._clock.step_sizes
+
+    @property
+    def _clock(self) -> Clock:
+        if self.clock is None:
+            raise ValueError("trajectory: its step size is not known; give it a clock")
+        return self.clock
 
 
 class _State(NamedTuple):
@@ -66,7 +92,7 @@ class _State(NamedTuple):
     residual: PyTree
     loss: Float[Array, "*starts lanes"]
     gradient: PyTree
-    memory: PyTree
+    optimizer_state: PyTree
     batch: Int[Array, "*starts lanes"] | None
 
     def measure(self, initial_params: PyTree) -> Metrics:
@@ -81,7 +107,7 @@ def resumable_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | None = None,
+    transformation: optax.GradientTransformation | Momentum | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -111,12 +137,17 @@ def resumable_segments(
       >>> [part.iterations.tolist() for part, _ in rest]
       [[6, 7, 8, 9, 10]]
     """
-    numbers = get_arithmetic(arithmetic)
-    check_params(params)
-    program = prepare(f, _first_start(params) if starts else params, products=numbers.products)
+    numbers, scale = get_arithmetic(arithmetic), 1.0
+    if isinstance(transformation, Momentum):
+        transformation, scale = transformation.transformation, transformation.time_scale
+    if starts:
+        program, params = prepare_at_stack(f, params, products=numbers.products)
+    else:
+        program = prepare(f, params, products=numbers.products)
+        params = program.moving(params)
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
-        point = _first_start(params) if starts else params
+        point = one_of(params) if starts else params
         rule, data = stepping.rule(program, point, schedule, numbers, transformation, batches)
         if sharding is not None:
             constants, params = place([*data.whole, *data.batched], params, sharding)
@@ -144,6 +175,7 @@ def resumable_segments(
             metrics=metrics,
             snapshot_iterations=kept,
             snapshots=jax.tree.map(operator.itemgetter(slice(len(kept))), snapshots),
+            clock=schedule.clock(scale),
         )
         yield part if recorded else _with_start(part, start), jax.tree.leaves(state)
         recorded += length
@@ -247,33 +279,20 @@ def _jit(segment: Callable, sharding: NamedSharding | None) -> Callable:
 def _start(rule: Rule, data: Data, params: PyTree, blank: _State) -> _State:
     """All lanes at an initial point, from one evaluation."""
     loss, gradient = jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point))(params)
-    residual, memory = rule.numbers.residual(params), rule.transformation.init(params)
+    residual, first = rule.numbers.residual(params), rule.transformation.init(params)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
-        _State(params, residual, loss, gradient, memory, blank.batch),
+        _State(params, residual, loss, gradient, first, blank.batch),
         blank,
     )
 
 
 def _advance(rule: Rule, data: Data, sizes: Array, state: _State) -> _State:
     """One base iteration of all lanes."""
-    lanes = Lanes(state.params, state.residual, state.memory, state.batch)
+    lanes = Lanes(state.params, state.residual, state.optimizer_state, state.batch)
     lanes = stepping.advance(rule, data, sizes, lanes, state.gradient)
     evaluate = jax.vmap(jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point)))
     return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
-
-
-def _first_start(params: PyTree) -> PyTree:
-    """Shapes and dtypes of a single start of a stack of them."""
-    counts = [jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(params)]
-    if len(set(counts)) > 1 or not all(counts):
-        raise ValueError(
-            f"params: leading axes of lengths {counts}; accepted with starts=True is one length "
-            "for all leaves, the number of starts"
-        )
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.asarray(leaf).dtype), params
-    )
 
 
 def _stack_shape(params: PyTree, schedule: Schedule, starts: bool) -> tuple[int, ...]:
@@ -292,10 +311,10 @@ def _state_shapes(
     """Shapes of the state, and where it lies; the first segment fills it."""
 
     def of_one(params: PyTree) -> _State:
-        memory = rule.transformation.init(params)
+        first = rule.transformation.init(params)
         batch = jnp.int32(0) if rule.batches else None
         residual, loss = rule.numbers.residual(params), rule.pure.loss(data.whole, params)
-        return _State(params, residual, loss, params, memory, batch)
+        return _State(params, residual, loss, params, first, batch)
 
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((*stack, *leaf.shape), leaf.dtype, sharding=sharding),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import Arithmetic
-from gf_jax.program.program import Program, Pure, prepare
+from gf_jax.program.program import Program, Pure, trace
 
 PyTree = Any
 
@@ -86,13 +86,13 @@ class Lanes(NamedTuple):
     Attributes:
       params: the weights.
       residual: what rounding has dropped of them, None where it is not kept.
-      memory: state of the transformation.
+      optimizer_state: state of the transformation.
       batch: index of the batch that comes next, None without batches.
     """
 
     params: PyTree
     residual: PyTree
-    memory: PyTree
+    optimizer_state: PyTree
     batch: Int[Array, " lanes"] | None
 
 
@@ -120,7 +120,11 @@ def rule(
     number, loss, index = batches.number, batches.loss, np.int32(0)
     if not (isinstance(number, int) and 1 <= number < 2**31):
         raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
-    of_batch = prepare(lambda pair: loss(*pair), (point, index), products=numbers.products)
+    of_batch = trace(
+        lambda pair: loss(program.model(pair[0]), pair[1]),
+        (point, index),
+        products=numbers.products,
+    )
     rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, transformation)
     return rule, Data(program.data, of_batch.data)
 
@@ -181,10 +185,10 @@ def _gradient(rule: Rule, data: Data, lanes: Lanes) -> PyTree:
 def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: Array) -> Lanes:
     """One step of every lane."""
     update = jax.vmap(rule.transformation.update)
-    direction, memory = update(gradient, lanes.memory, lanes.params)
+    direction, state = update(gradient, lanes.optimizer_state, lanes.params)
     params, residual = rule.numbers.add(lanes.params, lanes.residual, _updates(direction, sizes))
     batch = None if lanes.batch is None else (lanes.batch + 1) % rule.batches
-    return Lanes(params, residual, memory, batch)
+    return Lanes(params, residual, state, batch)
 
 
 def _updates(direction: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:

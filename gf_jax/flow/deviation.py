@@ -34,6 +34,7 @@ DEVIATION_COST = 1 + 3 * PRODUCT + 2 * 3  # three products, and two second deriv
 DEVIATION_TOLERANCE = 1e-6
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 SERIES = 5.0  # share of the next term of a geometric series that an expansion may leave out
+NEARBY = 1.5  # factor between two times at which an expansion is about as good
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and gradients
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -87,18 +88,26 @@ class Deviation(NamedTuple):
         """Estimated error of ``gap``: of the solve, and of the orders that are left out.
 
         Every order is taken to be as much smaller than the one before as the second is smaller
-        than the first, which makes a geometric series, and five times the sum of what follows the
-        second is taken, as networks with large first steps are off by. Where the second is a quarter of the first or more, the series
-        tells nothing, and the error is the gap itself.
+        than the first, at the times nearby at which it is the largest: it may be small at one
+        time by chance. That makes a geometric series, and five times the sum of what follows
+        the second order is taken, as networks with large first steps are off by. Where the
+        second is a quarter of the first or more, the series tells nothing, and the error is the
+        gap itself.
         """
         largest = max(step_size, other)
         second = largest * tree_norm(self.second)
         gap = self.gap(step_size, other)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            ratio = np.where(self.norm > 0, second / self.norm, 0.0)
+            ratio = self._largest_nearby(np.where(self.norm > 0, second / self.norm, 0.0))
             left_out = SERIES * largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.75)
             solved = abs(step_size - other) * self.error
         return np.where(ratio < 0.25, left_out, np.maximum(gap, left_out)) + solved
+
+    def _largest_nearby(self, values: np.ndarray) -> np.ndarray:
+        """The largest value at times that differ by no more than a factor."""
+        times = self.flow.times
+        later = times[:, None] <= NEARBY * times
+        return np.where(later & later.T, values, 0.0).max(axis=1)
 
 
 def deviation(
@@ -197,12 +206,12 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     last = problem.times[-1]
     arguments = [(problem.data, last * TYPICAL, NEGLIGIBLE * (scale / last + steepest) + TINY)]
     zeros = jax.tree.map(np.zeros_like, gradient)
-    method = smooth.Method(
+    system = smooth.System(
         "deviation", velocity, smooth.FEW_STAGES, size, DEVIATION_COST, 10.0, parts=4
     )
     begin = (start, zeros, zeros, gradient)
-    most = smooth.most_steps(method, budget)
-    (solution,) = smooth.solve_twice(problem, method, begin, arguments, progress, most)
+    most = smooth.most_steps(system, budget)
+    (solution,) = smooth.solve_twice(problem, system, begin, arguments, progress, most)
     params, e, second, followed = solution.state
     flow = make_flow(problem, params, solution.error[0], solution.statistics)
     with problem.numbers.context():

@@ -70,7 +70,7 @@ def gradient_flow(
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
-      params: initial point, a pytree of floating-point arrays.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       times: ascending times from 0, the last above 0; time is iteration * step_size.
       tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
         1e-6 where the device has only float32. With kinks, largest change when all
@@ -101,11 +101,11 @@ def gradient_flow(
     def velocity(data: list[Array], params: PyTree) -> PyTree:
         return jax.tree.map(jnp.negative, pure.gradient(data, params))
 
-    method = smooth.Method("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
-    arguments, most = [problem.data], smooth.most_steps(method, budget)
-    (solution,) = smooth.solve_twice(problem, method, problem.params, arguments, progress, most)
+    system = smooth.System("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
+    arguments, most = [problem.data], smooth.most_steps(system, budget)
+    (solution,) = smooth.solve_twice(problem, system, problem.params, arguments, progress, most)
     if not solution.statistics.complete and most < smooth.MOST_STEPS:
-        # Something jumps that is not seen: macro steps do not mind.
+        # The gradient jumps where no kink was seen; macro steps get across.
         return _flow_by_macro_steps(problem, budget, progress)
     return make_flow(problem, solution.state, solution.error[0], solution.statistics)
 
@@ -164,9 +164,9 @@ def modified_flow(
         return jax.tree.map(jnp.negative, slope)
 
     cost = 1 + PRODUCT
-    method = smooth.Method("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
+    system = smooth.System("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
     arguments = [(problem.data, float(step_size)) for step_size in lanes]
-    solutions = smooth.solve_twice(problem, method, problem.params, arguments, progress)
+    solutions = smooth.solve_twice(problem, system, problem.params, arguments, progress)
     states, error = jax.tree.map(
         lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
     )

@@ -92,7 +92,7 @@ def predict(
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
-      params: initial point, a pytree of floating-point arrays.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       times: ascending times from 0, the last above 0; with kinks, multiples of the
         first step size.
       step_sizes: in time per iteration, the base first; with kinks, that is a multiple

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.program.arithmetic import Arithmetic, check_params, flow_arithmetic
+from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.program.kinks import Gated
 from gf_jax.program.program import Loss, Program, Pure, prepare
 
@@ -151,8 +151,8 @@ def flow_problem(
         and checked[0] >= 0 < checked[-1]
     ):
         raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
-    check_params(params)
     program = prepare(f, params)
+    params = program.moving(params)
     numbers = flow_arithmetic()
     with numbers.context():
         # From the host, so that it stands on no device or mesh but where data take it.

@@ -25,11 +25,11 @@ HIGH_ORDER = diffrax.Dopri8()
 FEW_STAGES = diffrax.Tsit5()
 
 
-class Method(NamedTuple):
-    """How a flow is solved.
+class System(NamedTuple):
+    """An ordinary differential equation, and how it is solved.
 
     Attributes:
-      name: of the method; one loss has one velocity of that name.
+      name: of the equation; one loss has one velocity of that name.
       velocity: maps (arguments, state) to the state's derivative in time.
       solver: a Runge–Kutta method whose last stage is the next step's first.
       error: maps (arguments, error, state) to the size of a step's error, in tolerances of 1.
@@ -64,7 +64,7 @@ class _Solved(NamedTuple):
 
 
 class _Controller(diffrax.PIDController):
-    """Step sizes by the size of a step's error as the method takes it."""
+    """Step sizes by the size of a step's error as the system takes it."""
 
     measure: Callable = eqx.field(static=True, kw_only=True)
 
@@ -80,7 +80,7 @@ class _Controller(diffrax.PIDController):
 
 def solve_twice(
     problem: FlowProblem,
-    method: Method,
+    system: System,
     start: PyTree,
     arguments: list[Any],
     progress: Progress | None,
@@ -90,7 +90,7 @@ def solve_twice(
 
     Args:
       problem: the problem.
-      method: how it is solved.
+      system: how it is solved.
       start: state at time 0.
       arguments: of the velocity; one for each solution wanted.
       progress: is told the share of all solves done.
@@ -100,7 +100,7 @@ def solve_twice(
       The tighter solutions, with the distance from the looser ones as errors, one for
       each part of the state.
     """
-    telling, solve = _solver(problem, method, most_steps, progress is not None)
+    telling, solve = _solver(problem, system, most_steps, progress is not None)
     telling.progress = progress
     default = 1e-8 if problem.numbers.dtype == "float64" else 1e-6
     tolerance = problem.tolerance or default
@@ -118,15 +118,15 @@ def solve_twice(
                         share,
                     )
                 )
-                for factor, at in ((method.looser, 0.0), (1.0, share))
+                for factor, at in ((system.looser, 0.0), (1.0, share))
             )
             whole = (rough.states, fine.states)
-            pairs = [whole] if method.parts == 1 else zip(*whole, strict=True)
+            pairs = [whole] if system.parts == 1 else zip(*whole, strict=True)
             errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
             reached = jax.tree.map(
                 lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
             )
-            solutions.append(Solution(reached, errors, _statistics(method, fine, rough)))
+            solutions.append(Solution(reached, errors, _statistics(system, fine, rough)))
     return solutions
 
 
@@ -135,17 +135,17 @@ def whole(_: Any, error: PyTree, state: PyTree) -> Array:
     return optax.tree.norm(error)
 
 
-def most_steps(method: Method, budget: int | None) -> int:
+def most_steps(system: System, budget: int | None) -> int:
     """Steps that a solve may take within a budget of gradients: thousands in any case."""
     if budget is None:
         return MOST_STEPS
-    stages = len(method.solver.tableau.b_sol) - 1
-    wanted = max(FEW_STEPS, budget / (method.cost * stages))
+    stages = len(system.solver.tableau.b_sol) - 1
+    wanted = max(FEW_STEPS, budget / (system.cost * stages))
     return min(MOST_STEPS, 2 ** math.ceil(math.log2(wanted)))
 
 
 def _solver(
-    problem: FlowProblem, method: Method, most_steps: int, tells: bool
+    problem: FlowProblem, system: System, most_steps: int, tells: bool
 ) -> tuple[Telling, Callable]:
     """The compiled solver, and what it tells its progress to."""
 
@@ -159,14 +159,14 @@ def _solver(
             structure: Any = jax.tree.structure(start)
 
             def velocity(_: Any, state: list[Array], args: Any) -> list[Array]:
-                return jax.tree.leaves(method.velocity(args[0], structure.unflatten(state)))
+                return jax.tree.leaves(system.velocity(args[0], structure.unflatten(state)))
 
             def size(argument: Any, *states: list[Array]) -> Array:
-                return method.error(argument, *map(structure.unflatten, states))
+                return system.error(argument, *map(structure.unflatten, states))
 
             found = diffrax.diffeqsolve(
                 diffrax.ODETerm(velocity),
-                method.solver,
+                system.solver,
                 t0=0.0,
                 t1=times[-1],
                 dt0=FIRST * times[-1],
@@ -191,14 +191,14 @@ def _solver(
 
         return telling, solve
 
-    return problem.pure.once((method.name, most_steps, tells, problem.numbers.dtype), make)
+    return problem.pure.once((system.name, most_steps, tells, problem.numbers.dtype), make)
 
 
-def _statistics(method: Method, fine: Any, rough: Any) -> Statistics:
+def _statistics(system: System, fine: Any, rough: Any) -> Statistics:
     # Each step evaluates all stages but the first, known from the step before it, if any.
-    stages = len(method.solver.tableau.b_sol) - 1
+    stages = len(system.solver.tableau.b_sol) - 1
     evaluations = [
-        method.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
+        system.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
     ]
     return Statistics(
         steps=int(fine.stats["num_accepted_steps"]),

@@ -34,8 +34,8 @@ class Method:
             raise ValueError(f"batch_size: got {self.batch_size}; accepted is a positive integer")
 
     @property
-    def record(self) -> Momentum | None:
-        """The momentum and what is known of it; None for plain descent."""
+    def optimizer(self) -> Momentum | None:
+        """The momentum, with what is known of its limit; None for plain descent."""
         if not self.momentum:
             return None
         return (nesterov_momentum if self.nesterov else heavy_ball)(self.momentum)
@@ -43,7 +43,7 @@ class Method:
     @property
     def time_scale(self) -> float:
         """Time per iteration over the step size."""
-        return 1.0 if self.record is None else self.record.time_scale
+        return 1.0 if self.optimizer is None else self.optimizer.time_scale
 
     @property
     def words(self) -> str:

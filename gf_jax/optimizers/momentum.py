@@ -36,6 +36,7 @@ oscillates along a direction of curvature λ, which no expansion in τ shows, un
 died down by √β in each iteration.
 """
 
+import functools
 import numbers
 from typing import NamedTuple
 
@@ -88,16 +89,16 @@ def heavy_ball(beta: float) -> Momentum:
       (10.0, 19.0)
       >>> def f(w):
       ...     return jnp.sum((w**2 - 1) ** 2)
-      >>> w, steps = jnp.array([0.1, 1.5]), momentum.transformation
+      >>> w = jnp.array([0.1, 1.5])
       >>> run = gf_jax.gradient_descent(
-      ...     f, w, step_size=0.001, ratios=(2,), iterations=10, transformation=steps)
-      >>> times = run.snapshot_iterations * 0.001 * momentum.time_scale
-      >>> gf_jax.predict(f, w, times, [0.001, 0.0005], momentum=momentum).to_flow.shape
+      ...     f, w, step_size=0.001, ratios=(2,), iterations=10, transformation=momentum)
+      >>> times, step_sizes = run.snapshot_times, run.step_sizes
+      >>> gf_jax.predict(f, w, times, step_sizes, momentum=momentum).to_flow.shape
       (10, 2)
     """
     beta = _checked(beta)
     rest = 1 - beta
-    return Momentum(optax.trace(beta), beta, 1 / rest, (1 + beta) / rest, beta / rest)
+    return Momentum(_trace(beta, nesterov=False), beta, 1 / rest, (1 + beta) / rest, beta / rest)
 
 
 def nesterov(beta: float) -> Momentum:
@@ -118,7 +119,13 @@ def nesterov(beta: float) -> Momentum:
     beta = _checked(beta)
     rest = 1 - beta
     deviation = (1 - beta + 2 * beta**2) / rest
-    return Momentum(optax.trace(beta, nesterov=True), beta, 1 / rest, deviation, beta**2 / rest)
+    return Momentum(_trace(beta, nesterov=True), beta, 1 / rest, deviation, beta**2 / rest)
+
+
+@functools.cache
+def _trace(beta: float, *, nesterov: bool) -> optax.GradientTransformation:
+    """One object for each decay, so that what is compiled with it serves again."""
+    return optax.trace(beta, nesterov=nesterov)
 
 
 def _checked(beta: float) -> float:

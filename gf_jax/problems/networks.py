@@ -69,8 +69,8 @@ class Network(NamedTuple):
       windows: of the convolutional layers, which come first.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> network.apply(params, jnp.ones((4, 2))).shape
       (4, 10)
     """
@@ -121,7 +121,7 @@ def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network
         activation.
 
     Example:
-      >>> gf_jax.fully_connected((784, 50, 10), "relu").shapes
+      >>> gf_jax.problems.fully_connected((784, 50, 10), "relu").shapes
       {'dense_1': {'weight': (50, 784)}, 'dense_2': {'weight': (10, 50)}}
     """
     if len(sizes) < 2 or any(size < 1 for size in sizes):
@@ -145,7 +145,7 @@ def conv_adapted() -> Network:
     but the last. Inputs have shape (examples, 1, 28, 28).
 
     Example:
-      >>> gf_jax.conv_adapted().shapes["conv_2"]
+      >>> gf_jax.problems.conv_adapted().shapes["conv_2"]
       {'weight': (16, 6, 5, 5)}
     """
 
@@ -169,7 +169,7 @@ def lenet5() -> Network:
     the last. Inputs have shape (examples, 1, 28, 28).
 
     Example:
-      >>> gf_jax.lenet5().shapes["conv_2"]
+      >>> gf_jax.problems.lenet5().shapes["conv_2"]
       {'weight': (16, 6, 5, 5), 'bias': (16,)}
     """
 
@@ -196,10 +196,10 @@ class LayerNorms(NamedTuple):
       positions: number of windows of the layer.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> points = jax.tree.map(lambda leaf: leaf[None], params)
-      >>> gf_jax.layer_norms(network, points).overlaps
+      >>> gf_jax.problems.layer_norms(network, points).overlaps
       array([1., 1.])
     """
 
@@ -213,10 +213,10 @@ def layer_norms(network: Network, params: Params) -> LayerNorms:
     """Norms of all layers at stacked points, leaves of shape (points, ...).
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> points = jax.tree.map(lambda leaf: leaf[None], params)
-      >>> gf_jax.layer_norms(network, points).norms.shape
+      >>> gf_jax.problems.layer_norms(network, points).norms.shape
       (1, 2)
     """
     layers = [params[name] for name in network.shapes]

@@ -36,9 +36,9 @@ class Arithmetic(NamedTuple):
     products: str = "highest"
 
     def context(self) -> contextlib.AbstractContextManager:
-        """Within it the dtype exists and products have their precision; nothing global is set.
+        """A context in which the dtype exists and products have their precision.
 
-        Nor does a stricter configuration of the user's stand in the way of the library's own.
+        It changes nothing outside, and a stricter configuration of the user's does not disturb it.
         """
         stack = contextlib.ExitStack()
         if self.dtype == "float64":
@@ -49,12 +49,7 @@ class Arithmetic(NamedTuple):
         return stack
 
     def cast(self, params: PyTree) -> PyTree:
-        """The parameters in this arithmetic.
-
-        Raises:
-          ValueError: unless every leaf is a floating-point array.
-        """
-        check_params(params)
+        """The parameters, all of them floating-point numbers, in this arithmetic."""
         return jax.tree.map(self._cast, params)
 
     def _cast(self, leaf: Any) -> Array:
@@ -107,24 +102,6 @@ def arithmetic(name: str) -> Arithmetic:
             "compensation; remove such options from XLA_FLAGS, or use float64"
         )
     return ARITHMETICS[name]
-
-
-def check_params(params: PyTree) -> None:
-    """Raises ValueError unless there are leaves, all of them arrays of floating-point numbers."""
-    if not jax.tree.leaves(params):
-        raise ValueError("params: the pytree holds no arrays")
-    jax.tree.map_with_path(_check_leaf, params)
-
-
-def _check_leaf(path: Any, leaf: Any) -> None:
-    dtype = getattr(leaf, "dtype", type(leaf))
-    if dtype is not float and not (hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
-        found = f"dtype {dtype}" if hasattr(leaf, "dtype") else f"type {dtype.__name__}"
-        raise ValueError(
-            f"params{jax.tree_util.keystr(path)}: {found}; accepted are floating-point arrays; "
-            "split off the rest of a model, as eqx.partition(model, eqx.is_inexact_array) and "
-            "nnx.split(model, nnx.Param, ...) do"
-        )
 
 
 def flow_arithmetic() -> Arithmetic:

@@ -13,7 +13,7 @@ from gf_jax.program.facts import REARRANGE, STEPS, Fact
 
 # A comparison of floating values, and the sign of left minus right where it is true.
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
-CHOICES = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
+COMPARING = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
 
@@ -36,7 +36,7 @@ def live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
 
 
 def evaluate(eqn: Any, operands: list[Any]) -> list[Any]:
-    """The equation as it is."""
+    """Computes the results of an equation of its operands, as JAX would."""
     # As jax.core.eval_jaxpr does, whose return value here differs between versions.
     params = eqn.primitive.get_bind_params(eqn.params)
     functions, params = params if isinstance(params, tuple) else ((), params)
@@ -45,7 +45,11 @@ def evaluate(eqn: Any, operands: list[Any]) -> list[Any]:
 
 
 def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None:
-    """Of what is a comparison that may change: the difference that it compares with zero."""
+    """What a truth value, an output of this equation, compares with zero.
+
+    For a > b it is a - b; for a > b and c > d the smaller one of both differences, and so on.
+    None if it is no truth value that may change with the parameters.
+    """
     name, compared = eqn.primitive.name, [fact.compared for fact in known]
     if name in COMPARISONS and floating(eqn.invars[0]):
         if not any(fact.depends for fact in known) or settled("max", known):
@@ -71,7 +75,7 @@ def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None
 
 
 def settled(name: str, known: list[Fact]) -> bool:
-    """Whether a choice always goes the same way."""
+    """Whether the signs of its operands tell that a choice always goes the same way."""
     first, last = known[0], known[-1]
     if name in ("abs", "sign"):
         return first.nonnegative or first.nonpositive
@@ -92,9 +96,9 @@ def closed(program: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
 
 
 def loop_parts(eqn: Any) -> tuple[int, int]:
-    """Of a scan the numbers of its constants and of what it carries from round to round.
+    """How many constants a scan has, and how many values it carries from round to round.
 
-    All else that goes in or comes out has a further axis, of the rounds.
+    All its other inputs and outputs have a leading axis that enumerates the rounds.
     """
     inner = closed(eqn.params["jaxpr"]).jaxpr
 
@@ -107,7 +111,7 @@ def loop_parts(eqn: Any) -> tuple[int, int]:
 
 
 def while_parts(eqn: Any) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr, int, int]:
-    """Condition and body of a while loop, and the numbers of the constants of each."""
+    """Condition and body of a while loop, and how many constants each of them has."""
     params = eqn.params
     programs = closed(params["cond_jaxpr"]), closed(params["body_jaxpr"])
     return *programs, params["cond_nconsts"], params["body_nconsts"]
@@ -133,7 +137,7 @@ def is_choice(eqn: Any) -> bool:
     A literal infinity makes no kink, and 0 * inf would be NaN.
     """
     return (
-        eqn.primitive.name in CHOICES
+        eqn.primitive.name in COMPARING
         and floating(eqn.outvars[0])
         and floating(eqn.invars[0])
         and all(not isinstance(a, core.Literal) or np.all(np.isfinite(a.val)) for a in eqn.invars)

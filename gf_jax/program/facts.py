@@ -19,7 +19,7 @@ REARRANGE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims
 SAME_SIGN = REARRANGE | {"convert_element_type", "stop_gradient", "slice", "concatenate", "rev"}
 # Not negative if no operand is.
 SUMS = {"add", "reduce_sum", "cumsum", "reduce_window_sum", "mul", "div", "dot_general"}
-CHOICES = {"max", "min", "reduce_max", "reduce_min", "select_n", "log1p"}
+EXTREMES = {"max", "min", "reduce_max", "reduce_min", "select_n", "log1p"}
 # Named by how they are made: what means consist of, applied to values one by one or summed.
 MEANS = {"reduce_sum", "div", "mul", "convert_element_type"} | REARRANGE
 
@@ -31,8 +31,8 @@ class Fact(NamedTuple):
       name: the same for values that are made in the same way.
       depends: whether it changes with the parameters.
       nonnegative, nonpositive: whether it never is below, or above, zero.
-      compared: where it is a comparison of floating values, their difference with the sign
-        of "true".
+      compared: of the truth value of a comparison, such as a > b, the difference of what is
+        compared, with the sign at which the comparison is true: here a - b. None of all else.
       number: whether it is a single number that the program itself holds.
     """
 
@@ -91,7 +91,7 @@ class Facts:
             return self._is_variance(operands[0].name, operands[1].name)
         if kind == "max" and any(fact.nonnegative for fact in operands):
             return True
-        keeps = kind in SAME_SIGN | SUMS | CHOICES
+        keeps = kind in SAME_SIGN | SUMS | EXTREMES
         return keeps and all(fact.nonnegative for fact in cases)
 
     def _is_variance(self, squares: int, square: int) -> bool:

@@ -184,7 +184,7 @@ class _Walker:
         return results, [fact._replace(compared=difference(eqn, operands, known))]
 
     def chosen(self, eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None:
-        """The value of what may choose another way on the path; None of all else."""
+        """The value of an equation that may be a kink; None if it is none."""
         name, out = eqn.primitive.name, eqn.outvars[0].aval
         compared = known[0].compared if known else None
         if is_choice(eqn) and any(k.depends for k in known) and not settled(name, known):
@@ -255,7 +255,11 @@ class _Walker:
         return stack[0]
 
     def choose(self, z: Array, above: Array, below: Array, tie: Any = 0.5) -> Array:
-        """Above where z > 0, below where z < 0, and between for gates between."""
+        """A new kink: ``above`` where z > 0 and ``below`` where z < 0.
+
+        In gated form the gates that are given decide in place of z; a gate between 0 and 1
+        gives the weighted mean of both sides.
+        """
         ties = jnp.broadcast_to(jnp.asarray(jax.lax.stop_gradient(tie), z.dtype), z.shape)
         kink = Kink(z, ties)
         gates = step(kink) if self.given is None else self.given[len(self.found)]
@@ -390,7 +394,7 @@ class _Walker:
         """The results of the branch that is taken, or of two of them between a kink's sides.
 
         A branch that is not taken is not computed: what it holds may be no number at all.
-        Its kinks stand on one side meanwhile.
+        None of its kinks is then met.
         """
         index, rest, compared = operands[0], operands[1:], known[0].compared
         choice: Any = None
@@ -442,7 +446,7 @@ def _tie(name: str) -> float:
 
 
 def _between(gates: Array, above: Array, below: Array) -> Array:
-    """Above for gates of 1, below for those of 0, between them for others.
+    """The mean of both sides with the gates as weights: 1 is above alone, 0 below alone.
 
     One side is taken alone where the other is not finite.
     """
@@ -471,7 +475,7 @@ def _rule(eqn: Any, operands: list[Any], moving: list[bool]) -> core.ClosedJaxpr
 
 
 def _apart(shapes: Sequence[Kink]) -> list[Kink]:
-    """Kinks that stand on one side."""
+    """Kinks of these shapes at z = 1, so that none of them is met."""
     return [Kink(*(jnp.ones(x.shape, x.dtype) for x in kink)) for kink in shapes]
 
 

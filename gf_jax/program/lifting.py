@@ -1,6 +1,6 @@
 """A traced program, evaluated in a higher precision than it was traced in.
 
-A loss is traced once, as its user would run it. Where a study needs it in float64, the program
+A loss is traced once, as its user would run it. Where it is needed in float64, the program
 is interpreted with float64 in place of float32, and f is not traced again: under another
 precision JAX's random generators draw other numbers, data are cast in other places, and the loss
 would be another one. Two rules say what is lifted:
@@ -43,7 +43,6 @@ class Lifter:
       target: dtype that floating values are lifted to, if theirs is narrower.
       narrows: whether wider ones are narrowed to it instead.
       lifts_all: whether all arguments that derivatives are taken in are lifted.
-      narrows: whether wider ones are narrowed to it instead.
       through_stops: whether derivatives pass through ``stop_gradient``.
     """
 
@@ -142,7 +141,7 @@ class Lifter:
         return lambda *args: tuple(self.run(program, args))
 
     def dtype(self, dtype: Any) -> Any:
-        """That of a lifted value."""
+        """The dtype that a value of this dtype has once it is lifted."""
         if not jnp.issubdtype(dtype, jnp.inexact):
             return dtype
         real = jnp.issubdtype(dtype, jnp.floating)
@@ -226,7 +225,7 @@ class Lifter:
     # Functions with a derivative of their own: the rule is traced as the user would run it.
 
     def with_own_jvp(self, eqn: Any, operands: list[Any]) -> list[Any]:
-        """What jax.custom_jvp made."""
+        """A function whose derivative rule was given by jax.custom_jvp."""
         function = jax.custom_jvp(self.function(closed(eqn.params["call_jaxpr"])))
         rule = Rule(eqn, self.settings, self.moving(eqn, operands))
 
@@ -239,7 +238,7 @@ class Lifter:
         return list(function(*operands))
 
     def with_own_vjp(self, eqn: Any, operands: list[Any]) -> list[Any]:
-        """What jax.custom_vjp made."""
+        """A function whose derivative rule was given by jax.custom_vjp."""
         program = closed(eqn.params["call_jaxpr"])
         function = jax.custom_vjp(self.function(program))
         rule = Rule(eqn, self.settings, self.moving(eqn, operands))

@@ -6,7 +6,7 @@ steps of descent, the flow and its derivatives, is made of the one program that 
 precision by ``lifting``, so that all of them follow the same loss.
 
 What is compiled is kept with the program, and a program of the same equations and shapes takes it
-over, so that a second study of the same kind compiles nothing.
+over, so that a second comparison of the same kind compiles nothing.
 """
 
 import collections
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,7 @@ from gf_jax.program.equations import equations_within
 from gf_jax.program.flattening import Parts, split
 from gf_jax.program.identity import identity
 from gf_jax.program.kinks import Gated, gate
+from gf_jax.program.leaves import partition, same
 from gf_jax.program.lifting import Lifter
 from gf_jax.program.rules import Settings
 
@@ -36,7 +38,7 @@ KEPT_PROGRAMS, KEPT_RESULTS = 64, 64
 
 
 class Recent:
-    """What was put last under some names, at most so many of them."""
+    """A cache that keeps the values used last, at most so many of them, by name."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -70,6 +72,11 @@ class Pure:
     def __init__(self, parts: Parts, structure: Any, settings: Settings) -> None:
         self._parts, self._structure, self._settings = parts, structure, settings
         self.kept: Recent = Recent(KEPT_RESULTS)
+
+    @property
+    def products(self) -> str:
+        """Precision of the matrix products in it."""
+        return self._settings.products
 
     @property
     def data_shapes(self) -> list[jax.ShapeDtypeStruct]:
@@ -155,7 +162,7 @@ class Pure:
         )
 
     def once(self, name: Hashable, make: Callable[[], Made]) -> Made:
-        """What was made of this program under that name; made now if it was not."""
+        """Calls ``make`` the first time, and returns what it made then whenever asked again."""
         found = self.kept.get(name)
         if found is None:
             found = (make(),)  # None may be what is made
@@ -169,19 +176,61 @@ class Program(NamedTuple):
     Attributes:
       pure: the loss as a function of data and params.
       data: arrays, in the user's precision.
-      shapes: of the params that it takes, a pytree.
+      shapes: of the params that it takes, a pytree of the leaves that move.
+      held: the leaves that are held fixed, in a pytree of the same structure.
 
     Every function of the library that takes a loss takes a program, too, and does not trace it
-    again.
+    again. It then takes the whole model, or the leaves that move, as flows and snapshots are.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> round(float(gf_jax.prepare(f, w)(w)), 4)
+      2.5426
     """
 
     pure: Pure
     data: list[Array]
     shapes: PyTree
+    held: PyTree = None
 
     def __call__(self, params: PyTree) -> Array:
         """f, in the precision of params."""
         return self.pure.loss(self.data, params)
+
+    def moving(self, params: PyTree) -> PyTree:
+        """The leaves that move, of a whole model or of these alone.
+
+        Raises:
+          ValueError: if others are held fixed than those that f was prepared with.
+        """
+        moving, held = partition(params)
+        if jax.tree.leaves(held) and not same(held, self.held):
+            raise ValueError(
+                "params: what is held fixed in them is not what f was prepared with; prepare f anew"
+            )
+        return moving
+
+    def model(self, moving: PyTree) -> PyTree:
+        """The whole model: the leaves that move, and those that are held fixed."""
+        return eqx.combine(moving, self.held) if jax.tree.leaves(self.held) else moving
+
+
+class FixedLoss:
+    """A loss of which it is known that it never changes, so that it is traced only once.
+
+    Any other function may be traced again whenever it is given, since what it closes over may
+    have changed.
+    """
+
+    def __init__(self, f: Loss) -> None:
+        self._f = f
+        self.programs = Recent(KEPT_RESULTS)
+
+    def __call__(self, params: PyTree) -> Array:
+        """Its value."""
+        return self._f(params)
 
 
 def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> Program:
@@ -189,19 +238,76 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
 
     Args:
       f: maps params to a scalar loss; a program is returned as it is.
-      params: a pytree of arrays.
+      params: a pytree, of which floating-point arrays move. All other leaves, such as functions
+        and whole numbers, are held fixed, and f is given them as they are.
       products: precision of matrix products, as ``jax.default_matmul_precision``.
 
     Raises:
-      ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it.
+      ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it,
+        if params hold no floating-point array, and on a program of other products.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> program = gf_jax.prepare(f, w)  # then for any number of starting points:
+      >>> flows = [gf_jax.gradient_flow(program, start, [0.1]) for start in (w, 2 * w)]
     """
-    settings = Settings.now(products)
-    with settings.context():
-        shapes = jax.tree.map(_shape, params)
     if isinstance(f, Program):
-        return _checked_program(f, shapes)
-    if not jax.tree.leaves(shapes):
-        raise ValueError("params: the pytree holds no arrays")
+        if f.pure.products != products:
+            raise ValueError(
+                f"f: was prepared for products in {f.pure.products} precision, and {products} is "
+                f"wanted here; give f itself, or prepare it with products={products!r}"
+            )
+        return _checked_program(f, _shapes(f.moving(params), products))
+    moving, held = partition(params)
+    if jax.tree.leaves(held):
+        whole = f
+        program = trace(lambda point: whole(eqx.combine(point, held)), moving, products=products)
+        return program._replace(held=held)
+    if not isinstance(f, FixedLoss):
+        return trace(f, moving, products=products)
+    shapes = _shapes(moving, products)
+    leaves, structure = jax.tree.flatten(shapes)
+    name = (*leaves, structure, Settings.now(products), jax.default_backend())
+    program = f.programs.get(name)
+    if program is None:
+        program = trace(f, moving, products=products)
+        f.programs.put(name, program)
+    return program
+
+
+def prepare_at_stack(
+    f: Loss | Program, params: PyTree, *, products: str = "highest"
+) -> tuple[Program, PyTree]:
+    """Prepares f at the points of a stack, whose leaves that move have an axis in front.
+
+    Returns:
+      The program, and the leaves of the stack that move.
+
+    Raises:
+      ValueError: as ``prepare``, and if that axis is not of one length.
+    """
+    moving, held = partition(params)
+    counts = [jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(moving)]
+    if len(set(counts)) > 1 or not all(counts):
+        raise ValueError(
+            f"params: leading axes of lengths {counts}; accepted is a stack of points, with one "
+            "length for all leaves"
+        )
+    return prepare(f, eqx.combine(one_of(moving), held), products=products), moving
+
+
+def one_of(stack: PyTree) -> PyTree:
+    """Shapes and dtypes of a single point of a stack."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.asarray(leaf).dtype), stack
+    )
+
+
+def trace(f: Loss, params: PyTree, *, products: str) -> Program:
+    """Traces f at params, every leaf of which is an argument; else as ``prepare``."""
+    settings, shapes = Settings.now(products), _shapes(params, products)
     with settings.context():
         program, loss = jax.make_jaxpr(lambda point: f(point), return_shape=True)(shapes)
         _check_scalar(loss)
@@ -230,6 +336,11 @@ def _lifter(settings: Settings, given: Sequence[Any], traced: Sequence[Any]) -> 
         lifts_all=all(g != t for g, t in pairs),
         narrows=jnp.promote_types(target, widest) != target,
     )
+
+
+def _shapes(params: PyTree, products: str) -> PyTree:
+    with Settings.now(products).context():
+        return jax.tree.map(_shape, params)
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

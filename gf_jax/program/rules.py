@@ -33,7 +33,7 @@ class Settings(NamedTuple):
         )
 
     def context(self) -> contextlib.AbstractContextManager:
-        """Within it they are in force."""
+        """A context within which these settings are in force."""
         stack = contextlib.ExitStack()
         stack.enter_context(jax.enable_x64(self.x64))
         stack.enter_context(jax.numpy_rank_promotion(self.rank_promotion))
@@ -118,11 +118,11 @@ class Rule:
         return tuple(values), tuple(tangents)
 
     def chosen(self, cotangents: Sequence[Any]) -> list[Any]:
-        """Those of floating results."""
+        """Of the cotangents of all results, those of the floating-point ones."""
         return [cotangents[at] for at in self.outputs]
 
     def spread(self, slopes: list[Any], primals: Sequence[Any]) -> tuple[Any, ...]:
-        """Slopes of the floating operands among those of all."""
+        """Slopes of all operands: those given for the floating-point ones, zeros for the others."""
         each = iter(slopes)
         return tuple(
             cast(next(each), jnp.result_type(x)) if at in self.inputs else _still(x)
@@ -130,7 +130,10 @@ class Rule:
         )
 
     def _in_floats(self, primals: Sequence[Any]) -> tuple[Callable, tuple[Any, ...]]:
-        """The equation as a function of its floating operands, whose other results are aside."""
+        """The equation as a function of its floating-point operands alone, and these operands.
+
+        It returns the floating-point results, and beside them the list of the others.
+        """
 
         def function(*floats: Any) -> tuple[tuple[Any, ...], list[Any]]:
             operands = list(primals)
@@ -198,6 +201,6 @@ def _struct(aval: Any) -> jax.ShapeDtypeStruct:
 
 
 def _still(value: Any) -> Any:
-    """The tangent of what does not move."""
+    """The zero tangent of a value that does not depend on the parameters."""
     inexact = is_number(value) and jnp.issubdtype(jnp.result_type(value), jnp.inexact)
     return jnp.zeros_like(value) if inexact else np.zeros(jnp.shape(value), jax.dtypes.float0)

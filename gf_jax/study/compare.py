@@ -10,7 +10,7 @@ from gf_jax.descent.schedule import Schedule, whole_numbers
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
 from gf_jax.optimizers.method import Method
-from gf_jax.program.arithmetic import check_params
+from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.comparison import Comparison
 from gf_jax.study.following import FAILURES, descend, follow, missing
@@ -51,9 +51,10 @@ def compare(
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX, closed over data of any form.
-      params: initial point, any pytree of floating-point arrays. Parts of a model that are
-        not are split off before: ``eqx.partition(model, eqx.is_inexact_array)``,
-        ``nnx.split(model, nnx.Param, ...)``.
+      params: initial point, any pytree, such as a model of equinox or flax.nnx, or what
+        ``init`` of flax.linen returns. Arrays of floating-point numbers move; all other leaves
+        are held fixed, and f is given them as they are. Results hold the leaves that move, and
+        None in the place of the others.
       step_size: of the base run; time = iteration * step_size.
       iterations: of the base run.
       ratios: positive integers r, each of which adds a run with step size step_size/r.
@@ -93,8 +94,8 @@ def compare(
     """
     _check_options(descent)
     method = Method(momentum, nesterov)
-    if method.record is not None:
-        descent["transformation"] = method.record.transformation
+    if method.optimizer is not None:
+        descent["transformation"] = method.optimizer
     if curvature and not flow:
         raise ValueError("curvature: is found on the flow, which flow=False leaves out")
 
@@ -108,12 +109,15 @@ def compare(
         tuple(snapshots) if isinstance(snapshots, Iterable) else snapshots,
         descent.pop("segments", None),
     )
-    check_params(params)
+    program = of_descent = prepare(f, params)
+    products = get_arithmetic(descent.get("arithmetic", "compensated")).products
+    if products != program.pure.products:  # as in tf32
+        of_descent = prepare(f, params, products=products)
+    params = program.moving(params)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
         raise ValueError("params: not all numbers are finite; accepted is a finite initial point")
-    program = prepare(f, params)
     trajectory: Trajectory = solve(
-        "descent", lambda tell: descend(program, params, schedule, tell, descent)
+        "descent", lambda tell: descend(of_descent, params, schedule, tell, descent)
     )
     run = Run(
         network_label=clean_label(label) + method.words,

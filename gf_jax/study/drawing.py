@@ -69,7 +69,7 @@ def _unit(run: Run, *, log: bool) -> str:
 
 
 def _with_seeds(run: Run) -> Run:
-    """A run from a single starting point, as one of several."""
+    """A run from a single starting point, with the axis of seeds that several would have."""
     return run._replace(
         metrics=Metrics(*(values[:, None] for values in run.metrics)),
         accuracy=None,

@@ -61,7 +61,7 @@ class Texts(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record: its class, and what its fields are; those that have a default may be None."""
+    """A class whose fields are stored, and what each may hold; with a default it may be None."""
 
     kind: type
     fields: "Mapping[str, Numbers | Text | Texts | Record]"
@@ -165,19 +165,19 @@ def _shape(found: tuple[int, ...], declared: Numbers, sizes: Sizes) -> tuple[int
 
 
 def _bound(value: float) -> Any:
-    """A bound that is compared as it is, also with numbers of fewer digits."""
+    """A bound in float64, so that numbers of lower precision are not compared with it rounded."""
     return np.float64(value) if isinstance(value, float) else value
 
 
 def _names(kind: type) -> Sequence[str]:
-    """The fields of a record, none of anything else."""
+    """Names of the fields of a dataclass or named tuple; none of any other class."""
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     return getattr(kind, "_fields", ())
 
 
 def _defaults(kind: type) -> Sequence[str]:
-    """The fields that may be left out."""
+    """Names of the fields that have a default."""
     if dataclasses.is_dataclass(kind):
         return [f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
     return getattr(kind, "_field_defaults", ())

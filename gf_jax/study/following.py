@@ -107,7 +107,7 @@ def follow(
         compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes)
         reference = _reference(run, params, flow, compared, None, None)
         return Followed(reference, flow, tuple(doubts), kinks)
-    predict = predict and not (kinks and run.method.record is not None)
+    predict = predict and not (kinks and run.method.optimizer is not None)
     predicted = _predict(program, params, run, solve, doubts) if predict else None
     rounding = _rounding(program, params, run, snapshots, solve, descent or {}, doubts)
     try:
@@ -141,7 +141,7 @@ def _predict(
             "prediction",
             lambda tell: prediction.predict(
                 *(program, params, run.snapshot_times, run.step_sizes),
-                momentum=run.method.record,
+                momentum=run.method.optimizer,
                 budget=_budget(program, run),
                 progress=tell,
             ),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gf_jax.comparison import Metrics
-from gf_jax.descent.schedule import MOST_ITERATIONS, MOST_STEPS
+from gf_jax.descent.schedule import MOST_ITERATIONS, MOST_STEPS, Clock
 from gf_jax.optimizers.method import Method
 from gf_jax.study.fields import (
     BOOLEANS,
@@ -71,8 +71,7 @@ class Run(NamedTuple):
       network_label, data_label: what was trained on what; the latter may be empty.
       step_size: step size of the base run.
       ratios: ratio of every lane, ascending from 1.
-      iterations: base iterations recorded; time = iteration * step_size, times the
-        method's time scale.
+      iterations: base iterations recorded.
       metrics: NumPy arrays of shape (iterations, lanes).
       snapshot_iterations: base iterations of the snapshots.
       accuracy: training accuracy, shape (snapshots, lanes); None where there is none.
@@ -116,19 +115,24 @@ class Run(NamedTuple):
         ]
 
     @property
+    def clock(self) -> Clock:
+        """What times and step sizes are computed from."""
+        return Clock(self.step_size, self.ratios, self.method.time_scale)
+
+    @property
     def times(self) -> np.ndarray:
         """Time of every base iteration."""
-        return self.iterations * self.step_size * self.method.time_scale
+        return self.clock.times(self.iterations)
 
     @property
     def snapshot_times(self) -> np.ndarray:
         """Time of every snapshot."""
-        return self.snapshot_iterations * self.step_size * self.method.time_scale
+        return self.clock.times(self.snapshot_iterations)
 
     @property
     def step_sizes(self) -> np.ndarray:
         """Step size of every lane."""
-        return self.step_size / np.array(self.ratios)
+        return self.clock.step_sizes
 
     @property
     def arrived(self) -> bool:

@@ -37,7 +37,7 @@ def plain(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
 
 
 def colour(lane: int) -> str:
-    """That of a lane; the base run is black."""
+    """Colour of a lane; the base run is black."""
     return COLOURS[0] if lane == 0 else COLOURS[1 + (lane - 1) % (len(COLOURS) - 1)]
 
 

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from matfree import decomp
 
-from gf_jax.program.arithmetic import check_params, flow_arithmetic
-from gf_jax.program.program import Loss, Program, Pure, prepare
+from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.program.program import Loss, Program, Pure, prepare_at_stack
 
 PyTree = Any
 Progress = Callable[[float], None]
@@ -106,9 +106,9 @@ def curvature(
     for name, value in {"products": products, "restarts": restarts}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; accepted is a positive integer")
-    check_params(params)
+    program, params = prepare_at_stack(f, params)
+    pure, data = program.pure, program.data
     numbers, points, taken = flow_arithmetic(), len(jax.tree.leaves(params)[0]), 0
-    pure, data, _ = prepare(f, _point(params, 0))
     with numbers.context():
         stack = numbers.cast(params)
         first = _point(stack, 0)
