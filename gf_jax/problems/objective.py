@@ -123,9 +123,7 @@ def check_batch_size(size: int, examples: int) -> None:
         )
 
 
-def _check_data(
-    network: Network, inputs: Array | np.ndarray, labels: Array | np.ndarray
-) -> None:
+def _check_data(network: Network, inputs: Array | np.ndarray, labels: Array | np.ndarray) -> None:
     if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
         raise ValueError(
             f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
