@@ -11,7 +11,9 @@ Exit status: 0 done; 2 a folder that cannot be written, or pdoc is not installed
 
 import ast
 import functools
+import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import types
@@ -20,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import gf_jax
+import gf_jax.descent
+import gf_jax.flow
+import gf_jax.problems
+import gf_jax.theory
 from experiments.cli import command_line, usage
 from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from experiments.runs import interruption
@@ -36,6 +42,8 @@ PAGE = usage.Page(
         EXIT_INTERRUPTED: "interrupted; the pages are not complete",
     },
 )
+# Where the library's names are looked for, the first of them first.
+FACES = (gf_jax, gf_jax.theory, gf_jax.problems, gf_jax.descent, gf_jax.flow)
 # A field and its meaning, in the section Attributes of a docstring.
 ATTRIBUTE = re.compile(r"^  (\w+): (.*(?:\n    .*)*)", re.MULTILINE)
 
@@ -79,9 +87,8 @@ def build(folder: Path) -> None:
     """Writes the pages of gf_jax into a folder."""
     import pdoc  # only those who build pages have it
 
-    for module in vars(gf_jax).values():
-        if isinstance(module, types.ModuleType):
-            _prepare(module)
+    for found in pkgutil.walk_packages(gf_jax.__path__, "gf_jax."):
+        _prepare(importlib.import_module(found.name))
     gf_jax.__doc__ = f"{gf_jax.__doc__}\n\n{_contents()}"
     # What has no docstring is not told: constants, and the constructors of named tuples.
     pdoc.render.configure(docformat="google", include_undocumented=False)
@@ -89,24 +96,23 @@ def build(folder: Path) -> None:
 
 
 def exported() -> dict[str, Any]:
-    """What gf_jax gives its users, by name."""
+    """What gf_jax gives its users, by the names that they write, such as gf_jax.theory.defects."""
     return {
-        name: value
-        for name, value in vars(gf_jax).items()
+        f"{face.__name__}.{name}": value
+        for face in FACES
+        for name, value in vars(face).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
 
 
 def _contents() -> str:
-    """What is exported, by the modules where it is described."""
-    by_module: dict[str, list[str]] = {}
-    for value in exported().values():
+    """What is exported, by the faces, with links to where it is described."""
+    by_face: dict[str, list[str]] = {}
+    for name, value in exported().items():
         full_name = f"{value.__module__}.{value.__name__}"
         entry = f"* `{full_name}`: {inspect.cleandoc(value.__doc__).splitlines()[0]}"
-        by_module.setdefault(value.__module__, []).append(entry)
-    return "\n\n".join(
-        f"### `{module}`\n" + "\n".join(entries) for module, entries in by_module.items()
-    )
+        by_face.setdefault(name.rpartition(".")[0], []).append(entry)
+    return "\n\n".join(f"### `{face}`\n" + "\n".join(entries) for face, entries in by_face.items())
 
 
 def _prepare(module: types.ModuleType) -> None:

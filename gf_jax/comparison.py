@@ -117,7 +117,7 @@ def measure(
 
     Example:
       >>> lanes = jnp.array([[1.0, 0.0], [1.0, 0.1]])
-      >>> gf_jax.measure(lanes, jnp.zeros(2), lanes, jnp.zeros(2)).distance_to_base
+      >>> gf_jax.comparison.measure(lanes, jnp.zeros(2), lanes, jnp.zeros(2)).distance_to_base
       Array([0. , 0.1], dtype=float32)
     """
 

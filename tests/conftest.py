@@ -43,7 +43,7 @@ SMALL = (*WITH_FLOW, "--noflow")
 
 def weights(**changes):
     """Weights that SMALL takes, with some of them changed, or left out where None."""
-    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
+    shapes = gf_jax.problems.fully_connected((64, 6, 10)).shapes
     arrays = {f"{layer}.weight": np.ones(ks["weight"], np.float32) for layer, ks in shapes.items()}
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
@@ -136,17 +136,17 @@ def large_digits():
 @pytest.fixture(scope="session")
 def small_problem(digits):
     """A small network on real data: f and its starting point."""
-    network = gf_jax.fully_connected((64, 12, 8, 10), "relu")
-    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
-    return f, gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 12, 8, 10), "relu")
+    f = gf_jax.problems.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
+    return f, gf_jax.problems.xavier_uniform(jax.random.key(3), network.shapes)
 
 
 @pytest.fixture(scope="session")
 def smooth_problem(digits):
     """The same without kinks: a linear network."""
-    network = gf_jax.fully_connected((64, 12, 8, 10))
-    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
-    return f, gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 12, 8, 10))
+    f = gf_jax.problems.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
+    return f, gf_jax.problems.xavier_uniform(jax.random.key(3), network.shapes)
 
 
 @pytest.fixture

@@ -48,12 +48,14 @@ def main():
     split = NamedSharding(mesh, PartitionSpec("devices"))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    network = gf_jax.fully_connected((64, 12, 8, 10), "relu")
+    network = gf_jax.problems.fully_connected((64, 12, 8, 10), "relu")
     generator = np.random.default_rng(7)
     inputs = generator.normal(size=(48, 64)).astype(np.float32)
     labels = generator.integers(0, 10, 48)
-    f = gf_jax.classification(network, inputs, labels).loss
-    points = [gf_jax.xavier_uniform(jax.random.key(seed), network.shapes) for seed in range(8)]
+    f = gf_jax.problems.classification(network, inputs, labels).loss
+    points = [
+        gf_jax.problems.xavier_uniform(jax.random.key(seed), network.shapes) for seed in range(8)
+    ]
     starts = jax.tree.map(lambda *leaves: np.stack(leaves), *points)
     single, on_one, _ = run(f, starts, starts=True)
 
@@ -64,7 +66,7 @@ def main():
     assert on_each.device < on_one.device / 4  # an eighth, and the whole of the data
 
     placed = (jax.device_put(array, split) for array in (inputs, labels))
-    spread = gf_jax.classification(network, *placed).loss
+    spread = gf_jax.problems.classification(network, *placed).loss
     by_examples, _, between = run(spread, points[0], sharding=everywhere)
     first = jax.tree.map(lambda leaf: leaf[:, 0], (single.metrics, single.snapshots))
     assert_close(by_examples, single._replace(metrics=first[0], snapshots=first[1]))

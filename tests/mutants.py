@@ -66,7 +66,7 @@ def comparisons(generator):
         "dense.bias": generator.random((4, 3)),
     }
     flow = {name: leaf[:, 0].astype(float) for name, leaf in snapshots.items()}
-    ends = [gf_jax.Eigenvalue(generator.random(4), generator.random(4)) for _ in range(2)]
+    ends = [gf_jax.theory.Eigenvalue(generator.random(4), generator.random(4)) for _ in range(2)]
     curvature = gf_jax.Curvature(*ends, 30)
     plain, alone = run(generator), run(generator, flow=False, diverged=True)
     return [

@@ -21,7 +21,8 @@ def pages(tmp_path_factory):
     command = [sys.executable, "-W", "error", "-m", "experiments.api", str(folder)]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    return {path.stem: path.read_text() for path in folder.rglob("*.html")}
+    names = {path: path.relative_to(folder).with_suffix("") for path in folder.rglob("*.html")}
+    return {".".join(name.parts): path.read_text() for path, name in names.items()}
 
 
 def section(page, name):
@@ -37,7 +38,7 @@ def section(page, name):
 @pytest.mark.parametrize("name", api.exported())
 def test_every_exported_name_has_its_section(name, pages):
     value = api.exported()[name]
-    shown = section(pages[value.__module__.split(".")[1]], value.__name__)
+    shown = section(pages[value.__module__], value.__name__)
     first = value.__doc__.strip().splitlines()[0]
     assert re.sub(r"\W", "", first) in re.sub(r"\W", "", shown)
     for title in ("Args:\n", "Attributes:\n      "):  # as they stand where they are not understood
@@ -48,12 +49,12 @@ def test_every_exported_name_has_its_section(name, pages):
         assert "Raises:" in shown
     for unreadable in ("jaxtyping.", "jaxlib", "Union[", "Alias for field", "Create new instance"):
         assert unreadable not in shown
-    assert f">gf_jax.{value.__module__.split('.')[1]}.{value.__name__}<" in pages["gf_jax"]
+    assert f">{value.__module__}.{value.__name__}<" in pages["gf_jax"]
 
 
 @pytest.mark.long
 def test_shapes_are_told(pages):
-    assert "times: Float[ArrayLike, 'times']" in section(pages["flow"], "gradient_flow")
+    assert "times: Float[ArrayLike, 'times']" in section(pages["gf_jax.flow.flow"], "gradient_flow")
 
 
 @pytest.mark.parametrize(

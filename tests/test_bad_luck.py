@@ -321,13 +321,13 @@ def test_a_flow_may_end_at_any_loss(loss, finished):
 @pytest.mark.parametrize("scale", [1.0, 0.37])
 def test_starts_drawn_at_once_are_those_of_their_seeds(scale):
     """To the last bit."""
-    network = gf_jax.fully_connected((64, 7, 5, 10))
+    network = gf_jax.problems.fully_connected((64, 7, 5, 10))
     first = 2**31 - 2
     config = Configuration(dataset="digits", seed=first, seeds=4, init_scale=scale)
     together = problem._initial_params(config, network)
     for number in range(4):
         key = jax.random.key(first + number)
-        alone = gf_jax.xavier_uniform(key, network.shapes, scale=scale)
+        alone = gf_jax.problems.xavier_uniform(key, network.shapes, scale=scale)
         of_seed = jax.tree.map(lambda leaf, number=number: leaf[number], together)
         jax.tree.map(np.testing.assert_array_equal, of_seed, alone)
 

@@ -72,9 +72,11 @@ def test_a_quadratic_against_a_loop(segments, beta):
 
 
 def test_one_batch_of_everything_is_full_batch(digits):
-    network = gf_jax.fully_connected((64, 6, 10))
-    objective = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels)
-    start = gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 6, 10))
+    objective = gf_jax.problems.classification(
+        network, digits.images.reshape(-1, 64), digits.labels
+    )
+    start = gf_jax.problems.xavier_uniform(jax.random.key(3), network.shapes)
     options = {"step_size": 0.1, "ratios": (2, 5), "iterations": 6}
     full = gf_jax.gradient_descent(objective.loss, start, **options)
     batched = gf_jax.gradient_descent(
@@ -85,9 +87,11 @@ def test_one_batch_of_everything_is_full_batch(digits):
 
 
 def test_lanes_equal_separate_runs_from_several_starts(digits):
-    network = gf_jax.fully_connected((64, 12, 10))
-    objective = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels)
-    start = gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 12, 10))
+    objective = gf_jax.problems.classification(
+        network, digits.images.reshape(-1, 64), digits.labels
+    )
+    start = gf_jax.problems.xavier_uniform(jax.random.key(3), network.shapes)
     starts = jax.tree.map(lambda leaf: np.stack([leaf, leaf / 2]), start)
     batches = objective.batches(40)
     together = gf_jax.gradient_descent(
@@ -117,18 +121,18 @@ def test_lanes_equal_separate_runs_from_several_starts(digits):
 @pytest.mark.parametrize(
     "network",
     [
-        gf_jax.fully_connected((784, 4, 10), "relu"),
-        pytest.param(gf_jax.conv_adapted(), marks=pytest.mark.long),
-        pytest.param(gf_jax.lenet5(), marks=pytest.mark.long),
+        gf_jax.problems.fully_connected((784, 4, 10), "relu"),
+        pytest.param(gf_jax.problems.conv_adapted(), marks=pytest.mark.long),
+        pytest.param(gf_jax.problems.lenet5(), marks=pytest.mark.long),
     ],
 )
 def test_a_batch_is_its_consecutive_examples(network, large_digits):
     inputs = large_digits.images.reshape(-1, *network.input_shape)
-    params = gf_jax.xavier_uniform(jax.random.key(1), network.shapes)
-    batches = gf_jax.classification(network, inputs, large_digits.labels).batches(10)
+    params = gf_jax.problems.xavier_uniform(jax.random.key(1), network.shapes)
+    batches = gf_jax.problems.classification(network, inputs, large_digits.labels).batches(10)
     assert batches.number == 4
     part = slice(20, 30)
-    alone = gf_jax.classification(network, inputs[part], large_digits.labels[part])
+    alone = gf_jax.problems.classification(network, inputs[part], large_digits.labels[part])
     # The same products and sums, in programs of their own: float32 losses of size two.
     np.testing.assert_allclose(jax.jit(batches.loss)(params, 2), alone.loss(params), rtol=1e-5)
 
@@ -156,8 +160,10 @@ def test_wrong_numbers_of_batches_are_refused(number):
 
 
 def test_wrong_batch_sizes_are_refused(digits):
-    network = gf_jax.fully_connected((64, 10))
-    objective = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels)
+    network = gf_jax.problems.fully_connected((64, 10))
+    objective = gf_jax.problems.classification(
+        network, digits.images.reshape(-1, 64), digits.labels
+    )
     for size in (0, 7, 400):
         with pytest.raises(
             ValueError, match=r"batch_size: got .*; accepted are .* 200: 1, 2, 4, 5"

@@ -30,10 +30,10 @@ class RandomNetworks(NamedTuple):
 def random_networks(sizes, activation):
     """With all eigenvalues of the Hessian in float64, there and at a distance RADIUS."""
     generator = np.random.default_rng(sum(sizes))
-    network = gf_jax.fully_connected(sizes, activation)
+    network = gf_jax.problems.fully_connected(sizes, activation)
 
     def problem(inputs, labels):
-        return gf_jax.classification(network, inputs, labels)
+        return gf_jax.problems.classification(network, inputs, labels)
 
     def spectrum(inputs, labels, params):
         flat, unravel = ravel_pytree(params)
@@ -54,7 +54,7 @@ def random_networks(sizes, activation):
         return RandomNetworks(
             inputs,
             params,
-            gf_jax.layer_norms(network, params).norms,
+            gf_jax.problems.layer_norms(network, params).norms,
             np.asarray(slopes(inputs, labels, params)),
             np.asarray(spectra(inputs, labels, params)),
             np.asarray(spectra(inputs, labels, beside)),
@@ -86,7 +86,7 @@ def test_linear_networks(sizes):
     drawn = random_networks(sizes, "linear")
     gradients = drawn.output_gradients @ drawn.inputs / EXAMPLES
     slopes = np.linalg.norm(gradients, axis=(1, 2))
-    bound = gf_jax.linear_network_bound(drawn.norms, slopes)
+    bound = gf_jax.theory.linear_network_bound(drawn.norms, slopes)
     exact = drawn.spectra[:, 0]
     np.testing.assert_allclose(bound.theorem, stated(drawn.norms, slopes) if sizes[2:] else 0.0)
     assert (bound.theorem <= bound.sharpened).all()
@@ -95,8 +95,8 @@ def test_linear_networks(sizes):
         # The Hessian of the cross-entropy by its logits is at most one half.
         smoothness = 0.5 * np.linalg.norm(drawn.inputs[at], 2) ** 2 / EXAMPLES
         options = {"radius": RADIUS, "smoothness": smoothness}
-        tube = gf_jax.linear_network_bound(drawn.norms[at], slopes[at], **options)
-        beta = gf_jax.linear_network_smoothness(drawn.norms[at], slopes[at], **options)
+        tube = gf_jax.theory.linear_network_bound(drawn.norms[at], slopes[at], **options)
+        beta = gf_jax.theory.linear_network_smoothness(drawn.norms[at], slopes[at], **options)
         assert tube.theorem <= bound.theorem[at]
         for spectrum in (drawn.spectra[at], drawn.spectra_beside[at]):
             assert tube.sharpened <= spectrum[0] + 1e-12
@@ -111,11 +111,11 @@ def test_homogeneous_networks(sizes):
     for at in range(NETWORKS):
         reach = np.linalg.norm(drawn.inputs[at], axis=1)
         arguments = (drawn.norms[at], reach, slopes[at])
-        bound = gf_jax.homogeneous_network_bound(*arguments)
+        bound = gf_jax.theory.homogeneous_network_bound(*arguments)
         factor = np.mean(slopes[at] * reach)
         np.testing.assert_allclose(bound.theorem, stated(drawn.norms[at][None], factor)[0])
         assert bound.theorem <= bound.sharpened <= drawn.spectra[at, 0]
-        tube = gf_jax.homogeneous_network_bound(*arguments, radius=RADIUS, smoothness=0.5)
+        tube = gf_jax.theory.homogeneous_network_bound(*arguments, radius=RADIUS, smoothness=0.5)
         assert tube.sharpened <= drawn.spectra_beside[at, 0]
 
 
@@ -124,7 +124,7 @@ def test_a_linear_network_of_two_layers_reaches_the_bound():
     gradient = np.array([[3.0, 0.0], [0.0, 0.0]])
     weights = {"a": jnp.zeros((2, 2)), "b": jnp.ones((2, 2))}
     exact = dense_eigenvalues(lambda p: -jnp.sum(gradient * (p["b"] @ p["a"])), weights)[0]
-    bound = gf_jax.linear_network_bound([0.0, 2.0], np.linalg.norm(gradient))
+    bound = gf_jax.theory.linear_network_bound([0.0, 2.0], np.linalg.norm(gradient))
     np.testing.assert_allclose(bound.sharpened, exact, rtol=1e-12)
 
 
@@ -159,7 +159,7 @@ def tiny_convolutional(bias, pooled):
 def test_convolutions_biases_and_pooling(bias, pooled, generator):
     network = tiny_convolutional(bias, pooled)
     inputs = generator.normal(size=(5, *network.input_shape)).astype(np.float32)
-    problem = gf_jax.classification(network, inputs, generator.integers(2, size=5))
+    problem = gf_jax.problems.classification(network, inputs, generator.integers(2, size=5))
     with jax.enable_x64(True):
         params = {  # biases too
             layer: {
@@ -173,10 +173,10 @@ def test_convolutions_biases_and_pooling(bias, pooled, generator):
         flat = jax.vmap(lambda p: ravel_pytree(p)[0])(params)
         hessian = jax.jit(jax.vmap(jax.hessian(lambda x: problem.loss(unravel(x)))))
         exact = np.linalg.eigvalsh(hessian(flat))[:, 0]
-    bound = gf_jax.homogeneous_network_bound(
+    bound = gf_jax.theory.homogeneous_network_bound(
         input_norms=np.linalg.norm(inputs.reshape(5, -1), axis=1),
         gradient_norms=np.linalg.norm(slopes, axis=1),
-        **gf_jax.layer_norms(network, params)._asdict(),
+        **gf_jax.problems.layer_norms(network, params)._asdict(),
     )
     assert (exact < -0.01).sum() >= 6  # the others have dead layers
     assert (bound.theorem <= bound.sharpened).all()
@@ -194,10 +194,12 @@ def test_the_fundamental_theorem_is_tight_on_a_quadratic(curvature):
     iterates = 2.0 * (1 - step_size * curvature) ** iterations
     gap = np.abs(iterates - 2.0 * np.exp(-curvature * step_size * iterations))
     with jax.enable_x64(True):
-        defects = gf_jax.defects(quadratic([curvature]), jnp.asarray(iterates[:, None]), step_size)
+        defects = gf_jax.theory.defects(
+            quadratic([curvature]), jnp.asarray(iterates[:, None]), step_size
+        )
     # ‖∇f(θ_{k+1}) - ∇f(θ_k)‖ / 2 in closed form.
     np.testing.assert_allclose(defects, step_size * curvature**2 * np.abs(iterates) / 2, rtol=1e-12)
-    bound = gf_jax.a_posteriori_bound(step_size, iterations, defects, np.full(41, curvature))
+    bound = gf_jax.theory.a_posteriori_bound(step_size, iterations, defects, np.full(41, curvature))
     # With positive curvature descent falls below the flow and they approach each other.
     np.testing.assert_allclose(bound[1:], gap[1:], rtol=1e-9)
 
@@ -208,12 +210,12 @@ def test_the_fundamental_theorem_holds_in_more_dimensions():
     iterates = np.array([0.01, 1.0, 1.0]) * factors
     flow = np.array([0.01, 1.0, 1.0]) * np.exp(-curvatures * step_size * iterations[:, None])
     gap = np.linalg.norm(iterates - flow, axis=1)
-    defects = gf_jax.defects(quadratic(curvatures), jnp.asarray(iterates), step_size)
-    bound = gf_jax.a_posteriori_bound(step_size, iterations, defects, np.full(61, -1.0))
+    defects = gf_jax.theory.defects(quadratic(curvatures), jnp.asarray(iterates), step_size)
+    bound = gf_jax.theory.a_posteriori_bound(step_size, iterations, defects, np.full(61, -1.0))
     assert (bound >= gap).all()
     # Every third iteration only: linear interpolation of convex samples lies above them.
     kept = iterations[::3]
-    coarse = gf_jax.a_posteriori_bound(step_size, kept, defects[kept], np.full(21, -1.0))
+    coarse = gf_jax.theory.a_posteriori_bound(step_size, kept, defects[kept], np.full(21, -1.0))
     assert (coarse[1:] >= bound[kept][1:]).all()
     np.testing.assert_allclose(coarse[-1], bound[-1], rtol=0.05)
 
@@ -221,7 +223,7 @@ def test_the_fundamental_theorem_holds_in_more_dimensions():
 @pytest.mark.parametrize("iterations", [[1, 2], [0, 2, 2], []])
 def test_iterations_ascend_from_zero(iterations):
     with pytest.raises(ValueError, match="iterations: got"):
-        gf_jax.a_posteriori_bound(
+        gf_jax.theory.a_posteriori_bound(
             0.1, iterations, np.ones(len(iterations)), np.ones(len(iterations))
         )
 
@@ -230,10 +232,10 @@ def test_the_a_priori_theorem_in_closed_form():
     """ε/(βγt) for m = 0, and ε c/(βγ(exp(c t) - 1)) for m = c."""
     times = np.array([0.0, 0.5, 2.0])
     constants = {"beta": 3.0, "gamma": 0.7}
-    flat = gf_jax.allowed_step_size(0.01, times, np.zeros(3), **constants)
+    flat = gf_jax.theory.allowed_step_size(0.01, times, np.zeros(3), **constants)
     np.testing.assert_allclose(flat.step_size, 0.01 / (3.0 * 0.7 * 2.0), rtol=1e-12)
     assert (flat.time, flat.growth) == (2.0, 1.0)
-    saddle = gf_jax.allowed_step_size(0.01, times, np.full(3, -1.5), **constants)
+    saddle = gf_jax.theory.allowed_step_size(0.01, times, np.full(3, -1.5), **constants)
     expected = 0.01 * 1.5 / (3.0 * 0.7 * np.expm1(3.0))
     np.testing.assert_allclose(saddle.step_size, expected, rtol=1e-12)
     np.testing.assert_allclose(saddle.growth, np.exp(3.0), rtol=1e-12)
@@ -244,7 +246,7 @@ def test_the_a_priori_theorem_keeps_descent_within_epsilon():
     curvatures, start, epsilon, end = np.array([-0.5, 2.0]), np.array([0.2, 1.0]), 0.05, 2.0
     f, times = quadratic(curvatures), np.linspace(0, end, 5)
     largest = np.linalg.norm(curvatures * start * np.exp(-curvatures * [[0], [end]]).max(axis=0))
-    allowed = gf_jax.allowed_step_size(
+    allowed = gf_jax.theory.allowed_step_size(
         epsilon, times, np.full(5, -0.5), beta=2.0, gamma=largest + 2.0 * epsilon
     )
     count = int(np.ceil(end / allowed.step_size))
@@ -272,10 +274,10 @@ def test_what_is_not_accepted():
     for radius, smoothness in ((0.1, 0.0), (-0.1, 1.0)):
         options = {"radius": radius, "smoothness": smoothness}
         with pytest.raises(ValueError, match="radius, smoothness: got"):
-            gf_jax.linear_network_bound([1.0, 1.0], 1.0, **options)
+            gf_jax.theory.linear_network_bound([1.0, 1.0], 1.0, **options)
         with pytest.raises(ValueError, match="radius, smoothness: got"):
-            gf_jax.homogeneous_network_bound([1.0, 1.0], [1.0], [1.0], **options)
+            gf_jax.theory.homogeneous_network_bound([1.0, 1.0], [1.0], [1.0], **options)
     with pytest.raises(ValueError, match="times: got"):
-        gf_jax.allowed_step_size(0.1, [1.0, 2.0], [0.0, 0.0], beta=1.0, gamma=1.0)
+        gf_jax.theory.allowed_step_size(0.1, [1.0, 2.0], [0.0, 0.0], beta=1.0, gamma=1.0)
     with pytest.raises(ValueError, match="beta: got 0"):
-        gf_jax.allowed_step_size(0.1, [0.0, 2.0], [0.0, 0.0], beta=0.0, gamma=1.0)
+        gf_jax.theory.allowed_step_size(0.1, [0.0, 2.0], [0.0, 0.0], beta=0.0, gamma=1.0)

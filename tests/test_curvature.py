@@ -22,10 +22,10 @@ def stacked(points):
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 def test_both_ends_against_the_dense_hessian(activation, digits):
     """To six digits, at points that have nothing to do with each other."""
-    network = gf_jax.fully_connected((64, 4, 10), activation)
-    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
+    network = gf_jax.problems.fully_connected((64, 4, 10), activation)
+    f = gf_jax.problems.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
     points = [
-        gf_jax.xavier_uniform(jax.random.key(k), network.shapes, scale=s)
+        gf_jax.problems.xavier_uniform(jax.random.key(k), network.shapes, scale=s)
         for k, s in ((0, 1.0), (1, 1.0), (2, 0.01))
     ]
     found = gf_jax.curvature(f, stacked(points), tolerance=1e-6)

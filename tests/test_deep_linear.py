@@ -14,7 +14,9 @@ def starts(depth, generator, scale=0.3, number=3):
     sizes = (4, *[3] * (depth - 1), 1)
     keys = jax.random.split(jax.random.key(depth), number)
     with jax.enable_x64(True):
-        params = jax.vmap(lambda key: gf_jax.random_balanced(key, sizes, scale=scale))(keys)
+        params = jax.vmap(lambda key: gf_jax.problems.random_balanced(key, sizes, scale=scale))(
+            keys
+        )
     return params, generator.normal(size=(number, 1, 4)) / 2
 
 
@@ -34,19 +36,19 @@ def test_unbalancedness(generator):
         np.linalg.norm(w3.T @ w3 - w2 @ w2.T),
     ]
     with jax.enable_x64(True):
-        values = gf_jax.unbalancedness(stack)
+        values = gf_jax.theory.unbalancedness(stack)
         np.testing.assert_allclose(values, [expected, 4 * np.array(expected)], rtol=1e-13)
-        np.testing.assert_allclose(gf_jax.end_to_end(stack)[1], 8 * w3 @ w2 @ w1, rtol=1e-12)
+        np.testing.assert_allclose(gf_jax.theory.end_to_end(stack)[1], 8 * w3 @ w2 @ w1, rtol=1e-12)
         deep = {f"dense_{j}": {"weight": np.eye(1) * j} for j in range(1, 12)}
         np.testing.assert_allclose(
-            gf_jax.unbalancedness(deep), [2 * j + 1 for j in range(1, 11)], rtol=1e-13
+            gf_jax.theory.unbalancedness(deep), [2 * j + 1 for j in range(1, 11)], rtol=1e-13
         )
-    assert gf_jax.unbalancedness({"dense_1": stack["dense_1"]}).shape == (2, 0)
+    assert gf_jax.theory.unbalancedness({"dense_1": stack["dense_1"]}).shape == (2, 0)
 
 
 def test_flow_conserves_what_descent_drifts_from(generator):
     start, target = unbalanced(generator), generator.normal(size=(2, 4))
-    f = gf_jax.end_to_end_loss(target)
+    f = gf_jax.theory.end_to_end_loss(target)
     flow = gf_jax.gradient_flow(f, start, TIMES)
     run = gf_jax.gradient_descent(
         f, start, step_size=0.01, ratios=(2, 4), iterations=300, snapshots=1, arithmetic="float64"
@@ -74,10 +76,10 @@ def test_flow_conserves_what_descent_drifts_from(generator):
 )
 def test_the_flow_of_a_balanced_network_is_that_of_its_end_to_end_vector(depth, generator):
     params, target = starts(depth, generator)
-    flow = gf_jax.gradient_flow(gf_jax.end_to_end_loss(target), params, TIMES)
+    flow = gf_jax.gradient_flow(gf_jax.theory.end_to_end_loss(target), params, TIMES)
     with jax.enable_x64(True):
-        vectors = np.asarray(gf_jax.end_to_end(flow.params))[..., 0, :]
-    reduced = gf_jax.end_to_end_flow(vectors[0], target[:, 0], TIMES, depth=depth)
+        vectors = np.asarray(gf_jax.theory.end_to_end(flow.params))[..., 0, :]
+    reduced = gf_jax.theory.end_to_end_flow(vectors[0], target[:, 0], TIMES, depth=depth)
     assert reduced.params.shape == (7, 3, 4)
     np.testing.assert_allclose(reduced.params, vectors, atol=1e-7)  # tolerance 1e-8 a step
     np.testing.assert_allclose(reduced.loss, flow.loss, atol=1e-7)
@@ -87,7 +89,7 @@ def test_the_flow_of_a_balanced_network_is_that_of_its_end_to_end_vector(depth, 
 def test_two_layers_aligned_with_the_target_follow_the_logistic_curve(generator):
     target = generator.normal(size=5)
     size, initial = np.linalg.norm(target), 0.01
-    reduced = gf_jax.end_to_end_flow(initial * target / size, target, TIMES, depth=2)
+    reduced = gf_jax.theory.end_to_end_flow(initial * target / size, target, TIMES, depth=2)
     expected = size / (1 + (size / initial - 1) * np.exp(-2 * size * TIMES))
     np.testing.assert_allclose(
         reduced.params, expected[:, None] * target / size, atol=1e-7
@@ -99,7 +101,7 @@ def test_two_layers_aligned_with_the_target_follow_the_logistic_curve(generator)
 def test_the_opposite_start_falls_to_zero_and_zero_stays(depth, generator):
     target = generator.normal(size=5)
     start = np.stack([-0.01 * target, 0 * target])
-    w = gf_jax.end_to_end_flow(start, target, TIMES, depth=depth).params
+    w = gf_jax.theory.end_to_end_flow(start, target, TIMES, depth=depth).params
     norms = np.linalg.norm(w[:, 0], axis=-1)
     assert (np.diff(norms) < 0).all()
     np.testing.assert_array_equal(w[:, 1], 0)
@@ -107,4 +109,4 @@ def test_the_opposite_start_falls_to_zero_and_zero_stays(depth, generator):
 
 def test_a_depth_that_is_not_accepted():
     with pytest.raises(ValueError, match="depth: got 0"):
-        gf_jax.end_to_end_flow([1.0], [1.0], [1.0], depth=0)
+        gf_jax.theory.end_to_end_flow([1.0], [1.0], [1.0], depth=0)

@@ -182,9 +182,11 @@ class WithTameBase(gf_jax.Schedule):
 )
 def test_a_diverging_lane_changes_no_bit_of_the_others(activation, arithmetic, digits):
     """Of the same stack: a product of one lane less would sum in another order."""
-    network = gf_jax.fully_connected((64, 12, 8, 10), activation)
-    f = gf_jax.classification(network, digits.images.reshape(-1, 64)[:60], digits.labels[:60]).loss
-    start = gf_jax.xavier_uniform(jax.random.key(3), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 12, 8, 10), activation)
+    f = gf_jax.problems.classification(
+        network, digits.images.reshape(-1, 64)[:60], digits.labels[:60]
+    ).loss
+    start = gf_jax.problems.xavier_uniform(jax.random.key(3), network.shapes)
     runs = [
         gf_jax.join(list(gf_jax.descent_segments(f, start, schedule, arithmetic=arithmetic)))
         for schedule in (kind(30.0, (300, 310), 12) for kind in (gf_jax.Schedule, WithTameBase))

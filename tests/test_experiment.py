@@ -60,12 +60,12 @@ def test_everything_is_written(finished):
 def test_the_numbers_are_those_of_the_library(finished):
     folder, _ = finished
     digits = data.load("digits", None, 60)
-    network = gf_jax.fully_connected((64, 6, 10))
+    network = gf_jax.problems.fully_connected((64, 6, 10))
     inputs = digits.images.reshape(60, 64)
-    rows = gf_jax.row_space(inputs)
-    reduced = gf_jax.fully_connected((len(rows.basis), 6, 10))
-    f = gf_jax.classification(reduced, rows.inputs, digits.labels).loss
-    start = rows.reduce(gf_jax.xavier_uniform(jax.random.key(0), network.shapes))
+    rows = gf_jax.problems.row_space(inputs)
+    reduced = gf_jax.problems.fully_connected((len(rows.basis), 6, 10))
+    f = gf_jax.problems.classification(reduced, rows.inputs, digits.labels).loss
+    start = rows.reduce(gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes))
     run = gf_jax.gradient_descent(f, start, step_size=0.05, ratios=(2, 3), iterations=12)
     saved = store.read_run(folder)
     jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)

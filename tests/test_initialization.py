@@ -9,8 +9,8 @@ import gf_jax
 
 
 def test_xavier_bounds_and_spread():
-    shapes = gf_jax.lenet5().shapes
-    params = gf_jax.xavier_uniform(jax.random.key(0), shapes)
+    shapes = gf_jax.problems.lenet5().shapes
+    params = gf_jax.problems.xavier_uniform(jax.random.key(0), shapes)
     for layer, kinds in shapes.items():
         outputs, inputs, *taps = kinds["weight"]
         bound = np.sqrt(6 / ((outputs + inputs) * np.prod(taps, initial=1)))
@@ -23,10 +23,10 @@ def test_xavier_bounds_and_spread():
 
 
 def test_scale_multiplies_and_keys_differ():
-    shapes = gf_jax.fully_connected((5, 4, 3)).shapes
-    one = gf_jax.xavier_uniform(jax.random.key(1), shapes)
-    half = gf_jax.xavier_uniform(jax.random.key(1), shapes, scale=0.5)
-    other = gf_jax.xavier_uniform(jax.random.key(2), shapes)
+    shapes = gf_jax.problems.fully_connected((5, 4, 3)).shapes
+    one = gf_jax.problems.xavier_uniform(jax.random.key(1), shapes)
+    half = gf_jax.problems.xavier_uniform(jax.random.key(1), shapes, scale=0.5)
+    other = gf_jax.problems.xavier_uniform(jax.random.key(2), shapes)
     for a, b, c in zip(*map(jax.tree.leaves, (one, half, other)), strict=True):
         np.testing.assert_array_equal(0.5 * a, b)
         assert np.abs(a - c).max() > 0
@@ -54,7 +54,7 @@ def test_balanced_weights_of_a_matrix(sizes, generator):
     """Product, balance, shapes and zero padding, in float64."""
     matrix = low_rank(generator, sizes)
     with jax.enable_x64(True):
-        weights = in_order(gf_jax.balanced(matrix, sizes))
+        weights = in_order(gf_jax.problems.balanced(matrix, sizes))
     assert [weight.shape for weight in weights] == list(zip(sizes[1:], sizes, strict=False))
     assert weights[0].dtype == np.float64
     # Products of a few matrices with entries of size one: tens of ulps.
@@ -71,14 +71,14 @@ def test_balanced_weights_of_a_matrix(sizes, generator):
 
 def test_what_is_not_accepted(generator):
     with pytest.raises(ValueError, match=r"matrix: is of rank 3; layer sizes \(4, 2, 3\) take up"):
-        gf_jax.balanced(generator.normal(size=(3, 4)), (4, 2, 3))
+        gf_jax.problems.balanced(generator.normal(size=(3, 4)), (4, 2, 3))
     with pytest.raises(ValueError, match="matrix: shape"):
-        gf_jax.balanced(np.ones((4, 3)), (4, 3))
+        gf_jax.problems.balanced(np.ones((4, 3)), (4, 3))
     with pytest.raises(ValueError, match="not finite"):
-        gf_jax.balanced(np.full((3, 4), np.nan), (4, 3))
+        gf_jax.problems.balanced(np.full((3, 4), np.nan), (4, 3))
     for sizes in ((4,), (4, 0, 3)):
         with pytest.raises(ValueError, match="sizes: got"):
-            gf_jax.random_balanced(jax.random.key(0), sizes)
+            gf_jax.problems.random_balanced(jax.random.key(0), sizes)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -86,8 +86,10 @@ def test_random_balanced_starts(sizes):
     """Mapped over keys: each is balanced, and the norm of the product is the scale."""
     scale, keys = 0.01, jax.random.split(jax.random.key(4), 200)
     with jax.enable_x64(True):
-        starts = jax.vmap(lambda key: gf_jax.random_balanced(key, sizes, scale=scale))(keys)
-        first = gf_jax.random_balanced(keys[0], sizes, scale=scale)
+        starts = jax.vmap(lambda key: gf_jax.problems.random_balanced(key, sizes, scale=scale))(
+            keys
+        )
+        first = gf_jax.problems.random_balanced(keys[0], sizes, scale=scale)
     products = functools.reduce(lambda a, b: b @ a, in_order(starts))
     assert products.dtype == np.float64
     np.testing.assert_allclose(in_order(first)[0], in_order(starts)[0][0], atol=1e-13)
@@ -105,5 +107,7 @@ def test_a_distribution_of_ones_own():
     def ones(key, shape):
         return np.ones(shape)
 
-    start = gf_jax.random_balanced(jax.random.key(0), (4, 2, 3), scale=0.5, distribution=ones)
-    np.testing.assert_allclose(gf_jax.end_to_end(start), np.full((3, 4), 0.5), atol=1e-6)
+    start = gf_jax.problems.random_balanced(
+        jax.random.key(0), (4, 2, 3), scale=0.5, distribution=ones
+    )
+    np.testing.assert_allclose(gf_jax.theory.end_to_end(start), np.full((3, 4), 0.5), atol=1e-6)

@@ -108,17 +108,19 @@ def test_kinks_are_found_and_the_gated_form_is_the_function(f, kinks):
 def test_kinks_of_the_networks(generator):
     convolutional = 6 * 14 * 14 + 16 * 5 * 5
     expected = [
-        (gf_jax.fully_connected((9, 6, 5, 10)), 0),
-        (gf_jax.fully_connected((9, 6, 5, 10), "relu"), 6 + 5),
-        (gf_jax.fully_connected((9, 6, 5, 10), "leaky_relu"), 6 + 5),
-        (gf_jax.conv_adapted(), convolutional + 120 + 84),
+        (gf_jax.problems.fully_connected((9, 6, 5, 10)), 0),
+        (gf_jax.problems.fully_connected((9, 6, 5, 10), "relu"), 6 + 5),
+        (gf_jax.problems.fully_connected((9, 6, 5, 10), "leaky_relu"), 6 + 5),
+        (gf_jax.problems.conv_adapted(), convolutional + 120 + 84),
         # Of each pooled pixel three comparisons, and ReLU behind them.
-        (gf_jax.lenet5(), 4 * convolutional + 120 + 84),
+        (gf_jax.problems.lenet5(), 4 * convolutional + 120 + 84),
     ]
     for network, kinks in expected:
         inputs = generator.normal(size=(7, *network.input_shape)).astype(np.float32)
-        f = gf_jax.classification(network, inputs, np.arange(7)).loss
-        assert size(f, gf_jax.xavier_uniform(jax.random.key(0), network.shapes)) == 7 * kinks
+        f = gf_jax.problems.classification(network, inputs, np.arange(7)).loss
+        assert (
+            size(f, gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)) == 7 * kinks
+        )
 
 
 def test_a_gate_tells_the_jump_of_the_gradient(small_problem):

@@ -22,11 +22,11 @@ from tests.conftest import WITH_FLOW
 def problem(order=slice(None)):
     """What WITH_FLOW studies: objective and start, of examples in some order."""
     digits = data.load("digits", None, 60)
-    rows = gf_jax.row_space(digits.images.reshape(60, 64)[order])
-    shapes = gf_jax.fully_connected((64, 6, 10)).shapes
-    start = rows.reduce(gf_jax.xavier_uniform(jax.random.key(0), shapes))
-    network = gf_jax.fully_connected((len(rows.basis), 6, 10))
-    return gf_jax.classification(network, rows.inputs, digits.labels[order]), start
+    rows = gf_jax.problems.row_space(digits.images.reshape(60, 64)[order])
+    shapes = gf_jax.problems.fully_connected((64, 6, 10)).shapes
+    start = rows.reduce(gf_jax.problems.xavier_uniform(jax.random.key(0), shapes))
+    network = gf_jax.problems.fully_connected((len(rows.basis), 6, 10))
+    return gf_jax.problems.classification(network, rows.inputs, digits.labels[order]), start
 
 
 MOMENTUM = ("--momentum=0.5", "--nesterov", "--ratios=4")

@@ -9,8 +9,8 @@ import gf_jax
 from tests import reference
 
 CONVOLUTIONAL = {
-    "conv_adapted": (gf_jax.conv_adapted(), {"stride": 2, "pool": False}),
-    "lenet5": (gf_jax.lenet5(), {"stride": 1, "pool": True}),
+    "conv_adapted": (gf_jax.problems.conv_adapted(), {"stride": 2, "pool": False}),
+    "lenet5": (gf_jax.problems.lenet5(), {"stride": 1, "pool": True}),
 }
 
 
@@ -24,9 +24,9 @@ def random_params(network, generator):
 @pytest.mark.parametrize(
     ("network", "count"),
     [
-        (gf_jax.fully_connected((784, 50, 50, 10)), 784 * 50 + 50 * 50 + 50 * 10),
-        (gf_jax.conv_adapted(), 150 + 2400 + 400 * 120 + 120 * 84 + 84 * 10),
-        (gf_jax.lenet5(), 61_706),  # the published size of this LeNet-5
+        (gf_jax.problems.fully_connected((784, 50, 50, 10)), 784 * 50 + 50 * 50 + 50 * 10),
+        (gf_jax.problems.conv_adapted(), 150 + 2400 + 400 * 120 + 120 * 84 + 84 * 10),
+        (gf_jax.problems.lenet5(), 61_706),  # the published size of this LeNet-5
     ],
 )
 def test_number_of_parameters(network, count):
@@ -39,7 +39,7 @@ def test_convolutional_networks_equal_the_textbook_form(name, large_digits, gene
     network, form = CONVOLUTIONAL[name]
     params = random_params(network, generator)
     inputs = jnp.asarray(large_digits.images[:, None])
-    f = gf_jax.classification(network, inputs, large_digits.labels).loss
+    f = gf_jax.problems.classification(network, inputs, large_digits.labels).loss
     loss, gradient = jax.jit(jax.value_and_grad(f))(params)
     textbook = functools.partial(reference.convolutional_loss, **form)
     expected, expected_gradient = jax.jit(jax.value_and_grad(textbook))(
@@ -58,7 +58,7 @@ def test_convolutional_networks_equal_the_textbook_form(name, large_digits, gene
 
 @pytest.mark.parametrize("activation", ["linear", "relu", "leaky_relu"])
 def test_fully_connected_equals_numpy(activation, generator):
-    network = gf_jax.fully_connected((7, 5, 4, 3), activation)
+    network = gf_jax.problems.fully_connected((7, 5, 4, 3), activation)
     params = random_params(network, generator)
     inputs = generator.normal(size=(6, 7)).astype(np.float32)
     slope = {"linear": 1.0, "relu": 0.0, "leaky_relu": 0.01}[activation]
@@ -73,7 +73,7 @@ def test_fully_connected_equals_numpy(activation, generator):
 
 def test_more_than_nine_layers_keep_their_order(generator):
     sizes = tuple(range(14, 2, -1))
-    network = gf_jax.fully_connected(sizes)
+    network = gf_jax.problems.fully_connected(sizes)
     params = random_params(network, generator)
     inputs = generator.normal(size=(2, 14)).astype(np.float32)
     expected = inputs
@@ -86,21 +86,23 @@ def test_more_than_nine_layers_keep_their_order(generator):
 @pytest.mark.parametrize("sizes", [(3,), (3, 0, 2), ()])
 def test_bad_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="sizes: got"):
-        gf_jax.fully_connected(sizes)
+        gf_jax.problems.fully_connected(sizes)
 
 
 def test_bad_activation_and_inputs_are_refused():
     with pytest.raises(ValueError, match="activation: got 'tanh'"):
-        gf_jax.fully_connected((3, 2), "tanh")
+        gf_jax.problems.fully_connected((3, 2), "tanh")
     with pytest.raises(ValueError, match="inputs: examples of shape"):
-        gf_jax.lenet5().apply({}, jnp.zeros((2, 1, 8, 8)))
+        gf_jax.problems.lenet5().apply({}, jnp.zeros((2, 1, 8, 8)))
     with pytest.raises(ValueError, match="inputs, labels: shapes"):
-        gf_jax.classification(gf_jax.fully_connected((3, 2)), np.zeros((4, 3)), np.zeros(5, int))
+        gf_jax.problems.classification(
+            gf_jax.problems.fully_connected((3, 2)), np.zeros((4, 3)), np.zeros(5, int)
+        )
 
 
 def test_accuracy_counts_largest_logits():
-    network = gf_jax.fully_connected((2, 2))
+    network = gf_jax.problems.fully_connected((2, 2))
     params = {"dense_1": {"weight": jnp.eye(2)}}
     inputs = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 3.0]], np.float32)
-    accuracy = gf_jax.classification(network, inputs, np.array([0, 1, 1, 1])).accuracy
+    accuracy = gf_jax.problems.classification(network, inputs, np.array([0, 1, 1, 1])).accuracy
     assert accuracy(params) == 0.75

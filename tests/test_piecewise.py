@@ -101,9 +101,9 @@ def test_the_error_of_the_flow_is_of_second_order(small_problem):
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_predicted_gaps_are_those_of_descent(activation):
     digits = data.load("digits", None, 1000)
-    network = gf_jax.fully_connected((64, 50, 50, 10), activation)
-    f = gf_jax.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
-    start = gf_jax.xavier_uniform(jax.random.key(2), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 50, 50, 10), activation)
+    f = gf_jax.problems.classification(network, digits.images.reshape(-1, 64), digits.labels).loss
+    start = gf_jax.problems.xavier_uniform(jax.random.key(2), network.shapes)
     step_size, ratios = 0.001, (2, 5, 20)
     run = gf_jax.gradient_descent(
         f, start, step_size=step_size, ratios=ratios, iterations=150, snapshots=10

@@ -14,10 +14,10 @@ LOSS_TOLERANCE, DISTANCE_TOLERANCE = 1e-5, 1e-4
 
 
 def compare_dense(dataset, sizes, activation, slope, step_size):
-    network = gf_jax.fully_connected(sizes, activation)
-    params = gf_jax.xavier_uniform(jax.random.key(5), network.shapes)
+    network = gf_jax.problems.fully_connected(sizes, activation)
+    params = gf_jax.problems.xavier_uniform(jax.random.key(5), network.shapes)
     inputs = dataset.images.reshape(len(dataset.labels), -1)
-    f = gf_jax.classification(network, inputs, dataset.labels).loss
+    f = gf_jax.problems.classification(network, inputs, dataset.labels).loss
     run = gf_jax.gradient_descent(f, params, step_size=step_size, ratios=(2, 5), iterations=200)
     weights = [np.asarray(params[f"dense_{j}"]["weight"]) for j in range(1, len(sizes))]
     for lane, ratio in enumerate((1, 2, 5)):
@@ -51,15 +51,15 @@ def test_mnist_against_numpy(activation, slope, mnist_dir):
 @pytest.mark.parametrize(
     ("network", "form"),
     [
-        (gf_jax.conv_adapted(), {"stride": 2, "pool": False}),
-        (gf_jax.lenet5(), {"stride": 1, "pool": True}),
+        (gf_jax.problems.conv_adapted(), {"stride": 2, "pool": False}),
+        (gf_jax.problems.lenet5(), {"stride": 1, "pool": True}),
     ],
 )
 def test_mnist_against_the_textbook_convolution(network, form, mnist_dir):
     subset = data.load("mnist", str(mnist_dir), 200)
     inputs = jnp.asarray(subset.images[:, None])
-    start = gf_jax.xavier_uniform(jax.random.key(5), network.shapes)
-    f = gf_jax.classification(network, inputs, subset.labels).loss
+    start = gf_jax.problems.xavier_uniform(jax.random.key(5), network.shapes)
+    f = gf_jax.problems.classification(network, inputs, subset.labels).loss
     run = gf_jax.gradient_descent(f, start, step_size=0.001, ratios=(2,), iterations=200)
     step = jax.jit(
         jax.value_and_grad(lambda p: reference.convolutional_loss(p, inputs, subset.labels, **form))
@@ -79,9 +79,11 @@ def mnist_problem(mnist_dir):
     subset = data.load("mnist", str(mnist_dir), 1000)
 
     def build(activation):
-        network = gf_jax.fully_connected((784, 50, 50, 10), activation)
-        f = gf_jax.classification(network, subset.images.reshape(1000, -1), subset.labels).loss
-        return f, gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+        network = gf_jax.problems.fully_connected((784, 50, 50, 10), activation)
+        f = gf_jax.problems.classification(
+            network, subset.images.reshape(1000, -1), subset.labels
+        ).loss
+        return f, gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
 
     return build
 
@@ -152,9 +154,9 @@ def test_predicted_gaps_of_the_relu_network(mnist_problem):
 @pytest.mark.real_data
 def test_prediction_for_the_adapted_network(mnist_dir):
     subset = data.load("mnist", str(mnist_dir), 100)
-    network = gf_jax.conv_adapted()
-    f = gf_jax.classification(network, subset.images[:, None], subset.labels).loss
-    start = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+    network = gf_jax.problems.conv_adapted()
+    f = gf_jax.problems.classification(network, subset.images[:, None], subset.labels).loss
+    start = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
     run = gf_jax.gradient_descent(
         f, start, step_size=0.001, ratios=(2, 5), iterations=40, snapshots=4
     )

@@ -19,9 +19,9 @@ TINY = (*WITH_FLOW[:3], "--widths=4", "--step_size=0.05", "--snapshots=3")
 def loss_and_start():
     """The problem of these flags."""
     digits = data.load("digits", None, 60)
-    network = gf_jax.fully_connected((64, 4, 10))
-    f = gf_jax.classification(network, digits.images.reshape(60, 64), digits.labels).loss
-    return f, gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+    network = gf_jax.problems.fully_connected((64, 4, 10))
+    f = gf_jax.problems.classification(network, digits.images.reshape(60, 64), digits.labels).loss
+    return f, gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
 
 
 def read(folder):
@@ -117,7 +117,7 @@ def test_interrupted_bounds_keep_the_gap(invoke, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gf_jax, "allowed_step_size", interrupted)
+    monkeypatch.setattr(gf_jax.theory, "allowed_step_size", interrupted)
     folder = tmp_path / "run"
     status, out, _ = invoke(*TINY, "--experiment=bounds", f"--output_dir={folder}")
     assert status == 130

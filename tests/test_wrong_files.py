@@ -25,7 +25,7 @@ from experiments.runs import store
 from gf_jax.study import files
 from tests.conftest import SMALL, damaged, weights
 
-SHAPES = gf_jax.fully_connected((64, 6, 10)).shapes
+SHAPES = gf_jax.problems.fully_connected((64, 6, 10)).shapes
 FUZZ = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

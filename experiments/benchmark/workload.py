@@ -47,7 +47,7 @@ class Workload(NamedTuple):
       network: its name, one of ``FORMS``.
       study: network, objective and start, as the engine takes them.
       inputs: images, as vectors for the fully connected networks. The engine has its own,
-        see ``gf_jax.row_space``.
+        see ``gf_jax.problems.row_space``.
       labels: class of every example.
       ratios: one run each, ascending, the base run first.
       iterations: base iterations of one whole piece of work.

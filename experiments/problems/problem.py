@@ -91,14 +91,14 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
     _check_size(config, network)
     inputs, rows, whole = _inputs(dataset, network), None, network
     if config.coordinates == "row_space":
-        rows = gf_jax.row_space(inputs)
+        rows = gf_jax.problems.row_space(inputs)
         inputs = rows.inputs
         network, _ = _network(config, inputs.shape[1:], dataset.classes)
     _check_runs(config, network)
     start = _initial_params(config, whole)
     params = start if rows is None else rows.reduce(start)
     assert config.loss is not None
-    objective = gf_jax.classification(network, inputs, dataset.labels, loss=config.loss)
+    objective = gf_jax.problems.classification(network, inputs, dataset.labels, loss=config.loss)
     _check_loss(config, objective, params)
     return Problem(
         network=network,
@@ -215,7 +215,9 @@ def _initial_params(config: Configuration, network: Network) -> Params:
 
     def draw(seed: Any) -> Params:
         assert config.init_scale is not None
-        return gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=config.init_scale)
+        return gf_jax.problems.xavier_uniform(
+            jax.random.key(seed), network.shapes, scale=config.init_scale
+        )
 
     if not config.starts_of_seeds:
         return draw(config.seed)

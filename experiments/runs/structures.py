@@ -30,7 +30,7 @@ def flow(params: Params, times: int) -> gf_jax.Flow:
     """The structure of a flow from a point, at so many times."""
     one, distance = _numbers(times), _numbers(times, least=0)
     stack = jax.tree.map(lambda leaf: _numbers(times, *leaf.shape), params)
-    statistics = gf_jax.Statistics(_COUNT, _COUNT, _COUNT, _WHETHER, _COUNT)
+    statistics = gf_jax.flow.Statistics(_COUNT, _COUNT, _COUNT, _WHETHER, _COUNT)
     return gf_jax.Flow(distance, stack, one, distance, statistics)
 
 

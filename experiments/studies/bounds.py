@@ -102,7 +102,9 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
     spectrum = spectra.measure(workplace, "flow and descent", points)
     at_flow = records.Spectrum(*(values[: len(times)] for values in spectrum))
     at_descent = spectrum.lambda_min[len(times) :][::-1]
-    defects = interruption.call(lambda: gf_jax.defects(study.objective.loss, descent, step_size))
+    defects = interruption.call(
+        lambda: gf_jax.theory.defects(study.objective.loss, descent, step_size)
+    )
     iterations = np.array([0, *schedule.snapshot_iterations])
     lambda_min = np.minimum(at_flow.lambda_min, at_descent)
     tube = None
@@ -126,7 +128,7 @@ def _base(workplace: NetworkWorkplace, schedule: Schedule) -> records.BoundsRun 
         gap=gap,
         flow_error=flow.error,
         predicted=np.concatenate([[0.0], predicted]),
-        bound=gf_jax.a_posteriori_bound(step_size, iterations, defects, lambda_min),
+        bound=gf_jax.theory.a_posteriori_bound(step_size, iterations, defects, lambda_min),
         defects=defects,
         spectrum=at_flow,
         descent_lambda_min=at_descent,
@@ -185,11 +187,11 @@ def _answers(workplace: NetworkWorkplace, saved: records.BoundsRun) -> tuple[rec
     spectrum, epsilon, times = saved.spectrum, saved.epsilon, saved.times
     answers = []
     if saved.tube is not None:
-        proven = gf_jax.allowed_step_size(
+        proven = gf_jax.theory.allowed_step_size(
             epsilon, times, saved.tube.lambda_min, beta=saved.tube.beta, gamma=saved.tube.gamma
         )
         answers.append(records.Answer("theorem", proven.step_size, proven))
-    sampled = gf_jax.allowed_step_size(
+    sampled = gf_jax.theory.allowed_step_size(
         epsilon,
         times,
         spectrum.lambda_min,

@@ -137,12 +137,12 @@ def starting_points(config: Configuration, targets: np.ndarray, depth: int) -> P
     assert config.widths is not None
     assert config.init_scale is not None
     sizes = (targets.shape[1], *config.widths * (depth - 1), 1)
-    draw = functools.partial(gf_jax.random_balanced, sizes=sizes, scale=config.init_scale)
+    draw = functools.partial(gf_jax.problems.random_balanced, sizes=sizes, scale=config.init_scale)
     opposite = -config.init_scale * targets / np.linalg.norm(targets, axis=1, keepdims=True)
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(config.seed), config.seeds)
         drawn = jax.jit(jax.vmap(draw))(keys)
-        turned = jax.vmap(lambda w: gf_jax.balanced(w[None], sizes))(opposite)
+        turned = jax.vmap(lambda w: gf_jax.problems.balanced(w[None], sizes))(opposite)
         return jax.tree.map(
             lambda many, last: np.stack([np.concatenate([many, one[None]]) for one in last]),
             drawn,
@@ -166,7 +166,7 @@ def measure(workplace: Workplace[Study], depth: int) -> records.Starts:
     vectors = _vectors(flow.params)[..., :-1, :]
     reduced = progress.solve(
         f"depth {depth}, reduced equation",
-        lambda tell: gf_jax.end_to_end_flow(
+        lambda tell: gf_jax.theory.end_to_end_flow(
             vectors[0], targets[:, None], times, depth=depth, progress=tell
         ),
     )
@@ -201,10 +201,10 @@ def _observe_runs(
 
     @jax.jit
     def observe(runs: Params, flow: Params) -> tuple[Array, Array, Array]:
-        difference = gf_jax.end_to_end(runs)[..., 0, :] - targets[:, None]
+        difference = gf_jax.theory.end_to_end(runs)[..., 0, :] - targets[:, None]
         excess = 0.5 * jnp.square(difference).sum(axis=-1)
         gap = gf_jax.distance(runs, flow, stack_axes=4)
-        return excess, gf_jax.unbalancedness(runs).max(axis=-1), gap
+        return excess, gf_jax.theory.unbalancedness(runs).max(axis=-1), gap
 
     flow = jax.tree.map(lambda leaf: leaf[:, None], flow)
     with jax.enable_x64(True):
@@ -247,13 +247,13 @@ def arrival(times: np.ndarray, excess: np.ndarray, epsilon: float) -> np.ndarray
 
 def _loss(targets: np.ndarray) -> Loss:
     """The loss of all starts on all data sets."""
-    return gf_jax.end_to_end_loss(targets[:, None, None])
+    return gf_jax.theory.end_to_end_loss(targets[:, None, None])
 
 
 def _vectors(params: Params) -> np.ndarray:
     """End-to-end vectors, shape (..., inputs)."""
     with jax.enable_x64(True):
-        return np.asarray(gf_jax.end_to_end(params))[..., 0, :]
+        return np.asarray(gf_jax.theory.end_to_end(params))[..., 0, :]
 
 
 def summarise(

@@ -131,7 +131,7 @@ def _points(study: Problem, stack: Params) -> network_bounds.Points:
     return network_bounds.Points(
         study.network,
         study.objective.of_outputs,
-        gf_jax.layer_norms(study.network, study.restore(stack)),
+        gf_jax.problems.layer_norms(study.network, study.restore(stack)),
         inputs_of(study),
         output_gradients(study, stack),
     )

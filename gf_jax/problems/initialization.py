@@ -26,8 +26,8 @@ def xavier_uniform(key: Array, shapes: Shapes, *, scale: float = 1.0) -> Params:
     Source: Glorot & Bengio, AISTATS 2010, equation 16.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> params["dense_1"]["weight"].shape
       (3, 2)
     """
@@ -68,7 +68,7 @@ def balanced(matrix: Float[Array, "outputs inputs"], sizes: Sequence[int]) -> Pa
     Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1, steps (ii) and (iii).
 
     Example:
-      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> start = gf_jax.problems.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
       >>> start["dense_1"]["weight"].shape, start["dense_2"]["weight"].shape
       ((2, 2), (1, 2))
     """
@@ -111,8 +111,8 @@ def random_balanced(
     Source: Elkabetz & Cohen, NeurIPS 2021, procedure 1.
 
     Example:
-      >>> start = gf_jax.random_balanced(jax.random.key(0), (5, 2, 1), scale=0.01)
-      >>> gf_jax.end_to_end(start).shape
+      >>> start = gf_jax.problems.random_balanced(jax.random.key(0), (5, 2, 1), scale=0.01)
+      >>> gf_jax.theory.end_to_end(start).shape
       (1, 5)
     """
     matrix = scale * distribution(key, _matrix_shape(sizes))

@@ -18,10 +18,10 @@ class LayerNorms(NamedTuple):
       positions: number of windows of the layer.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> points = jax.tree.map(lambda leaf: leaf[None], params)
-      >>> gf_jax.layer_norms(network, points).overlaps
+      >>> gf_jax.problems.layer_norms(network, points).overlaps
       array([1., 1.])
     """
 
@@ -35,10 +35,10 @@ def layer_norms(network: Network, params: Params) -> LayerNorms:
     """Norms of all layers at stacked points, leaves of shape (points, ...).
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> points = jax.tree.map(lambda leaf: leaf[None], params)
-      >>> gf_jax.layer_norms(network, points).norms.shape
+      >>> gf_jax.problems.layer_norms(network, points).norms.shape
       (1, 2)
     """
     layers = [params[name] for name in network.shapes]

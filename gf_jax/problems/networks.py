@@ -1,4 +1,4 @@
-"""The networks of the paper, as pure functions of parameter pytrees.
+"""What a network is, as pure functions of parameter pytrees, and fully connected ones.
 
 A network is described by the shapes of its parameters and two functions:
 ``prepare`` turns inputs into the layout the arithmetic wants and depends on the
@@ -12,8 +12,7 @@ Parameters are nested dictionaries ``{layer: {kind: array}}`` with the layers
 ``W_j h``; convolution kernels have shape (outputs, inputs, height, width).
 Images are flattened channel first, then row, then column.
 
-Source of the architectures: Elkabetz & Cohen, NeurIPS 2021, section 5 and
-LeCun et al. 1998 (LeNet-5).
+Source of the architectures: Elkabetz & Cohen, NeurIPS 2021, section 5.
 """
 
 import enum
@@ -21,20 +20,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gf_jax.problems.activations import ACTIVATIONS
-from gf_jax.problems.convolution import (
-    KERNEL,
-    PADDING,
-    Windowed,
-    convolve,
-    flatten,
-    stacked,
-    windows_of,
-)
 
 Params = dict[str, dict[str, Array]]
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -53,7 +42,7 @@ class Structure(enum.Enum):
       OTHER: neither, as with a smooth activation, a connection past a layer, a normalisation.
 
     Example:
-      >>> gf_jax.fully_connected((784, 50, 10), "relu").structure.value
+      >>> gf_jax.problems.fully_connected((784, 50, 10), "relu").structure.value
       'homogeneous'
     """
 
@@ -91,8 +80,8 @@ class Network(NamedTuple):
       windows: of the convolutional layers, which come first.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes)
       >>> network.apply(params, jnp.ones((4, 2))).shape
       (4, 10)
     """
@@ -148,7 +137,7 @@ def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network
         activation.
 
     Example:
-      >>> gf_jax.fully_connected((784, 50, 10), "relu").shapes
+      >>> gf_jax.problems.fully_connected((784, 50, 10), "relu").shapes
       {'dense_1': {'weight': (50, 784)}, 'dense_2': {'weight': (10, 50)}}
     """
     if len(sizes) < 2 or any(size < 1 for size in sizes):
@@ -159,13 +148,13 @@ def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network
     linear = slopes == (1.0, 1.0)
 
     def forward(params: Params, inputs: Array) -> Array:
-        return _product(params) @ inputs if linear else _dense_layers(params, inputs, function)
+        return _product(params) @ inputs if linear else dense_layers(params, inputs, function)
 
     homogeneous = Structure.OTHER if slopes is None else Structure.HOMOGENEOUS
     return Network(
         input_shape=(sizes[0],),
         classes=sizes[-1],
-        shapes=_dense_shapes(sizes, bias=False),
+        shapes=dense_shapes(sizes, bias=False),
         prepare=jnp.transpose,
         forward=forward,
         structure=Structure.LINEAR if linear else homogeneous,
@@ -174,131 +163,14 @@ def fully_connected(sizes: Sequence[int], activation: str = "linear") -> Network
     )
 
 
-def conv_adapted(input_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10) -> Network:
-    """The paper's convolutional network: strides of two, no biases, no pooling.
-
-    Zero padding of 2, convolution 5x5 to 6 channels with stride 2, convolution
-    5x5 to 16 channels with stride 2, dense 400-120-84-10; ReLU after every layer
-    but the last.
-
-    Args:
-      input_shape: (channels, height, width) of an example; the paper's by default. Other
-        sizes of images change the 400.
-      classes: number of outputs.
-
-    Raises:
-      ValueError: on images that are too small.
-
-    Example:
-      >>> gf_jax.conv_adapted().shapes["conv_2"]
-      {'weight': (16, 6, 5, 5)}
-    """
-
-    def prepare(inputs: Array) -> Windowed:
-        return windows_of(stacked(inputs), block=4, stride=2)
-
-    def forward(params: Params, windows: Windowed) -> Array:
-        hidden = convolve(params["conv_1"], windows, stride=2)
-        hidden = convolve(params["conv_2"], windows_of(hidden, block=3, stride=2), stride=2)
-        return _dense_layers(params, flatten(hidden), jax.nn.relu)
-
-    maps = _maps(input_shape, least=9, stride=2)
-    return Network(
-        input_shape=input_shape,
-        classes=classes,
-        shapes=_convolutional_shapes(input_shape[0], maps[1], classes, bias=False),
-        prepare=prepare,
-        forward=forward,
-        structure=Structure.HOMOGENEOUS,
-        # Along rows as along columns an input lies in at most three windows.
-        windows=(Windows(9, maps[0][0] * maps[0][1]), Windows(9, maps[1][0] * maps[1][1])),
-    )
-
-
-def lenet5(input_shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10) -> Network:
-    """LeNet-5 with ReLU and max-pooling, biases everywhere.
-
-    Zero padding of 2, convolution 5x5 to 6 channels, max-pool 2, convolution 5x5
-    to 16 channels, max-pool 2, dense 400-120-84-10; ReLU after every layer but
-    the last.
-
-    Args:
-      input_shape: (channels, height, width) of an example, height and width multiples of
-        four. Sizes other than 28 change the 400.
-      classes: number of outputs.
-
-    Raises:
-      ValueError: on images that are too small, or that pooling does not divide.
-
-    Example:
-      >>> gf_jax.lenet5().shapes["conv_2"]
-      {'weight': (16, 6, 5, 5), 'bias': (16,)}
-    """
-
-    def prepare(inputs: Array) -> Windowed:
-        return windows_of(stacked(inputs), block=8)
-
-    def forward(params: Params, windows: Windowed) -> Array:
-        # The maximum commutes with ReLU; pooling first leaves a quarter of the work.
-        hidden = convolve(params["conv_1"], windows, pool=2)
-        hidden = convolve(params["conv_2"], windows_of(hidden, block=4), pool=2)
-        return _dense_layers(params, flatten(hidden), jax.nn.relu)
-
-    maps = _maps(input_shape, least=12, pool=2)
-    pooled = (maps[1][0] // 2, maps[1][1] // 2)
-    return Network(
-        input_shape=input_shape,
-        classes=classes,
-        shapes=_convolutional_shapes(input_shape[0], pooled, classes, bias=True),
-        prepare=prepare,
-        forward=forward,
-        structure=Structure.HOMOGENEOUS,
-        windows=(Windows(25, maps[0][0] * maps[0][1]), Windows(25, maps[1][0] * maps[1][1])),
-    )
-
-
-def _maps(
-    input_shape: tuple[int, int, int], *, least: int, stride: int = 1, pool: int = 1
-) -> list[tuple[int, int]]:
-    """Rows and columns of both convolutions' outputs, before pooling.
-
-    Raises:
-      ValueError: if an image has less rows or columns than the least, or pooling does not
-        divide them.
-    """
-    _, *sides = input_shape
-    if min(sides) < least or any(side % pool**2 for side in sides):
-        multiples = f", multiples of {pool**2}" if pool > 1 else ""
-        raise ValueError(
-            f"input_shape: got {input_shape}; accepted are (channels, height, width) with height "
-            f"and width from {least} on{multiples}"
-        )
-    first = [(side + 2 * PADDING - KERNEL) // stride + 1 for side in sides]
-    second = [(side // pool - KERNEL) // stride + 1 for side in first]
-    return [(first[0], first[1]), (second[0], second[1])]
-
-
-def _dense_shapes(sizes: Sequence[int], *, bias: bool) -> dict[str, dict[str, tuple[int, ...]]]:
+def dense_shapes(sizes: Sequence[int], *, bias: bool) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of the parameters of dense layers of these sizes, from inputs to outputs."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
         shapes[f"dense_{layer}"] = {"weight": (outputs, inputs)}
         if bias:
             shapes[f"dense_{layer}"]["bias"] = (outputs,)
     return shapes
-
-
-def _convolutional_shapes(
-    channels: int, last_map: tuple[int, int], classes: int, *, bias: bool
-) -> Shapes:
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {
-        "conv_1": {"weight": (6, channels, KERNEL, KERNEL)},
-        "conv_2": {"weight": (16, 6, KERNEL, KERNEL)},
-    }
-    if bias:
-        shapes["conv_1"]["bias"] = (6,)
-        shapes["conv_2"]["bias"] = (16,)
-    features = 16 * last_map[0] * last_map[1]
-    return shapes | _dense_shapes((features, 120, 84, classes), bias=bias)
 
 
 def _dense_in_order(params: Params) -> list[dict[str, Array]]:
@@ -315,7 +187,8 @@ def _product(params: Params) -> Array:
     return product
 
 
-def _dense_layers(params: Params, hidden: Array, activation: Callable[[Array], Array]) -> Array:
+def dense_layers(params: Params, hidden: Array, activation: Callable[[Array], Array]) -> Array:
+    """The dense layers applied to (features, examples), the activation behind all but the last."""
     *inner, last = _dense_in_order(params)
     for layer in inner:
         hidden = activation(_affine(layer, layer["weight"] @ hidden))

@@ -37,9 +37,9 @@ class Classification(NamedTuple):
         number. Give ``classification`` the examples in a random order.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.problems.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
       >>> float(problem.accuracy(params))
       0.25
     """
@@ -72,9 +72,9 @@ def classification(
         finite, or the loss is unknown.
 
     Example:
-      >>> network = gf_jax.fully_connected((2, 3, 10))
-      >>> problem = gf_jax.classification(network, np.ones((4, 2)), np.arange(4))
-      >>> params = gf_jax.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
+      >>> network = gf_jax.problems.fully_connected((2, 3, 10))
+      >>> problem = gf_jax.problems.classification(network, np.ones((4, 2)), np.arange(4))
+      >>> params = gf_jax.problems.xavier_uniform(jax.random.key(0), network.shapes, scale=0.0)
       >>> round(float(problem.loss(params)), 4)  # log 10
       2.3026
     """
@@ -158,7 +158,7 @@ class RowSpace(NamedTuple):
       basis: orthonormal rows, shape (rank, features), float64.
 
     Example:
-      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> space = gf_jax.problems.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
       >>> space.inputs.round(3)
       array([[ 5.],
              [10.]], dtype=float32)
@@ -199,7 +199,7 @@ def row_space(inputs: Float[Array | np.ndarray, "examples features"]) -> RowSpac
       ValueError: if an input is not finite.
 
     Example:
-      >>> space = gf_jax.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
+      >>> space = gf_jax.problems.row_space(np.array([[3.0, 4.0, 0.0], [6.0, 8.0, 0.0]]))
       >>> abs(space.basis).round(3)
       array([[0.6, 0.8, 0. ]])
     """

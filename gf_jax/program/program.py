@@ -173,6 +173,13 @@ class Program(NamedTuple):
 
     Every function of the library that takes a loss takes a program, too, and does not trace it
     again.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> round(float(gf_jax.prepare(f, w)(w)), 4)
+      2.5426
     """
 
     pure: Pure
@@ -194,6 +201,13 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
 
     Raises:
       ValueError: unless f maps params to a floating-point scalar and JAX can differentiate it.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> program = gf_jax.prepare(f, w)  # then for any number of starting points:
+      >>> flows = [gf_jax.gradient_flow(program, start, [0.1]) for start in (w, 2 * w)]
     """
     settings = Settings.now(products)
     with settings.context():

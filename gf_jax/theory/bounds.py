@@ -45,7 +45,7 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
       >>> def f(w):
       ...     return jnp.sum((w**2 - 1) ** 2)
       >>> w = jnp.array([0.1, 1.5])
-      >>> gf_jax.defects(f, jnp.stack([w, 2 * w]), 0.01).round(3)
+      >>> gf_jax.theory.defects(f, jnp.stack([w, 2 * w]), 0.01).round(3)
       array([ 0.829, 39.673])
     """
     check_params(params)
@@ -101,7 +101,8 @@ def a_posteriori_bound(
       ValueError: on iterations that do not ascend from 0.
 
     Example:
-      >>> gf_jax.a_posteriori_bound(0.1, [0, 1, 2], [0.05, 0.04, 0.03], [1.0, 1.0, 1.0]).round(4)
+      >>> found, ones = [0.05, 0.04, 0.03], [1.0, 1.0, 1.0]
+      >>> gf_jax.theory.a_posteriori_bound(0.1, [0, 1, 2], found, ones).round(4)
       array([0.    , 0.0048, 0.0082])
     """
     sampled = np.asarray(iterations)
@@ -126,7 +127,8 @@ class AllowedStepSize(NamedTuple):
       integral: ∫₀ᵗ exp(∫_{t'}^t m) dt' at that time.
 
     Example:
-      >>> allowed = gf_jax.allowed_step_size(0.01, [0.0, 1.0], [0.5, 0.5], beta=2.0, gamma=1.0)
+      >>> lambda_min, constants = [0.5, 0.5], {"beta": 2.0, "gamma": 1.0}
+      >>> allowed = gf_jax.theory.allowed_step_size(0.01, [0, 1], lambda_min, **constants)
       >>> allowed.time, allowed.growth
       (1.0, 1.0)
     """
@@ -165,7 +167,8 @@ def allowed_step_size(
       ValueError: on times or numbers that are not accepted.
 
     Example:
-      >>> gf_jax.allowed_step_size(0.01, [0.0, 1.0], [0.5, 0.5], beta=2.0, gamma=1.0).step_size
+      >>> lambda_min, constants = [0.5, 0.5], {"beta": 2.0, "gamma": 1.0}
+      >>> gf_jax.theory.allowed_step_size(0.01, [0, 1], lambda_min, **constants).step_size
       0.0063537352063419966
     """
     times = np.asarray(times, np.float64)

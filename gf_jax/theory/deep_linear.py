@@ -31,8 +31,8 @@ def end_to_end(params: Params) -> Float[Array, "... outputs inputs"]:
     """The matrix W_n ... W_1.
 
     Example:
-      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
-      >>> np.asarray(gf_jax.end_to_end(start)).round(3)
+      >>> start = gf_jax.problems.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> np.asarray(gf_jax.theory.end_to_end(start)).round(3)
       array([[3., 4.]], dtype=float32)
     """
     weights = _weights(params)
@@ -52,8 +52,8 @@ def end_to_end_loss(target: Float[ArrayLike, "... outputs inputs"]) -> Loss:
       target: one matrix, or a stack that broadcasts to that of the parameters.
 
     Example:
-      >>> f = gf_jax.end_to_end_loss(jnp.array([[3.0, 5.0]]))
-      >>> round(float(f(gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1)))), 3)
+      >>> f = gf_jax.theory.end_to_end_loss(jnp.array([[3.0, 5.0]]))
+      >>> round(float(f(gf_jax.problems.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1)))), 3)
       0.5
     """
 
@@ -67,8 +67,8 @@ def unbalancedness(params: Params) -> Float[Array, "... pairs"]:
     """‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖, Frobenius, for j = 1, ..., n − 1 along the last axis.
 
     Example:
-      >>> start = gf_jax.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
-      >>> bool(gf_jax.unbalancedness(start).max() < 1e-5)
+      >>> start = gf_jax.problems.balanced(jnp.array([[3.0, 4.0]]), (2, 2, 1))
+      >>> bool(gf_jax.theory.unbalancedness(start).max() < 1e-5)
       True
     """
     weights = _weights(params)
@@ -112,7 +112,7 @@ def end_to_end_flow(
     Source: Arora, Cohen & Hazan, ICML 2018, theorem 1 and claim 2.
 
     Example:
-      >>> flow = gf_jax.end_to_end_flow([0.1, 0.0], [1.0, 0.0], [1.0, 9.0], depth=2)
+      >>> flow = gf_jax.theory.end_to_end_flow([0.1, 0.0], [1.0, 0.0], [1.0, 9.0], depth=2)
       >>> flow.params.round(3)
       array([[0.451, 0.   ],
              [1.   , 0.   ]])

@@ -25,7 +25,7 @@ class LowerBound(NamedTuple):
       sharpened: minus the largest eigenvalue of M; never below the theorem's.
 
     Example:
-      >>> bound = gf_jax.linear_network_bound([1.0, 2.0, 1.0], 0.5)
+      >>> bound = gf_jax.theory.linear_network_bound([1.0, 2.0, 1.0], 0.5)
       >>> bound.theorem, bound.sharpened.round(3)
       (np.float64(-2.0), np.float64(-1.366))
     """
@@ -58,7 +58,7 @@ def linear_network_bound(
       ValueError: on a negative radius, or a positive one without a smoothness.
 
     Example:
-      >>> gf_jax.linear_network_bound([1.0, 2.0, 1.0], 0.5).theorem
+      >>> gf_jax.theory.linear_network_bound([1.0, 2.0, 1.0], 0.5).theorem
       np.float64(-2.0)
     """
     widened, slope = _in_tube(norms, gradient_norm, radius, smoothness)
@@ -78,7 +78,7 @@ def linear_network_smoothness(
     others stretch, squared.
 
     Example:
-      >>> gf_jax.linear_network_smoothness([1.0, 2.0, 1.0], 0.5, smoothness=1.0).round(3)
+      >>> gf_jax.theory.linear_network_smoothness([1.0, 2.0, 1.0], 0.5, smoothness=1.0).round(3)
       np.float64(10.366)
     """
     widened, slope = _in_tube(norms, gradient_norm, radius, smoothness)
@@ -128,7 +128,7 @@ def homogeneous_network_bound(
       ValueError: on a negative radius, or a positive one without a smoothness.
 
     Example:
-      >>> gf_jax.homogeneous_network_bound([1.0, 2.0], [1.0, 3.0], [0.5, 0.5]).theorem
+      >>> gf_jax.theory.homogeneous_network_bound([1.0, 2.0], [1.0, 3.0], [0.5, 0.5]).theorem
       np.float64(-1.0)
     """
     _check_radius(radius, smoothness)

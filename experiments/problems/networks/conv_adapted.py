@@ -7,7 +7,7 @@ from gf_jax.problems.networks import Network
 
 def build(shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
     """The network for images of that shape, and its label."""
-    network = gf_jax.conv_adapted(channels_first(shape), classes)
+    network = gf_jax.problems.conv_adapted(channels_first(shape), classes)
     return network, "convolutional network (adapted)"
 
 

@@ -15,7 +15,7 @@ def build(
     sizes = (math.prod(shape), *widths, classes)
     name = ACTIVATIONS[activation].label
     label = f"fully connected {name} network {'-'.join(map(str, sizes))}"
-    return gf_jax.fully_connected(sizes, activation), label
+    return gf_jax.problems.fully_connected(sizes, activation), label
 
 
 KIND = NetworkKind(

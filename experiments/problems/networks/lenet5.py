@@ -7,7 +7,7 @@ from gf_jax.problems.networks import Network
 
 def build(shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
     """The network for images of that shape, and its label."""
-    return gf_jax.lenet5(channels_first(shape), classes), "LeNet-5"
+    return gf_jax.problems.lenet5(channels_first(shape), classes), "LeNet-5"
 
 
 KIND = NetworkKind("LeNet-5: ReLU, max-pooling, biases", build, enlarges=True)
