@@ -92,7 +92,7 @@ class Published:
         available, *_ = self.shapes[IMAGES]
         check_examples(examples, available, f"{self.name}'s training set")
         contents = {name: self.read(path) for name, path in self._paths(folder).items()}
-        chosen = select(POOL if examples <= POOL else available, examples)
+        chosen = select(min(POOL, available) if examples <= POOL else available, examples)
         scaled = contents[IMAGES][chosen].astype(np.float32) / np.float32(255)
         return Dataset(
             images=(scaled - np.float32(self.mean)) / np.float32(self.std),
