@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gf_jax
-from gf_jax.problems import networks
+from gf_jax.problems import convolution, networks
 from gf_jax.theory import bounds
 from tests.test_curvature import dense_eigenvalues
 
@@ -134,17 +134,17 @@ def tiny_convolutional(bias, pooled):
     flat = 2 * 2 * 2 if pooled else 2 * 3 * 3
 
     def prepare(inputs):
-        return networks._windows(inputs.transpose(2, 1, 3, 0), block=2, stride=stride)
+        return convolution.windows_of(inputs.transpose(2, 1, 3, 0), block=2, stride=stride)
 
     def forward(params, windows):
-        hidden = networks._convolve(params["conv_1"], windows, stride=stride, pool=pool)
-        return networks._dense_layers(params, networks._flatten(hidden), jax.nn.relu)
+        hidden = convolution.convolve(params["conv_1"], windows, stride=stride, pool=pool)
+        return networks.dense_layers(params, convolution.flatten(hidden), jax.nn.relu)
 
-    shapes = {"conv_1": {"weight": (2, 1, 5, 5)}} | networks._dense_shapes((flat, 3, 2), bias=bias)
+    shapes = {"conv_1": {"weight": (2, 1, 5, 5)}} | networks.dense_shapes((flat, 3, 2), bias=bias)
     if bias:
         shapes["conv_1"]["bias"] = (2,)
     return networks.Network(
-        (1, size, size), shapes, prepare, forward, (networks.Windows(*windows),)
+        (1, size, size), 2, shapes, prepare, forward, windows=(networks.Windows(*windows),)
     )
 
 

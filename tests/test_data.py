@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import math
@@ -18,6 +19,11 @@ from hypothesis import strategies as st
 
 from experiments.cli.configuration import UsageError
 from experiments.problems import data
+from experiments.problems.datasets import digits, download, idx
+from experiments.problems.datasets import mnist as mnist_module
+from experiments.problems.datasets.dataset import UnreachableError
+from experiments.problems.datasets.fashion_mnist import FASHION_MNIST
+from experiments.problems.datasets.mnist import MNIST
 from experiments.runs import interruption
 from tests.conftest import damaged
 
@@ -27,12 +33,14 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+def refuse(name, url):
+    """A server that is not there."""
+    raise UnreachableError(f"{name} is not reachable (refused)")
+
+
 @pytest.fixture
 def unreachable(monkeypatch):
-    def probe(url):
-        raise data.UnreachableError("MNIST is not reachable (refused)")
-
-    monkeypatch.setattr(data, "_probe", probe)
+    monkeypatch.setattr(download, "probe", refuse)
 
 
 def test_digits_are_standardised_and_evenly_chosen():
@@ -52,7 +60,7 @@ def test_digits_are_standardised_and_evenly_chosen():
 def test_enlarged_digits_are_centred_and_interpolated():
     image = np.zeros((1, 8, 8))
     image[0, 2, 5] = 1.0
-    large = data._enlarge(image)
+    large = digits.enlarged(image)
     assert large.shape == (1, 28, 28)
     assert not large[:, :4].any()
     assert not large[:, :, -4:].any()
@@ -60,7 +68,7 @@ def test_enlarged_digits_are_centred_and_interpolated():
     assert np.unravel_index(large.argmax(), large.shape) == (0, 10, 17)
     # Interpolation weights of one pixel sum to 20/8 along each axis.
     assert large.sum() == pytest.approx((20 / 8) ** 2)
-    constant = data._enlarge(np.full((1, 8, 8), 3.0))
+    constant = digits.enlarged(np.full((1, 8, 8), 3.0))
     np.testing.assert_allclose(constant[:, 4:-4, 4:-4], 3.0)
 
 
@@ -76,15 +84,15 @@ def test_the_probe_gives_up_within_five_seconds(monkeypatch):
     """A server that accepts and never answers, and a host name that takes forever."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         started = time.monotonic()
-        with pytest.raises(data.UnreachableError, match="not reachable"):
-            data._probe(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        with pytest.raises(UnreachableError, match="not reachable"):
+            download.probe("MNIST", f"http://127.0.0.1:{server.getsockname()[1]}/")
         assert time.monotonic() - started < 5.5  # the promise, and half a second to notice
     release = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: release.wait(20))
-    monkeypatch.setattr(data, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
     started = time.monotonic()
-    with pytest.raises(data.UnreachableError, match="no answer"):
-        data._probe("http://example.invalid/")
+    with pytest.raises(UnreachableError, match="no answer"):
+        download.probe("MNIST", "http://example.invalid/")
     assert time.monotonic() - started < 5
     release.set()
 
@@ -153,7 +161,7 @@ def test_mnist_is_the_papers_subset(mnist_dir):
 
 @pytest.mark.real_data
 def test_unzipped_renamed_and_truncated_mnist(mnist_dir, tmp_path):
-    for name in data.MNIST_FILES:
+    for name in idx.SHAPES:
         with gzip.open(mnist_dir / f"{name}.gz") as file:
             (tmp_path / name.replace("-idx", ".idx")).write_bytes(file.read())
     unzipped = data.load("mnist", str(tmp_path), 100)
@@ -164,57 +172,118 @@ def test_unzipped_renamed_and_truncated_mnist(mnist_dir, tmp_path):
         data.load("mnist", str(tmp_path), 100)
 
 
-SHAPES = dict(zip(data.MNIST_FILES, [(4, 3, 3), (4,)] * 2, strict=True))
+SHAPES = dict(zip(idx.SHAPES, [(4, 3, 3), (4,)] * 2, strict=True))
 SMALL_CONTENTS = {
     name: bytes([0, 0, 8, len(shape)])
     + b"".join(length.to_bytes(4, "big") for length in shape)
     + bytes(range(math.prod(shape)))
     for name, shape in SHAPES.items()
 }
+FASHIONABLE = {name: content[:-1] + b"\x09" for name, content in SMALL_CONTENTS.items()}
 
 
-@pytest.fixture
-def small_files(monkeypatch):
-    """Files of MNIST's form and names, small, as if they were the published ones."""
-    table = {
-        name: (shape, hashlib.sha256(SMALL_CONTENTS[name]).hexdigest())
-        for name, shape in SHAPES.items()
-    }
-    monkeypatch.setattr(data, "MNIST_FILES", table)
-    return SMALL_CONTENTS
+@pytest.fixture(params=["mnist", "fashion_mnist"])
+def small(request, monkeypatch):
+    """A data set whose published files are small, as it is registered."""
+    return registered(request.param, monkeypatch)
+
+
+def registered(flag, monkeypatch, url="http://127.0.0.1:1/"):
+    """MNIST or Fashion-MNIST with small files, under their own names."""
+    contents = SMALL_CONTENTS if flag == "mnist" else FASHIONABLE
+    published = dataclasses.replace(
+        MNIST if flag == "mnist" else FASHION_MNIST,
+        url=url,
+        shapes=SHAPES,
+        digests={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+    )
+    monkeypatch.setattr(idx, "_known", dict(idx._known))
+    monkeypatch.setitem(data.DATASETS, flag, published.kind(""))
+    if flag == "mnist":
+        monkeypatch.setattr(mnist_module, "MNIST", published)
+    return published
+
+
+def contents_of(published):
+    return SMALL_CONTENTS if published.flag == "mnist" else FASHIONABLE
+
+
+def write(folder, contents, end=".gz"):
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"{name}{end}").write_bytes(gzip.compress(content) if end else content)
+    return folder
 
 
 CONTENT = SMALL_CONTENTS["train-images-idx3-ubyte"]
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
-def test_damaged_idx_files_are_refused_or_right(end, small_files, tmp_path):
+def test_damaged_idx_files_are_refused_or_right(end, tmp_path, monkeypatch):
+    small = registered("mnist", monkeypatch)
     path = tmp_path / f"train-images-idx3-ubyte{end}"
     right = np.arange(36).reshape(4, 3, 3)
     whole = gzip.compress(CONTENT) if end else CONTENT
     path.write_bytes(whole)
-    np.testing.assert_array_equal(data._read_idx(path), right)
+    np.testing.assert_array_equal(small.read(path), right)
 
     @settings(max_examples=300, deadline=None)
     @given(content=damaged(whole) | (damaged(CONTENT).map(gzip.compress) if end else st.nothing()))
     def check(content):
         path.write_bytes(content)
         with contextlib.suppress(UsageError):
-            np.testing.assert_array_equal(data._read_idx(path), right)
+            np.testing.assert_array_equal(small.read(path), right)
 
     check()
 
 
-def test_a_file_is_unpacked_no_further_than_it_may_be_large(small_files, tmp_path):
+def test_a_file_is_unpacked_no_further_than_it_may_be_large(tmp_path, monkeypatch):
+    small = registered("mnist", monkeypatch)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(bytes(2**26)))
     tracemalloc.start()
     try:
         with pytest.raises(UsageError, match="longer than its 52 bytes"):
-            data._read_idx(path)
+            small.read(path)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_a_folder_is_enough(small, end, tmp_path):
+    folder = write(tmp_path / "files", contents_of(small), end)
+    loaded = data.load(small.flag, str(folder), 4)
+    assert loaded.label == f"{small.name}, 4 images"
+    assert loaded.source == str(folder)
+    pixels = np.arange(36).reshape(4, 3, 3)
+    if small.flag == "fashion_mnist":
+        pixels[3, 2, 2] = 9
+    expected = (pixels / 255.0 - small.mean) / small.std
+    np.testing.assert_allclose(loaded.images, expected, rtol=1e-5, atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_one_data_set_is_not_taken_for_another(end, tmp_path, monkeypatch):
+    """Their files have the same names, shapes and sizes."""
+    mnist, fashion = (registered(flag, monkeypatch) for flag in ("mnist", "fashion_mnist"))
+    for there, wanted in ((mnist, fashion), (fashion, mnist)):
+        folder = write(tmp_path / there.flag, contents_of(there), end)
+        flags = [wanted.flag, "auto"] if wanted is mnist else [wanted.flag]
+        for flag in flags:
+            with pytest.raises(UsageError) as refused:
+                data.load(flag, str(folder), 2)
+            path = folder / f"train-images-idx3-ubyte{end}"
+            assert str(refused.value) == (
+                f"{path}: is of {there.name}, not {wanted.name}'s own train-images-idx3-ubyte; use "
+                f"--dataset={there.flag}, or give a folder with {wanted.name}'s files"
+            )
+        # One file of the other among its own.
+        name = "train-labels-idx1-ubyte"
+        own = contents_of(wanted) | {name: contents_of(there)[name]}
+        mixed = write(tmp_path / f"mixed {there.flag}", own, end)
+        with pytest.raises(UsageError, match=f"{name}{end}: is of {there.name}"):
+            data.load(wanted.flag, str(mixed), 2)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -222,6 +291,7 @@ class Server(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     failing, how, over = "train-labels-idx1-ubyte.gz", "", threading.Event()
+    contents = SMALL_CONTENTS
 
     def log_message(self, *args):
         pass
@@ -233,10 +303,10 @@ class Server(BaseHTTPRequestHandler):
 
     def do_GET(self):
         name = self.path[1:]
-        content = gzip.compress(SMALL_CONTENTS[name.removesuffix(".gz")])
+        content = gzip.compress(self.contents[name.removesuffix(".gz")])
         how = self.how if name == self.failing else ""
         if how == "altered":
-            content = gzip.compress(SMALL_CONTENTS[name.removesuffix(".gz")][:-1] + b"!")
+            content = gzip.compress(self.contents[name.removesuffix(".gz")][:-1] + b"!")
         self.send_response(404 if how == "missing" else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -256,7 +326,6 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch):
     running = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    monkeypatch.setattr(data, "MNIST_URL", f"http://127.0.0.1:{running.server_port}/")
     monkeypatch.setattr(Server, "over", threading.Event())
     yield running
     Server.over.set()
@@ -264,60 +333,81 @@ def server(monkeypatch):
     running.server_close()
 
 
+def served(flag, server, monkeypatch):
+    """A small data set whose files that server has."""
+    small = registered(flag, monkeypatch, f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(Server, "contents", contents_of(small))
+    return small
+
+
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("flag", "how", "message"),
     [
-        ("slow", "bytes came in"),
-        pytest.param("truncated", "could not be downloaded", marks=pytest.mark.long),
-        pytest.param("altered", "train-labels-idx1-ubyte", marks=pytest.mark.long),
-        pytest.param("missing", "404", marks=pytest.mark.long),
+        ("fashion_mnist", "slow", "bytes came in"),
+        pytest.param("mnist", "slow", "bytes came in", marks=pytest.mark.long),
+        pytest.param("mnist", "truncated", "could not be downloaded", marks=pytest.mark.long),
+        pytest.param("mnist", "altered", "train-labels-idx1-ubyte", marks=pytest.mark.long),
+        pytest.param("fashion_mnist", "altered", "train-labels-idx1", marks=pytest.mark.long),
+        pytest.param("mnist", "missing", "404", marks=pytest.mark.long),
     ],
 )
-def test_a_download_that_fails_leaves_nothing(how, message, small_files, server, monkeypatch):
+def test_a_download_that_fails_leaves_nothing(flag, how, message, server, monkeypatch):
     """And the next attempt works, and is used without the server."""
+    small = served(flag, server, monkeypatch)
     monkeypatch.setattr(Server, "how", how)
     # Loading what downloads takes seconds, and then nothing has come either.
-    monkeypatch.setattr(data, "PATIENCE_SECONDS", 6.0)
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 6.0)
     started = time.monotonic()
-    with pytest.raises(UsageError, match=f"--dataset=mnist: .*{message}") as refused:
-        data.load("mnist", None, 100)
+    with pytest.raises(UsageError, match=f"--dataset={flag}: .*{message}") as refused:
+        data.load(flag, None, 4)
     assert time.monotonic() - started < 30
     assert "; give a folder with the four IDX files" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert list(data._cache().iterdir()) == []
+    assert list(small.cache().iterdir()) == []
     monkeypatch.setattr(Server, "how", "")
-    monkeypatch.setattr(data, "PATIENCE_SECONDS", 60.0)
-    assert data._cached_mnist() == data._cache()
-    names = sorted(path.name for path in data._cache().iterdir())
-    assert names == sorted(f"{name}.gz" for name in small_files)
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 60.0)
+    assert small.cached() == small.cache()
+    names = sorted(path.name for path in small.cache().iterdir())
+    assert names == sorted(f"{name}.gz" for name in SHAPES)
     server.server_close()
-    np.testing.assert_array_equal(
-        data._read_idx(data._cached_mnist() / "train-labels-idx1-ubyte.gz"), np.arange(4)
-    )
+    labels = data.load(flag, None, 4).labels
+    np.testing.assert_array_equal(labels, [0, 1, 2, 3 if flag == "mnist" else 9])
 
 
-def test_an_interrupt_ends_the_download(small_files, server, monkeypatch):
+def test_a_server_with_files_of_another_data_set(server, monkeypatch):
+    """What it sends is not kept, nor taken for what was asked for."""
+    registered("mnist", monkeypatch)
+    small = served("fashion_mnist", server, monkeypatch)
+    monkeypatch.setattr(Server, "contents", SMALL_CONTENTS)
+    with pytest.raises(UsageError, match=r"could not be downloaded \(.* is of MNIST, not Fashion"):
+        data.load("fashion_mnist", None, 4)
+    assert list(small.cache().iterdir()) == []
+
+
+def test_an_interrupt_ends_the_download(server, monkeypatch):
     def interrupted(fetching, folder):
         processes.append(fetching)
         main = threading.main_thread().ident
         threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         return watch(fetching, folder)
 
-    processes, watch = [], data._watch
+    processes, watch = [], download._watch
+    small = served("mnist", server, monkeypatch)
     monkeypatch.setattr(Server, "how", "slow")
-    monkeypatch.setattr(data, "_watch", interrupted)
+    monkeypatch.setattr(download, "_watch", interrupted)
     with interruption.handled(), pytest.raises(KeyboardInterrupt):
-        data.load("auto", None, 100)
+        data.load("auto", None, 4)
     assert processes[0].returncode is not None
-    assert list(data._cache().iterdir()) == []
+    assert list(small.cache().iterdir()) == []
 
 
 @pytest.mark.parametrize("root", ["/dev/null", "/proc/none"])
 def test_a_cache_that_cannot_be_written(root, server, monkeypatch):
+    served("mnist", server, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", root)
     with pytest.raises(UsageError, match="--dataset=mnist: MNIST could not be kept"):
-        data.load("mnist", None, 100)
-    assert "could not be kept" in data.load("auto", None, 100).warning
+        data.load("mnist", None, 4)
+    assert "could not be kept" in data.load("auto", None, 4).warning
 
 
 def test_a_user_without_a_home(monkeypatch):
@@ -334,7 +424,9 @@ def test_download_from_a_server_then_from_the_cache(mnist_dir, tmp_path, monkeyp
     handler = partial(SimpleHTTPRequestHandler, directory=mnist_dir)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(data, "MNIST_URL", f"http://127.0.0.1:{server.server_port}/")
+    here = dataclasses.replace(MNIST, url=f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(mnist_module, "MNIST", here)
+    monkeypatch.setitem(data.DATASETS, "mnist", here.kind(""))
     try:
         downloaded = data.load("auto", None, 100)
     finally:
@@ -343,5 +435,5 @@ def test_download_from_a_server_then_from_the_cache(mnist_dir, tmp_path, monkeyp
     assert downloaded.label == "MNIST, 100 images"
     cached = data.load("mnist", None, 100)  # the server is gone
     np.testing.assert_array_equal(cached.images, downloaded.images)
-    names = sorted(path.name for path in data._cache().iterdir())
-    assert names == sorted(f"{name}.gz" for name in data.MNIST_FILES)
+    names = sorted(path.name for path in here.cache().iterdir())
+    assert names == sorted(f"{name}.gz" for name in idx.SHAPES)

@@ -90,8 +90,8 @@ def test_bad_sizes_are_refused(sizes):
 
 
 def test_bad_activation_and_inputs_are_refused():
-    with pytest.raises(ValueError, match="activation: got 'tanh'"):
-        gf_jax.problems.fully_connected((3, 2), "tanh")
+    with pytest.raises(ValueError, match="activation: got 'sine'"):
+        gf_jax.problems.fully_connected((3, 2), "sine")
     with pytest.raises(ValueError, match="inputs: examples of shape"):
         gf_jax.problems.lenet5().apply({}, jnp.zeros((2, 1, 8, 8)))
     with pytest.raises(ValueError, match="inputs, labels: shapes"):

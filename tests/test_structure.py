@@ -34,7 +34,7 @@ OUTSIDE = {
     "plotly": {"experiments.output.page"},
     "jinja2": {"experiments.output.page"},
     "tensorflow_datasets": {"experiments.fetch"},
-    "sklearn": {"experiments.problems.data", "experiments.examples"},
+    "sklearn": {"experiments.problems.datasets.digits", "experiments.examples"},
     "flax": {"experiments.examples"},
     "torch": {"experiments.benchmark"},
     "tqdm": {"experiments.runs.progress"},

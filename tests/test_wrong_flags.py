@@ -21,11 +21,13 @@ from experiments.cli import command_line
 from experiments.cli.configuration import (
     ALONG,
     COORDINATES,
-    DATASETS,
     EXPERIMENTS,
-    NETWORKS,
     Configuration,
 )
+from experiments.problems.datasets import DATASETS
+from experiments.problems.networks import NETWORKS
+from gf_jax.problems.activations import ACTIVATIONS
+from gf_jax.problems.losses import LOSSES
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +78,8 @@ MISTAKES = [
     ("--widths=six", "--widths=six: accepted are integers"),
     ("--widths=1000000,1000000", "--widths: the start alone would take"),
     ("--widths=" + ",".join(["1"] * 100), "accepted are fewer than 100 widths"),
-    ("--activation=tanh", "--activation=tanh: unknown; accepted are linear, relu, leaky_relu"),
+    ("--activation=sine", "--activation=sine: unknown; accepted are linear, relu, leaky_relu"),
+    ("--loss=square", "--loss=square: unknown; did you mean squared? accepted are cross_entropy"),
     ("--init_scale=0", "--init_scale=0.0"),
     ("--init_scale=inf", "--init_scale=inf"),
     ("--init_scale=1e39", "--init_scale=1e+39: accepted is 1e-30 to 1e+30"),
@@ -87,10 +90,13 @@ MISTAKES = [
     ("--seeds=0", "--seeds=0"),
     ("--seeds=1000000000", "--seeds=1000000000: accepted is a positive integer up to"),
     ("--seeds=2 --seed=4294967295", "--seeds=2: the last seed"),
-    ("--dataset=cifar", "--dataset=cifar: unknown; accepted are auto, mnist, digits"),
+    (
+        "--dataset=cifar",
+        "--dataset=cifar: unknown; accepted are auto, mnist, fashion_mnist, digits",
+    ),
     ("--examples=0", "--examples=0"),
     ("--examples=5000", "--examples=5000: scikit-learn's digits data set holds 1797"),
-    ("--data_dir=/nowhere", "--data_dir: holds MNIST files, but --dataset=digits"),
+    ("--data_dir=/nowhere", "--data_dir: holds files of a data set, but --dataset=digits"),
     ("--dataset=mnist --data_dir=/nowhere", "--data_dir=/nowhere: no such folder"),
     ("--dataset=mnist --data_dir=/dev/null", "--data_dir=/dev/null: no such folder"),
     ("--dataset=mnist --data_dir=", "--data_dir=: names nothing"),
@@ -345,6 +351,8 @@ CHOICES = {
     "experiment": EXPERIMENTS,
     "network": NETWORKS,
     "dataset": DATASETS,
+    "activation": ACTIVATIONS,
+    "loss": LOSSES,
     "along": ALONG,
     "coordinates": COORDINATES,
     "flow": ("true", "false"),

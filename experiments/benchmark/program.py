@@ -28,6 +28,7 @@ from experiments.cli.configuration import (
 from experiments.output import figures, report
 from experiments.problems import problem
 from experiments.problems.data import Dataset
+from experiments.problems.networks import FULLY_CONNECTED, NETWORKS
 from experiments.runs import folders, harness, progress, store
 from gf_jax.program.arithmetic import ARITHMETICS
 
@@ -75,9 +76,10 @@ class Settings:
 
     def configuration(self, network: str) -> Configuration:
         """That of the main program for the same runs, whose rules hold here too."""
-        dense = network in ("linear", "relu")
+        # The fully connected ones have the names of their activations.
+        dense = network not in NETWORKS
         return Configuration(
-            network="fully_connected" if dense else network,
+            network=FULLY_CONNECTED if dense else network,
             activation=network if dense else None,
             ratios=self.ratios,
             dataset=self.dataset,
@@ -185,10 +187,10 @@ def build_workloads(settings: Settings) -> dict[str, Workload]:
     workloads = {}
     for network in dict.fromkeys((*settings.networks, SWEEP)):
         config = settings.configuration(network)
-        convolutional = config.network != "fully_connected"
-        if convolutional not in datasets:
-            datasets[convolutional] = problem.load_data(config)
-        study = problem.build(config, datasets[convolutional])
+        enlarged = NETWORKS[config.network or FULLY_CONNECTED].enlarges
+        if enlarged not in datasets:
+            datasets[enlarged] = problem.load_data(config)
+        study = problem.build(config, datasets[enlarged])
         workloads[network] = workload.of(network, study, _ratios(settings))
     return workloads
 
@@ -331,7 +333,7 @@ def _sweep_points(runs: Workload) -> Iterator[tuple[str, int, Workload]]:
 def _changed(runs: Workload, dataset: Dataset, **changes: Any) -> Workload:
     """The same runs on other data, a network of other widths, or from several starts."""
     config = Configuration(
-        network="fully_connected", activation=runs.network, ratios=runs.ratios, **changes
+        network=FULLY_CONNECTED, activation=runs.network, ratios=runs.ratios, **changes
     )
     study, starts = problem.build(config, dataset), len(config.starts_of_seeds)
     return workload.of(runs.network, study, runs.ratios, starts)

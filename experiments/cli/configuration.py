@@ -3,8 +3,6 @@
 import dataclasses
 import errno
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from experiments.cli.effects import (
@@ -15,9 +13,14 @@ from experiments.cli.effects import (
     OWN_DEFAULTS,
     WITHOUT_EFFECT,
 )
+from experiments.cli.mistakes import UsageError as UsageError
+from experiments.cli.mistakes import expand as expand
+from experiments.problems.datasets import DATASETS
+from experiments.problems.networks import FULLY_CONNECTED, NETWORKS, OPTIONS
 from gf_jax.descent.schedule import MOST_STEPS, Schedule
 from gf_jax.optimizers.method import Method
-from gf_jax.problems.networks import ACTIVATIONS
+from gf_jax.problems.activations import ACTIVATIONS
+from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.objective import check_batch_size
 from gf_jax.program.arithmetic import ARITHMETICS
 
@@ -32,8 +35,6 @@ EXPERIMENTS = (
     "deep_linear",
     "necessity",
 )
-NETWORKS = ("fully_connected", "conv_adapted", "lenet5")
-DATASETS = ("auto", "mnist", "digits")
 ALONG = ("flow", "descent")
 COORDINATES = ("row_space", "pixels")
 PATHS = ("data_dir", "initial_params", "output_dir", "checkpoint_dir", "resume")
@@ -68,38 +69,8 @@ MOST_LAYERS = 100  # each is compiled
 SMALLEST, LARGEST = 1e-30, 1e30
 
 
-class UsageError(Exception):
-    """A mistake of the user's; its text is the one line that is shown."""
-
-
 class UnwrittenError(Exception):
     """Results that could not be written; its text is the one line that is shown."""
-
-
-def expand(flag: str, path: str) -> Path:
-    """The absolute path that a flag names, with the home folder for ``~``.
-
-    A run may be resumed from another working directory, and orbax takes no relative paths.
-
-    Raises:
-      UsageError: if it is empty, an address, or there is no such home folder or no working
-        directory.
-    """
-    if not path:
-        raise UsageError(f"--{flag}=: names nothing; accepted is a path")
-    if "://" in path:
-        raise UsageError(f"--{flag}={path}: is an address; accepted is a path on this machine")
-    try:
-        absolute = Path(path).expanduser().absolute()
-        return Path(os.path.realpath(absolute)) if ".." in absolute.parts else absolute
-    except RuntimeError:
-        raise UsageError(
-            f"--{flag}={path}: there is no such home folder; accepted is a path, as ./{path}"
-        ) from None
-    except OSError:
-        raise UsageError(
-            f"--{flag}={path}: the working directory is gone; accepted is an absolute path"
-        ) from None
 
 
 def located(values: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +114,7 @@ class Configuration:
     coordinates: str | None = None
     widths: tuple[int, ...] | None = None
     activation: str | None = None
+    loss: str | None = None
     init_scale: float | None = None
     seed: int | None = None
     dataset: str | None = None
@@ -188,7 +160,14 @@ class Configuration:
     @property
     def predicts(self) -> bool:
         """Whether gaps can be predicted: of batches never, with momentum for a smooth loss."""
-        return not self.batch_size and (not self.momentum or self.activation == "linear")
+        return not self.batch_size and (not self.momentum or self.smooth)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the network's outputs have no kinks."""
+        if self.activation is not None:
+            return ACTIVATIONS[self.activation].smooth
+        return NETWORKS[self.network or FULLY_CONNECTED].smooth
 
     @property
     def starts_of_seeds(self) -> tuple[int, ...]:
@@ -237,9 +216,10 @@ class Configuration:
     def _check_choices(self) -> None:
         choices = {
             "arithmetic": tuple(ARITHMETICS),
-            "dataset": DATASETS,
-            "network": NETWORKS,
+            "dataset": tuple(DATASETS),
+            "network": tuple(NETWORKS),
             "activation": tuple(ACTIVATIONS),
+            "loss": tuple(LOSSES),
             "along": ALONG,
             "coordinates": COORDINATES,
         }
@@ -247,9 +227,10 @@ class Configuration:
             value = getattr(self, name)
             if value is not None and value not in accepted:
                 raise UsageError(f"--{name}={value}: unknown; accepted are {', '.join(accepted)}")
-        if self.dataset == "digits" and self.data_dir is not None:
+        if self.data_dir is not None and not DATASETS[self.dataset or "auto"].files:
             raise UsageError(
-                "--data_dir: holds MNIST files, but --dataset=digits needs none; drop one of them"
+                f"--data_dir: holds files of a data set, but --dataset={self.dataset} needs none; "
+                "drop one of them"
             )
         if self.mesh not in (None, "auto", "none") and not _is_count(self.mesh):
             raise UsageError(f"--mesh={self.mesh}: accepted are auto, none and a positive integer")
@@ -294,7 +275,7 @@ class Configuration:
         if self.experiment == "predict" and not self.predicts:
             raise UsageError(
                 f"--momentum={self.momentum:g}: gaps with momentum are predicted for losses "
-                "without kinks; accepted is --activation=linear"
+                f"without kinks; accepted is --activation={_listed(_smooth_activations())}"
             )
 
     def _check_steps(self) -> None:
@@ -324,7 +305,7 @@ class Configuration:
         largest = max(step_sizes)
         if len(set(step_sizes)) < len(step_sizes):
             raise UsageError(f"--step_sizes={listed}: give every step size once")
-        if self.experiment == "predict" and self.activation == "linear":
+        if self.experiment == "predict" and self.smooth:
             # A smooth flow knows no iterations that would have to meet.
             self._imply(step_size=largest, ratios=())
             return
@@ -347,21 +328,19 @@ class Configuration:
         self._resolve(**fields)
 
     def _check_network(self) -> None:
-        """Resolves what only the fully connected network has."""
-        if self.network not in (None, "fully_connected"):
-            for name in ("widths", "activation", "coordinates"):
-                if getattr(self, name) is not None:
-                    raise UsageError(
-                        f"--{name}: the network {self.network} has its own; "
-                        f"drop the flag or use --network=fully_connected"
-                    )
-            return
-        if self._uses("activation") and self.activation is None:
-            self._resolve(activation="linear")
-        if self._uses("coordinates") and self.coordinates is None:
-            self._resolve(coordinates="row_space")
-        if self._uses("widths") and self.widths is None:
-            self._resolve(widths=ONE_WIDTH.get(self.experiment, (50, 50)))
+        """Resolves the options that only some networks have, such as widths."""
+        name_of_network = self.network or FULLY_CONNECTED
+        for name in OPTIONS:
+            if name not in NETWORKS[name_of_network].options:
+                self._check_foreign(name)
+        defaults = {
+            "activation": "linear",
+            "coordinates": "row_space",
+            "widths": ONE_WIDTH.get(self.experiment, (50, 50)),
+        }
+        for name in NETWORKS[name_of_network].options:
+            if self._uses(name) and getattr(self, name) is None:
+                self._resolve(**{name: defaults[name]})
         listed = ",".join(map(str, self.widths or ()))
         if any(width < 1 for width in self.widths or ()):
             raise UsageError(f"--widths={listed}: accepted are positive integers")
@@ -371,6 +350,15 @@ class Configuration:
             raise UsageError(
                 f"--widths={listed}: accepted is one width with --experiment={self.experiment}, "
                 "that of every hidden layer"
+            )
+
+    def _check_foreign(self, name: str) -> None:
+        """Refuses an option of networks if this one has not got it."""
+        if getattr(self, name) is not None:
+            others = [each for each, kind in NETWORKS.items() if name in kind.options]
+            raise UsageError(
+                f"--{name}: the network {self.network} has its own; "
+                f"drop the flag or use --network={_listed(others)}"
             )
 
     def _check_start(self) -> None:
@@ -413,3 +401,11 @@ class Configuration:
 
 def _is_count(text: str) -> bool:
     return text.isdecimal() and len(text) < 10 and int(text) > 0
+
+
+def _smooth_activations() -> list[str]:
+    return [name for name, activation in ACTIVATIONS.items() if activation.smooth]
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join(names)

@@ -2,7 +2,7 @@
 
 _OF_THEORY = ("along", "epsilon", "depths")
 _OF_MANY_STARTS = ("seeds", "mesh")
-_OF_NETWORKS = ("network", "activation", "initial_params", "coordinates")
+_OF_NETWORKS = ("network", "activation", "loss", "initial_params", "coordinates")
 _OF_STEPS = ("step_size", "step_sizes", "ratios", "iterations", "snapshots")
 OF_DESCENT = ("arithmetic", "segments")
 _OF_BATCHES = ("batch_size", "batch_seed")
@@ -60,6 +60,7 @@ DEFAULTS: dict[str, object] = {
     "dataset": "auto",
     "examples": 1_000,
     "network": "fully_connected",
+    "loss": "cross_entropy",
     "step_size": 0.001,
     "iterations": 10_000,
     "along": "flow",

@@ -11,12 +11,14 @@ from experiments.cli.configuration import (
     COORDINATES,
     EXIT_STATUSES,
     EXPERIMENTS,
-    NETWORKS,
     Configuration,
 )
 from experiments.cli.effects import WITHOUT_EFFECT
 from experiments.cli.usage import Example, Flag, Group, Page, default_in_words
-from gf_jax.problems.networks import ACTIVATIONS
+from experiments.problems.datasets import DATASETS
+from experiments.problems.networks import NETWORKS
+from gf_jax.problems.activations import ACTIVATIONS
+from gf_jax.problems.losses import LOSSES
 
 # What the benchmark takes too, as it does the group of data.
 RATIOS = Flag(
@@ -117,12 +119,23 @@ STEPS = Group(
 NETWORK = Group(
     "Network and starting point",
     (
-        Flag("network", "choice", "Architecture.", choices=dict.fromkeys(NETWORKS, "")),
+        Flag(
+            "network",
+            "choice",
+            "Architecture.",
+            choices={name: kind.meaning for name, kind in NETWORKS.items()},
+        ),
         Flag(
             "activation",
             "choice",
             "Of the fully connected network.",
             choices=dict.fromkeys(ACTIVATIONS, ""),
+        ),
+        Flag(
+            "loss",
+            "choice",
+            "Of an example; the training loss is its mean.",
+            choices={name: loss.meaning for name, loss in LOSSES.items()},
         ),
         Flag(
             "widths",
@@ -166,23 +179,20 @@ DATA = Group(
             "dataset",
             "choice",
             "Training data.",
-            choices={
-                "auto": "MNIST if given, cached or reachable within five seconds, else digits",
-                "mnist": "28x28 images; a mistake if it cannot be had",
-                "digits": "scikit-learn's 8x8 images, which need no network",
-            },
+            choices={name: kind.meaning for name, kind in DATASETS.items()},
         ),
         Flag(
             "data_dir",
             "text",
-            "Folder with MNIST's four IDX files, gzipped or not; nothing is downloaded.",
+            "Folder with the four IDX files of the data set, gzipped or not; nothing is "
+            "downloaded.",
             value="FOLDER",
         ),
         Flag(
             "examples",
             "integer",
             "Number of training images, evenly spaced in file order among the first 50,000 of "
-            "MNIST (above that, among all 60,000), or among the 1,797 digits.",
+            "MNIST or Fashion-MNIST (above that, among all 60,000), or among the 1,797 digits.",
         ),
     ),
 )

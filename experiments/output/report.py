@@ -45,6 +45,11 @@ from the flow and its first-order deviation, and from the modified flow of its
 step size."""
 
 
+def dash(value: float | None, form: str) -> str:
+    """The number in a format; a dash where there is none to be told."""
+    return "–" if value is None else format(value, form)
+
+
 def print_run(summary: dict[str, Any], console: Console) -> None:
     """Prints the table of a run, its comparison with the flow, and what diverged."""
     print_table(summary, console)

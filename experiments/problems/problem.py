@@ -11,11 +11,15 @@ import numpy as np
 import gf_jax
 from experiments.cli.configuration import Configuration, UsageError
 from experiments.problems import data
+from experiments.problems.networks import FULLY_CONNECTED, NETWORKS
 from experiments.runs import memory, store
 from gf_jax.descent.placement import descent_memory
+from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.networks import Network, Params
 from gf_jax.problems.objective import Classification, RowSpace
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
+
+USUAL_LOSS = "cross_entropy"  # the paper's, which labels do not name
 
 
 class Problem(NamedTuple):
@@ -25,10 +29,10 @@ class Problem(NamedTuple):
       network: the network.
       dataset: the training set.
       inputs: the network's, shape (examples, *network.input_shape).
+      loss: name of the loss of an example.
       objective: training loss and accuracy as functions of params.
       initial_params: the starting point; if there are several, leaves of shape (seeds, ...).
       network_label: what every output calls the network, and how it is trained.
-      linear: whether the network is linear in its inputs.
       start: the starting point in the coordinates that users know.
       row_space: the coordinates of inputs and first layer, None if they are the pixels.
     """
@@ -36,10 +40,10 @@ class Problem(NamedTuple):
     network: Network
     dataset: data.Dataset
     inputs: np.ndarray
+    loss: str
     objective: Classification
     initial_params: Params
     network_label: str
-    linear: bool
     start: Params
     row_space: RowSpace | None
 
@@ -83,28 +87,38 @@ def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem
       UsageError: if data or initial parameters are not what is accepted.
     """
     dataset = _in_order(config, load_data(config) if dataset is None else dataset)
-    network, label = _network(config, dataset.images[0].size)
+    network, label = _network(config, dataset.images.shape[1:], dataset.classes)
     _check_size(config, network)
-    inputs, rows, whole = dataset.images.reshape(-1, *network.input_shape), None, network
+    inputs, rows, whole = _inputs(dataset, network), None, network
     if config.coordinates == "row_space":
         rows = gf_jax.problems.row_space(inputs)
-        inputs, (network, _) = rows.inputs, _network(config, len(rows.basis))
+        inputs = rows.inputs
+        network, _ = _network(config, inputs.shape[1:], dataset.classes)
     _check_runs(config, network)
     start = _initial_params(config, whole)
     params = start if rows is None else rows.reduce(start)
-    objective = gf_jax.problems.classification(network, inputs, dataset.labels)
+    assert config.loss is not None
+    objective = gf_jax.problems.classification(network, inputs, dataset.labels, loss=config.loss)
     _check_loss(config, objective, params)
     return Problem(
         network=network,
         dataset=dataset,
         inputs=inputs,
+        loss=config.loss,
         objective=objective,
         initial_params=params,
         network_label=label + config.method.words,
-        linear=config.activation == "linear",
         start=start,
         row_space=rows,
     )
+
+
+def _inputs(dataset: data.Dataset, network: Network) -> np.ndarray:
+    """Images as the network takes them: vectors, or channels of rows."""
+    images = dataset.images
+    if images.ndim == 4 and len(network.input_shape) == 3:
+        images = np.moveaxis(images, -1, 1)
+    return images.reshape(-1, *network.input_shape)
 
 
 def _in_order(config: Configuration, dataset: data.Dataset) -> data.Dataset:
@@ -167,21 +181,30 @@ def load_data(config: Configuration) -> data.Dataset:
     """
     assert config.dataset is not None
     assert config.examples is not None
-    convolutional = config.network not in (None, "fully_connected")
-    return data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
+    enlarge = NETWORKS[config.network or FULLY_CONNECTED].enlarges
+    return data.load(config.dataset, config.data_dir, config.examples, enlarge=enlarge)
 
 
-def _network(config: Configuration, features: int) -> tuple[Network, str]:
-    if config.network == "conv_adapted":
-        return gf_jax.problems.conv_adapted(), "convolutional network (adapted)"
-    if config.network == "lenet5":
-        return gf_jax.problems.lenet5(), "LeNet-5"
-    assert config.widths is not None
-    assert config.activation is not None
-    sizes = (features, *config.widths, 10)
-    names = {"linear": "linear", "relu": "ReLU", "leaky_relu": "leaky ReLU"}
-    label = f"fully connected {names[config.activation]} network {'-'.join(map(str, sizes))}"
-    return gf_jax.problems.fully_connected(sizes, config.activation), label
+def _network(config: Configuration, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
+    """The network for inputs of that shape, and what outputs call it and its loss.
+
+    Raises:
+      UsageError: if it does not take such inputs.
+    """
+    name = config.network or FULLY_CONNECTED
+    kind = NETWORKS[name]
+    options = {each: getattr(config, each) for each in kind.options if each != "coordinates"}
+    try:
+        network, label = kind.build(shape, classes, **options)
+    except ValueError as error:
+        raise UsageError(f"--network={name}: {error}; take another network or data set") from None
+    return network, named_loss(config, label)
+
+
+def named_loss(config: Configuration, label: str) -> str:
+    """What outputs call a network, with its loss if that is not the paper's."""
+    assert config.loss is not None
+    return label if config.loss == USUAL_LOSS else f"{label}, {LOSSES[config.loss].label}"
 
 
 def _initial_params(config: Configuration, network: Network) -> Params:

@@ -1,10 +1,11 @@
 """Scalar regression on whitened inputs, of a data set or synthetic.
 
 Inputs are centred, projected on their leading principal directions and scaled to unit
-variance along each, in float64; so X Xᵀ / N is the identity. The target of a data set of
-digits is their parity, +1 for even and −1 for odd, which divides the classes in halves; of
-synthetic data it is a random linear function of the inputs with noise. Targets are centred
-and scaled to unit variance. Then the squared loss of a linear map w is
+variance along each, in float64; so X Xᵀ / N is the identity. The target of a data set is the
+parity of its classes, +1 for even and −1 for odd, which divides them in halves: of digits
+their own parity, else that of the numbers that the classes happen to have. The target of
+synthetic data is a random linear function of the inputs with noise. Targets are centred and
+scaled to unit variance. Then the squared loss of a linear map w is
 
     1/(2N) Σ (w x_i − y_i)² = ½ ‖w − Λ‖² + ½ (1 − ‖Λ‖²),   Λ = 1/N Σ y_i x_iᵀ,
 
@@ -49,7 +50,7 @@ class Regression(NamedTuple):
 
 
 def parity(dataset: Dataset) -> Regression:
-    """Whether the digits of a data set are even, from the images' leading directions.
+    """Whether the classes of a data set are even, from the images' leading directions.
 
     Raises:
       UsageError: if the examples are all even, all odd, or all the same image.
@@ -61,7 +62,8 @@ def parity(dataset: Dataset) -> Regression:
             f"--examples={len(even)}: all are even, all odd or all the same image, so that there "
             "is nothing to tell apart; give more examples"
         )
-    return Regression(inputs, _standardise(even), f"parity of {dataset.label}")
+    what = "parity" if dataset.digits else "parity of class numbers"
+    return Regression(inputs, _standardise(even), f"{what} of {dataset.label}")
 
 
 def synthetic(seed: int, examples: int, directions: int) -> Regression:

@@ -176,4 +176,4 @@ def objective(study: Problem, chosen: Spread) -> Loss:
         jax.device_put(np.asarray(array), chosen.data)
         for array in (study.inputs, study.dataset.labels)
     )
-    return gf_jax.problems.classification(study.network, inputs, labels).loss
+    return gf_jax.problems.classification(study.network, inputs, labels, loss=study.loss).loss

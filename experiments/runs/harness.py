@@ -413,6 +413,7 @@ def saved_form(
         snapshot_iterations=trajectory.snapshot_iterations,
         accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
         seeds=seeds,
+        loss_unit=study.objective.of_outputs.unit,
         method=workplace.config.method,
     )
 

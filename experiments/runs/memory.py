@@ -70,7 +70,7 @@ def check_flow(config: Configuration, study: "Problem") -> None:
     times = len(config.schedule.snapshot_iterations)
     predicted = config.experiment in ("paper", "rounding", "predict") and config.predicts
     # With kinks each run is predicted on its own, else all by the flow and its deviation.
-    lanes = (2 if study.linear else len(config.all_step_sizes)) if predicted else 1
+    lanes = (2 if study.network.smooth else len(config.all_step_sizes)) if predicted else 1
     check(config, flow_memory(weights, times, lanes))
 
 

@@ -39,6 +39,7 @@ import gf_jax
 from experiments.cli.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.problems.data import Dataset
 from experiments.studies.records import Reference, Run
+from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.networks import Params, Shapes
 from gf_jax.study.fields import encode
 from gf_jax.study.files import (
@@ -230,10 +231,16 @@ def _read_run(directory: Path, description: dict[str, Any]) -> Run:
         "reference": {name: flow[name] for name in REFERENCE.fields if name in flow} or None,
         "seeds": saved.get("seed"),
         "method": {name: saved[name] for name in METHOD.fields if name in saved},
+        "loss_unit": _loss_unit(description["configuration"].get("loss")),
         "doubts": flow.get("doubts", saved.get("doubts")),
     }
     seeds = saved["seed"].size if "seed" in saved else None
     return build_run(found, {"seeds": seeds})
+
+
+def _loss_unit(loss: object) -> str | None:
+    """The unit of a loss by its name; None of one that is not known, or not told."""
+    return LOSSES[loss].unit if isinstance(loss, str) and loss in LOSSES else None
 
 
 def _read(

@@ -113,7 +113,7 @@ def summarise(saved: records.CurvatureRun) -> dict[str, Any]:
         "verdict": verdict,
         "points": [
             {"time": float(saved.times[at]), "loss": float(saved.loss[at])}
-            | {name: float(values[at]) for name, values in spectrum._asdict().items()}
+            | {name: report.finite(values[at]) for name, values in spectrum._asdict().items()}
             | {"integral": float(integral[at])}
             for at in range(len(saved.times))
         ],
@@ -129,8 +129,7 @@ def _print(summary: dict[str, Any], workplace: NetworkWorkplace) -> None:
             f"{point['loss']:.4g}",
             f"{point['lambda_min']:.4g}",
             f"{point['lambda_min_residual']:.0e}",
-            f"{point['sharpened']:.4g}",
-            f"{point['theorem']:.4g}",
+            *(report.dash(point[name], ".4g") for name in ("sharpened", "theorem")),
             f"{point['lambda_max']:.4g}",
             f"{point['integral']:.4g}",
         )
@@ -143,4 +142,6 @@ def _print(summary: dict[str, Any], workplace: NetworkWorkplace) -> None:
         rows,
         legend=LEGEND,
     )
+    if spectra.bound_of(workplace.study) is None:
+        workplace.say(spectra.uncovered(summary["network"]))
     workplace.say(summary["verdict"])

@@ -53,7 +53,9 @@ def run(config: Configuration) -> int:
     dataset = problem.load_data(config)
     studies = [_study(config, depth, dataset) for depth in config.depths]
     depths = ", ".join(map(str, config.depths))
-    label = f"fully connected {config.activation} networks of {depths} layers"
+    label = problem.named_loss(
+        config, f"fully connected {config.activation} networks of {depths} layers"
+    )
     workplace = harness.open_folder(
         config, studies, dataset, label, f"hidden layers of width {config.widths[0]}"
     )
@@ -74,7 +76,7 @@ def run(config: Configuration) -> int:
     with harness.results(workplace):
         store.write_record(workplace.directory, "near_zero", saved)
     figure = harness.draw(workplace, lambda: figures.draw_near_zero(saved, workplace.directory))
-    _print(summary, workplace)
+    _print(summary, workplace, studies)
     harness.end(workplace, summary, figure)
     return 0
 
@@ -155,9 +157,11 @@ def summarise(saved: records.NearZero) -> dict[str, Any]:
         f"{depth} layers {'unknown' if slope is None else format(slope, '.2f')}"
         for depth, slope in zip(saved.depths, slopes, strict=True)
     ]
+    covered = np.isfinite(saved.starts_bound).all()
+    theory = "theory says the number of layers less two" if covered else "no theorem covers these"
     verdict = (
         "Verdict: as the start is scaled to zero, -λ_min falls with these powers of the scale: "
-        f"{', '.join(pairs)}; theory says the number of layers less two."
+        f"{', '.join(pairs)}; {theory}."
     )
     return {
         "network": saved.network_label,
@@ -169,9 +173,9 @@ def summarise(saved: records.NearZero) -> dict[str, Any]:
                 "depth": int(depth),
                 "slope": slopes[row],
                 "lambda_min": saved.at_starts[row].tolist(),
-                "bound": saved.starts_bound[row].tolist(),
+                "bound": [report.finite(value) for value in saved.starts_bound[row]],
                 "tube_lambda_min": saved.in_tubes[row].tolist(),
-                "tube_bound": saved.tubes_bound[row].tolist(),
+                "tube_bound": [report.finite(value) for value in saved.tubes_bound[row]],
             }
             for row, depth in enumerate(saved.depths)
         ],
@@ -185,10 +189,15 @@ def _slope(scales: np.ndarray, values: np.ndarray) -> float | None:
     return float(np.log(values[-2] / values[-1]) / np.log(scales[-2] / scales[-1]))
 
 
-def _print(summary: dict[str, Any], workplace: Workplace) -> None:
+def _print(summary: dict[str, Any], workplace: Workplace, studies: list[Problem]) -> None:
     shown = slice(None, None, 2)
     rows = [
-        (f"{entry['depth']}", name, *(f"{value:.3g}" for value in entry[key][shown]), slope)
+        (
+            f"{entry['depth']}",
+            name,
+            *(report.dash(value, ".3g") for value in entry[key][shown]),
+            slope,
+        )
         for entry in summary["depths"]
         for name, key, slope in (
             ("λ_min", "lambda_min", report.text(entry["slope"], ".2f")),
@@ -204,4 +213,6 @@ def _print(summary: dict[str, Any], workplace: Workplace) -> None:
         legend=LEGEND,
         left=2,
     )
+    if spectra.bound_of(studies[0]) is None:
+        workplace.say(spectra.uncovered(summary["network"]))
     workplace.say(summary["verdict"])

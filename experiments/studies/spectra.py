@@ -14,9 +14,9 @@ from experiments.studies import records
 from gf_jax.descent.schedule import Schedule
 from gf_jax.problems.networks import Params
 from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.theory import network_bounds
 from gf_jax.theory.lower_bounds import LowerBound
-
-SMOOTHNESS = 0.5  # of the cross-entropy: the norm of its Hessian by the logits is below
+from gf_jax.theory.network_bounds import NetworkBound
 
 
 def sampled(schedule: Schedule) -> Schedule:
@@ -95,32 +95,45 @@ def gradient_norms(study: Problem, stack: Params) -> np.ndarray:
 
 
 def lower_bound(study: Problem, stack: Params, radius: float = 0.0) -> LowerBound:
-    """The theorem's lower bound on lambda_min within a radius of every point of a stack.
+    """A theorem's lower bound on lambda_min within a radius of every point of a stack.
 
-    For networks with biases or convolutions it is the extension of the theorem for
-    homogeneous networks.
+    NaN where no bound covers the network and its loss, see ``gf_jax.theory.network_bounds``.
     """
-    norms = gf_jax.problems.layer_norms(study.network, study.restore(stack))
-    if study.linear:
-        slopes = np.linalg.norm(product_gradients(study, stack), axis=(1, 2))
-        options = {"radius": radius, "smoothness": product_smoothness(study)}
-        return gf_jax.theory.linear_network_bound(norms.norms, slopes, **options)
-    return gf_jax.theory.homogeneous_network_bound(
-        input_norms=np.linalg.norm(inputs_of(study), axis=1),
-        gradient_norms=np.linalg.norm(output_gradients(study, stack), axis=1),
-        radius=radius,
-        smoothness=SMOOTHNESS,
-        **norms._asdict(),
+    bound = bound_of(study)
+    if bound is None:
+        unknown = np.full(len(jax.tree.leaves(stack)[0]), np.nan)
+        return LowerBound(unknown, unknown)
+    return bound.lambda_min(_points(study, stack), radius)
+
+
+def norm_bound(study: Problem, stack: Params, radius: float) -> np.ndarray | None:
+    """Upper bound on the Hessian's norm within a radius of every point; None if none is known."""
+    bound = bound_of(study)
+    if bound is None or bound.norm is None:
+        return None
+    return bound.norm(_points(study, stack), radius)
+
+
+def bound_of(study: Problem) -> NetworkBound | None:
+    """The bound that covers the network and its loss, if one does."""
+    return network_bounds.bound_for(study.network, study.objective.of_outputs)
+
+
+def uncovered(label: str) -> str:
+    """The line that says why bounds are left out, of what outputs call by that label."""
+    return (
+        f"No lower bound on λ_min is told, since none covers this: {label}. Bounds are known of "
+        f"{network_bounds.covered()}."
     )
 
 
-def smoothness_bound(study: Problem, stack: Params, radius: float) -> np.ndarray:
-    """Bound on the Hessian's norm of a linear network within a radius of every point."""
-    return gf_jax.theory.linear_network_smoothness(
-        gf_jax.problems.layer_norms(study.network, study.restore(stack)).norms,
-        np.linalg.norm(product_gradients(study, stack), axis=(1, 2)),
-        smoothness=product_smoothness(study),
-        radius=radius,
+def _points(study: Problem, stack: Params) -> network_bounds.Points:
+    return network_bounds.Points(
+        study.network,
+        study.objective.of_outputs,
+        gf_jax.problems.layer_norms(study.network, study.restore(stack)),
+        inputs_of(study),
+        output_gradients(study, stack),
     )
 
 
@@ -130,7 +143,7 @@ def inputs_of(study: Problem) -> np.ndarray:
 
 
 def output_gradients(study: Problem, stack: Params) -> np.ndarray:
-    """Gradient of every example's loss by its logits, shape (points, classes, examples)."""
+    """Gradient of every example's loss by its outputs, shape (points, classes, examples)."""
     slopes = jax.jit(study.objective.output_gradients)
     points = range(len(jax.tree.leaves(stack)[0]))
     return np.stack([slopes(jax.tree.map(operator.itemgetter(at), stack)) for at in points])
@@ -140,9 +153,3 @@ def product_gradients(study: Problem, stack: Params) -> np.ndarray:
     """The loss's gradient by the end-to-end matrix, shape (points, classes, features)."""
     inputs = inputs_of(study)
     return output_gradients(study, stack) @ inputs / len(inputs)
-
-
-def product_smoothness(study: Problem) -> float:
-    """Lipschitz constant of that gradient in the end-to-end matrix."""
-    inputs = inputs_of(study)
-    return float(SMOOTHNESS * np.linalg.norm(inputs, 2) ** 2 / len(inputs))

@@ -1,7 +1,10 @@
 """Training objectives: network, loss and data as functions of the parameters.
 
+A loss is one of ``losses.LOSSES``, and nothing here asks which.
+
 Row space. The gradient of a first layer that is linear in its inputs, W_1 x, lies in the
-space that the inputs span, and so does every step of full-batch descent, and the flow.
+space that the inputs span, whatever the loss and the layers behind, and so does every step of
+descent, and the flow.
 In an orthonormal basis of that space losses, iterates and distances are the same, with
 fewer columns of W_1: 1,000 images of MNIST span 582 of 784 dimensions.
 """
@@ -12,10 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.stepping import Batches
+from gf_jax.problems.losses import LOSSES, OutputLoss
 from gf_jax.problems.networks import Network, Params
 from gf_jax.program.program import FixedLoss
 
@@ -24,12 +27,12 @@ class Classification(NamedTuple):
     """A classification problem on a fixed training set.
 
     Attributes:
-      loss: f(params), the mean cross-entropy over all examples in nats, without
-        regularisation.
-      accuracy: share of examples whose largest logit is that of their class; NaN
-        where a logit is not finite, as those of a diverged run are not.
-      output_gradients: gradient of every example's loss by its logits, shape (classes,
-        examples); the loss is the mean over examples.
+      loss: f(params), the mean loss over all examples, without regularisation.
+      accuracy: share of examples whose largest output is that of their class; NaN
+        where an output is not finite, as those of a diverged run are not.
+      output_gradients: gradient of every example's loss by its outputs, shape (classes,
+        examples).
+      of_outputs: the loss of an example, and what theorems ask of it.
       batches: maps a number of examples B, a divisor of all N of them, to the N/B batches
         of B consecutive examples each, for ``gradient_descent``; ValueError on any other
         number. Give ``classification`` the examples in a random order.
@@ -45,6 +48,7 @@ class Classification(NamedTuple):
     loss: Callable[[Params], Array]
     accuracy: Callable[[Params], Array]
     output_gradients: Callable[[Params], Array]
+    of_outputs: OutputLoss
     batches: Callable[[int], Batches]
 
 
@@ -52,6 +56,8 @@ def classification(
     network: Network,
     inputs: Float[Array | np.ndarray, "examples ..."],
     labels: Int[Array | np.ndarray, " examples"],
+    *,
+    loss: str = "cross_entropy",
 ) -> Classification:
     """Network and data as loss and accuracy; the data are prepared once for both.
 
@@ -59,10 +65,12 @@ def classification(
       network: the network.
       inputs: array of shape (examples, *network.input_shape).
       labels: class of every example, from 0.
+      loss: a name in ``losses.LOSSES``: "cross_entropy" of outputs that are logits, in nats,
+        or "squared", half the squared distance of the outputs from the one-hot label.
 
     Raises:
-      ValueError: if inputs and labels do not fit the network or each other, or an input is
-        not finite.
+      ValueError: if inputs and labels do not fit the network or each other, an input is not
+        finite, or the loss is unknown.
 
     Example:
       >>> network = gf_jax.problems.fully_connected((2, 3, 10))
@@ -71,28 +79,24 @@ def classification(
       >>> round(float(problem.loss(params)), 4)  # log 10
       2.3026
     """
-    if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
-            f"(examples, {', '.join(map(str, network.input_shape))}) and (examples,)"
-        )
-    if not isinstance(inputs, jax.core.Tracer):  # whose entries are not known
-        _check_finite(inputs)
+    _check_data(network, inputs, labels)
+    if loss not in LOSSES:
+        raise ValueError(f"loss: got {loss!r}; accepted {sorted(LOSSES)}")
+    of_outputs = LOSSES[loss]
+    losses = of_outputs.of_outputs
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
-    def losses(logits: Array, classes: Array = classes) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, classes, axis=0)
-
-    def loss(params: Params) -> Array:
-        return losses(network.forward(params, prepared)).mean()
+    def mean(params: Params) -> Array:
+        return losses(network.forward(params, prepared), classes).mean()
 
     def output_gradients(params: Params) -> Array:
-        return jax.grad(lambda logits: losses(logits).sum())(network.forward(params, prepared))
+        outputs = network.forward(params, prepared)
+        return jax.grad(lambda outputs: losses(outputs, classes).sum())(outputs)
 
     def accuracy(params: Params) -> Array:
-        logits = network.forward(params, prepared)
-        right = jnp.mean(logits.argmax(axis=0) == classes)
-        return jnp.where(jnp.isfinite(logits).all(), right, jnp.nan)
+        outputs = network.forward(params, prepared)
+        right = jnp.mean(outputs.argmax(axis=0) == classes)
+        return jnp.where(jnp.isfinite(outputs).all(), right, jnp.nan)
 
     def batches(size: int) -> Batches:
         check_batch_size(size, len(classes))
@@ -107,7 +111,7 @@ def classification(
 
         return Batches(loss_of_batch, len(classes) // size)
 
-    return Classification(FixedLoss(loss), accuracy, output_gradients, batches)
+    return Classification(FixedLoss(mean), accuracy, output_gradients, of_outputs, batches)
 
 
 def check_batch_size(size: int, examples: int) -> None:
@@ -117,6 +121,28 @@ def check_batch_size(size: int, examples: int) -> None:
         raise ValueError(
             f"batch_size: got {size}; accepted are divisors of the number of examples, {examples}: "
             + ", ".join(map(str, divisors))
+        )
+
+
+def _check_data(network: Network, inputs: Array | np.ndarray, labels: Array | np.ndarray) -> None:
+    if inputs.shape[1:] != network.input_shape or labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"inputs, labels: shapes {inputs.shape} and {labels.shape}; accepted are "
+            f"(examples, {', '.join(map(str, network.input_shape))}) and (examples,)"
+        )
+    if not isinstance(inputs, jax.core.Tracer):  # whose entries are not known
+        _check_finite(inputs)
+    if not isinstance(labels, jax.core.Tracer):
+        _check_labels(network, labels)
+
+
+def _check_labels(network: Network, labels: Array | np.ndarray) -> None:
+    """JAX would take a class that the network does not have for another one, or for none."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if not 0 <= lowest <= highest < network.classes:
+        raise ValueError(
+            f"labels: are {lowest} to {highest}; this network has {network.classes} outputs, and "
+            f"accepted are 0 to {network.classes - 1}"
         )
 
 

@@ -43,6 +43,11 @@ def linear_network_bound(
 ) -> LowerBound:
     """Lower bound on lambda_min of f(W_1, ..., W_n) = φ(W_n ... W_1) with φ convex.
 
+    It holds everywhere for a network of dense layers without biases and without activations,
+    under the mean over examples of any loss that is convex in the outputs: cross-entropy as
+    well as squared loss. Per example these have a gradient with Lipschitz constant ½ and 1;
+    times ‖X‖² / N, with X the N inputs and ‖·‖ the spectral norm, it is φ's ``smoothness``.
+
     Args:
       norms: spectral norms of the weights, from the first layer to the last.
       gradient_norm: Frobenius norm of the gradient of φ at the product.
@@ -97,9 +102,11 @@ def homogeneous_network_bound(
 ) -> LowerBound:
     """Lower bound on lambda_min of a network with a homogeneous activation.
 
-    It holds where f, the mean of losses that are convex in the outputs, is
-    differentiable. The theorem is for fully connected networks without biases;
-    with ``biases``, ``overlaps`` and ``positions`` it is extended to biases (weights of a
+    The activation is σ(z) = a min(z, 0) + b max(z, 0), such as ReLU; for tanh, GELU or SiLU
+    the bound may fail, as it may with connections past layers. It holds where f is
+    differentiable, the mean over examples of any loss that is convex in the outputs:
+    cross-entropy as well as squared loss. The theorem is for fully connected networks without
+    biases; with ``biases``, ``overlaps`` and ``positions`` it is extended to biases (weights of a
     constant input) and to convolutions: one stretches by at most √overlap times
     the spectral norm of its kernel matrix, and so does the convolution by a direction.
     Max-pooling over disjoint windows stretches nothing.
@@ -108,13 +115,14 @@ def homogeneous_network_bound(
       norms: spectral norms of the weights as matrices (outputs, inputs or taps).
       input_norms: Euclidean norm of every example.
       gradient_norms: norm of the gradient of every example's loss by its outputs.
-      slope: largest absolute slope of the activation.
+      slope: largest absolute slope of the activation, max(|a|, |b|).
       biases: Euclidean norms of the biases, zero for a layer without; None if none has.
       overlaps: most windows that one input of a layer lies in; None is 1, dense layers.
       positions: number of windows of a layer; None is 1, dense layers.
       radius: the bound holds at all points within this distance in weight space.
-      smoothness: Lipschitz constant of the gradient of an example's loss by its outputs;
-        needed for a positive radius.
+      smoothness: Lipschitz constant of the gradient of an example's loss by its outputs, ½
+        for the cross-entropy and 1 for half the squared distance; needed for a positive
+        radius.
 
     Raises:
       ValueError: on a negative radius, or a positive one without a smoothness.

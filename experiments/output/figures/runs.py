@@ -137,7 +137,7 @@ def draw_sweep(run: Run, sweep: Sweep, directory: Path) -> Figure:
         share = (values / sweep.travelled[:, None]).max(axis=0)
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
-    style.describe(axes[0, 0], "Training loss", "nats, logarithmic")
+    style.describe(axes[0, 0], "Training loss", f"{run.loss_unit}, logarithmic")
     style.describe(axes[0, 1], "Distance at the end")
     style.describe(
         axes[0, 2], "Largest share of the distance travelled", "distance / distance travelled"

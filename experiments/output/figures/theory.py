@@ -78,6 +78,7 @@ def draw_near_zero(sweep: NearZero, directory: Path) -> Figure:
     """Draws the smallest eigenvalue against scale and width; solid measured, dashed bounds."""
     figure = Figure(figsize=(13, 5.4), layout="constrained")
     by_scale, by_width = figure.subplots(1, 2, sharey=True)
+    bounded = not np.isnan(sweep.starts_bound).all()
     for panel, values, bounds in (
         (by_scale, sweep.at_starts, sweep.starts_bound),
         (by_width, sweep.in_tubes, sweep.tubes_bound),
@@ -93,14 +94,15 @@ def draw_near_zero(sweep: NearZero, directory: Path) -> Figure:
                 color=colour,
                 label=label,
             )
-            look = {"color": colour, "linewidth": 1, "label": f"_{label}; bound"}
-            panel.plot(sweep.scales, -bounds[row], "--", **look)
+            if bounded:
+                look = {"color": colour, "linewidth": 1, "label": f"_{label}; bound"}
+                panel.plot(sweep.scales, -bounds[row], "--", **look)
         panel.set(xscale="log", yscale="log")
         panel.grid(visible=True, alpha=0.25)
     by_scale.set(
         title=r"$-\lambda_{min}$ at the start",
         xlabel="scale of the start, logarithmic",
-        ylabel="1 / time, logarithmic; dashed: bound",
+        ylabel="1 / time, logarithmic" + ("; dashed: bound" if bounded else ""),
     )
     by_width.set(
         title=rf"Largest $-\lambda_{{min}}$ around the start scaled by {sweep.scales[-1]:.3g}",
@@ -149,6 +151,8 @@ def _smallest(axes: Axes, times: np.ndarray, spectrum: Spectrum) -> None:
         "lower bound of the theorem": (spectrum.theorem, style.COLOURS[0], ":"),
     }
     for label, (values, colour, line) in curves.items():
+        if np.isnan(values).all():  # no bound covers the network
+            continue
         axes.plot(times, values, line, color=colour, label=label, markersize=3)
     scale = np.abs(spectrum.lambda_min)
     axes.set_yscale("symlog", linthresh=max(float(scale.min()), 1e-3 * float(scale.max()), 1e-12))
