@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 
 import gf_jax
 from experiments import show
-from experiments.cli import environment, streams
-from experiments.cli.configuration import Configuration, UsageError
+from experiments.process import environment, streams
+from experiments.cli.configuration import Configuration
+from experiments.process.mistakes import UsageError
 from experiments.output import figures, report
 from experiments.problems import problem
-from experiments.runs import effort, harness, interruption, store
+from experiments.runs import effort, harness, store
+from experiments.process import interruption
 from experiments.studies import paper
 from gf_jax.descent.placement import Memory
 from gf_jax.study import summary as summaries

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.cli.configuration import EXIT_DIVERGED, UsageError
+from experiments.process.mistakes import EXIT_DIVERGED, UsageError
 from experiments.problems import data, regression
 from experiments.studies import deep_linear
 from tests.conftest import check_page

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import store
 from experiments.studies import records
 from gf_jax.flow import prediction

@@ -16,7 +16,8 @@ from experiments import main, show
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.program import Settings
 from experiments.cli import command_line, flags, usage
-from experiments.cli.configuration import EXIT_STATUSES, EXPERIMENTS, Configuration
+from experiments.process.mistakes import EXIT_STATUSES
+from experiments.cli.configuration import EXPERIMENTS, Configuration
 from gf_jax.program.arithmetic import ARITHMETICS
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ import jax
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import UsageError
-from experiments.runs import memory
+from experiments.process.mistakes import UsageError
+from experiments.process import memory
 from gf_jax.descent.placement import Memory
 from tests.conftest import SMALL, WITH_FLOW
 from tests.test_descent import START, quadratic

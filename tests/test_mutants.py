@@ -13,7 +13,7 @@ import pytest
 
 import gf_jax
 from experiments import show
-from experiments.cli.configuration import UsageError
+from experiments.process.mistakes import UsageError
 from experiments.output import report
 from experiments.output.page import Transcript
 from experiments.runs import resumption, store, structures

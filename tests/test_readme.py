@@ -21,7 +21,8 @@ from absl.flags import FlagValues
 
 from experiments.benchmark import __main__ as benchmark
 from experiments.cli import command_line, flags
-from experiments.cli.configuration import EXIT_DIVERGED, WITHOUT_EFFECT, Configuration
+from experiments.process.mistakes import EXIT_DIVERGED
+from experiments.cli.configuration import WITHOUT_EFFECT, Configuration
 from tests import test_devices
 
 ROOT = Path(__file__).parents[1]

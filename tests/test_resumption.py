@@ -13,7 +13,7 @@ import pytest
 
 import gf_jax
 from experiments.cli.configuration import Configuration
-from experiments.runs import interruption
+from experiments.process import interruption
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.packing import Record
 from gf_jax.study import files

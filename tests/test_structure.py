@@ -40,8 +40,8 @@ OUTSIDE = {
     "tqdm": {"experiments.runs.progress"},
     "orbax": {"experiments.runs.checkpoints"},
     "etils": {"experiments.runs.checkpoints"},
-    "fcntl": {"experiments.runs.folders"},
-    "signal": {"experiments.runs.interruption"},
+    "fcntl": {"experiments.process.folders"},
+    "signal": {"experiments.process.interruption"},
 }
 
 

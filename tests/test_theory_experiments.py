@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.problems import data
 from experiments.studies import spectra
 from tests.conftest import WITH_FLOW, check_page

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import gf_jax
 from experiments import show
-from experiments.cli.configuration import UsageError
+from experiments.process.mistakes import UsageError
 from experiments.output import report
 from experiments.runs import store
 from gf_jax.study import files

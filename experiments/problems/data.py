@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.cli.configuration import UsageError, expand
-from experiments.runs import interruption
+from experiments.process import interruption
+from experiments.process.mistakes import UsageError, expand
 
 PROBE_SECONDS = 5.0
 PATIENCE_SECONDS, PATIENCE_BYTES = 15.0, 50_000  # a download is slower than that, or given up

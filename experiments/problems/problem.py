@@ -1,18 +1,17 @@
-"""From a configuration to the thing studied: data, network, objective, starting point."""
+"""From options to the thing studied: data, network, objective, starting point."""
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli.configuration import Configuration, UsageError
-from experiments.problems import data
-from experiments.runs import memory, store
-from gf_jax.descent.placement import descent_memory
+from experiments.cli import groups
+from experiments.problems import data, weights
+from experiments.process.mistakes import UsageError
 from gf_jax.problems.networks import Network, Params
 from gf_jax.problems.objective import Classification, RowSpace
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
@@ -76,48 +75,57 @@ def device() -> jax.Device:
         ) from None
 
 
-def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem:
+def build(
+    options: groups.Network,
+    dataset: data.Dataset | None = None,
+    check: Callable[[int], None] = lambda size: None,
+) -> Problem:
     """Makes everything that a run needs; loads the data if they are not given.
+
+    Args:
+      options: what is trained on what.
+      dataset: the training set, if it is there already.
+      check: is told the number of weights of a single start, before any is drawn, and may raise.
 
     Raises:
       UsageError: if data or initial parameters are not what is accepted.
     """
-    dataset = _in_order(config, load_data(config) if dataset is None else dataset)
-    network, label = _network(config, dataset.images[0].size)
-    _check_size(config, network)
+    dataset = _in_order(options, load_data(options) if dataset is None else dataset)
+    network, label = _network(options, dataset.images[0].size)
+    _check_size(options, network)
     inputs, rows, whole = dataset.images.reshape(-1, *network.input_shape), None, network
-    if config.coordinates == "row_space":
+    if options.in_row_space:
         rows = gf_jax.row_space(inputs)
-        inputs, (network, _) = rows.inputs, _network(config, len(rows.basis))
-    _check_runs(config, network)
-    start = _initial_params(config, whole)
+        inputs, (network, _) = rows.inputs, _network(options, len(rows.basis))
+    check(sum(_sizes(network)))
+    start = _initial_params(options, whole)
     params = start if rows is None else rows.reduce(start)
     objective = gf_jax.classification(network, inputs, dataset.labels)
-    _check_loss(config, objective, params)
+    _check_loss(options, objective, params)
     return Problem(
         network=network,
         dataset=dataset,
         inputs=inputs,
         objective=objective,
         initial_params=params,
-        network_label=label + config.method.words,
-        linear=config.activation == "linear",
+        network_label=label + options.method.words,
+        linear=options.linear,
         start=start,
         row_space=rows,
     )
 
 
-def _in_order(config: Configuration, dataset: data.Dataset) -> data.Dataset:
+def _in_order(options: groups.Network, dataset: data.Dataset) -> data.Dataset:
     """The examples in the order in which they are cut into batches, if they are."""
-    if not config.batch_size:
+    if options.order_seed is None:
         return dataset
-    order = np.random.default_rng(config.batch_seed).permutation(len(dataset.labels))
+    order = np.random.default_rng(options.order_seed).permutation(len(dataset.labels))
     return dataset._replace(images=dataset.images[order], labels=dataset.labels[order])
 
 
-def _check_size(config: Configuration, network: Network) -> None:
+def _check_size(options: groups.Network, network: Network) -> None:
     """Refuses starting points that no memory of this machine holds, before they are made."""
-    count = len(config.starts_of_seeds) or 1
+    count = len(options.starts_of_seeds) or 1
     amount = 4 * count * sum(_sizes(network))
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if amount > machine:
@@ -128,30 +136,21 @@ def _check_size(config: Configuration, network: Network) -> None:
         )
 
 
-def _check_runs(config: Configuration, network: Network) -> None:
-    """Refuses runs from several starting points whose results no memory holds, likewise."""
-    count = len(config.starts_of_seeds)
-    if count:
-        schedule, weights = config.schedule, 4 * sum(_sizes(network))
-        needed = descent_memory(schedule, len(schedule.lanes) * count, weights)
-        memory.check(config, needed._replace(device=0))  # there may be several of them
-
-
 def _sizes(network: Network) -> Iterator[int]:
     """Numbers of entries of all parameters."""
     return (math.prod(shape) for kinds in network.shapes.values() for shape in kinds.values())
 
 
-def _check_loss(config: Configuration, objective: Classification, params: Params) -> None:
+def _check_loss(options: groups.Network, objective: Classification, params: Params) -> None:
     """Refuses a start of the user's own making at which the loss is not finite."""
-    if config.initial_params is not None:
-        flag = f"--initial_params={config.initial_params}"
-    elif config.init_scale not in (None, 1.0):
-        flag = f"--init_scale={config.init_scale}"
+    if options.initial_params is not None:
+        flag = f"--initial_params={options.initial_params}"
+    elif options.init_scale != 1.0:
+        flag = f"--init_scale={options.init_scale}"
     else:
         return
-    with get_arithmetic(config.arithmetic or "compensated").context():
-        losses = jax.vmap(objective.loss) if config.starts_of_seeds else objective.loss
+    with get_arithmetic(options.arithmetic).context():
+        losses = jax.vmap(objective.loss) if options.starts_of_seeds else objective.loss
         finite = np.isfinite(np.asarray(jax.jit(losses)(params))).all()
     if not finite:
         raise UsageError(
@@ -159,42 +158,35 @@ def _check_loss(config: Configuration, objective: Classification, params: Params
         )
 
 
-def load_data(config: Configuration) -> data.Dataset:
+def load_data(options: groups.Data) -> data.Dataset:
     """The training set in the form that the network takes.
 
     Raises:
       UsageError: if it cannot be had.
     """
-    assert config.dataset is not None
-    assert config.examples is not None
-    convolutional = config.network not in (None, "fully_connected")
-    return data.load(config.dataset, config.data_dir, config.examples, enlarge=convolutional)
+    return data.load(options.dataset, options.data_dir, options.examples, enlarge=options.enlarged)
 
 
-def _network(config: Configuration, features: int) -> tuple[Network, str]:
-    if config.network == "conv_adapted":
+def _network(options: groups.Network, features: int) -> tuple[Network, str]:
+    if options.network == "conv_adapted":
         return gf_jax.conv_adapted(), "convolutional network (adapted)"
-    if config.network == "lenet5":
+    if options.network == "lenet5":
         return gf_jax.lenet5(), "LeNet-5"
-    assert config.widths is not None
-    assert config.activation is not None
-    sizes = (features, *config.widths, 10)
+    sizes = (features, *options.widths, 10)
     names = {"linear": "linear", "relu": "ReLU", "leaky_relu": "leaky ReLU"}
-    label = f"fully connected {names[config.activation]} network {'-'.join(map(str, sizes))}"
-    return gf_jax.fully_connected(sizes, config.activation), label
+    label = f"fully connected {names[options.activation]} network {'-'.join(map(str, sizes))}"
+    return gf_jax.fully_connected(sizes, options.activation), label
 
 
-def _initial_params(config: Configuration, network: Network) -> Params:
-    if config.initial_params is not None:
-        return store.read_params(config.initial_params, network.shapes)
-    assert config.seed is not None
-    assert config.init_scale is not None
+def _initial_params(options: groups.Network, network: Network) -> Params:
+    if options.initial_params is not None:
+        return weights.read_params(options.initial_params, network.shapes)
 
     def draw(seed: Any) -> Params:
-        assert config.init_scale is not None
-        return gf_jax.xavier_uniform(jax.random.key(seed), network.shapes, scale=config.init_scale)
+        key = jax.random.key(seed)
+        return gf_jax.xavier_uniform(key, network.shapes, scale=options.init_scale)
 
-    if not config.starts_of_seeds:
-        return draw(config.seed)
+    if not options.starts_of_seeds:
+        return draw(options.seed)
     # All at once, and not compiled as a whole: so each is, to the last bit, what its seed draws.
-    return jax.vmap(draw)(np.array(config.starts_of_seeds, np.uint32))
+    return jax.vmap(draw)(np.array(options.starts_of_seeds, np.uint32))

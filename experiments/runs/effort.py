@@ -5,10 +5,10 @@ import time
 
 import jax
 
-from experiments.cli.configuration import Configuration
+from experiments.cli import groups
 from experiments.problems import problem
 from experiments.problems.problem import Problem
-from experiments.runs import interruption, memory
+from experiments.process import interruption, memory
 from experiments.runs.devices import Spread
 from gf_jax.descent.placement import Memory, descent_memory
 from gf_jax.descent.schedule import Schedule
@@ -44,17 +44,17 @@ def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread
 
 
 def announcement(
-    config: Configuration, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
+    options: groups.Network, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
 ) -> list[str]:
     """Lines that say how many runs are made, with how many gradients and in how much memory.
 
     Of very many gradients also how long they take, if each takes what one takes alone.
     """
-    starts = len(config.starts_of_seeds) or 1
+    starts = len(options.starts_of_seeds) or 1
     runs, evaluations = len(schedule.lanes) * starts, schedule.gradient_evaluations * starts
     amount = memory.in_words(least.device * least.devices + least.host)
     lines = [
-        f"{runs:,} runs in {arithmetic} arithmetic, {_work(config, schedule, starts)} on "
+        f"{runs:,} runs in {arithmetic} arithmetic, {_work(options, schedule, starts)} on "
         f"{problem.device().device_kind}, at least {amount} of memory"
     ]
     if len(schedule.lanes) > MANY_LANES:
@@ -62,7 +62,7 @@ def announcement(
             f"{len(schedule.lanes)} step sizes are compiled for minutes: twice as many take more "
             "than twice as long"
         )
-    if evaluations >= MANY and not config.batch_size:
+    if evaluations >= MANY and not options.method.batch_size:
         each = interruption.call(lambda: _seconds(study, arithmetic, stacked=starts > 1))
         lines.append(
             f"at {1000 * each:.2g} ms for a gradient, up to {duration(evaluations * each)} in all"
@@ -70,10 +70,10 @@ def announcement(
     return lines
 
 
-def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
+def _work(options: groups.Network, schedule: Schedule, starts: int) -> str:
     """How many gradients the runs take, in words."""
     evaluations = schedule.gradient_evaluations * starts
-    if not config.batch_size:
+    if not options.method.batch_size:
         return f"{evaluations:,} gradient evaluations"
     recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
     return (
