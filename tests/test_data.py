@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.process.mistakes import UsageError
 from experiments.problems import data
 from experiments.process import interruption
+from experiments.process.mistakes import UsageError
 from tests.conftest import damaged
 
 

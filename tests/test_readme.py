@@ -5,7 +5,6 @@ made short by SHORTER, where it takes these and does not give them. What is run 
 here, and what is not known fails.
 """
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -19,10 +18,11 @@ from pathlib import Path
 import pytest
 from absl.flags import FlagValues
 
+from experiments import studies
 from experiments.benchmark import __main__ as benchmark
-from experiments.cli import command_line, flags
+from experiments.cli import command_line
+from experiments.cli.options import described
 from experiments.process.mistakes import EXIT_DIVERGED
-from experiments.cli.configuration import WITHOUT_EFFECT, Configuration
 from tests import test_devices
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ def test_there_is_a_way_to_run_every_block():
 
 def test_every_flag_is_in_the_table():
     listed = re.findall(r"^\| `--(\w+)` \|", README, re.MULTILINE)
-    fields = [field.name for field in dataclasses.fields(Configuration)]
+    fields = [flag.name for group in studies.groups() for flag in group.flags]
     assert sorted(set(listed) - {"network"}) == sorted(set(fields) - {"network"})
     assert listed.count("network") == 2  # the flag, and the head of the table of networks
 
@@ -136,11 +136,11 @@ def given_flags(line):
 
 
 def accepted(line):
-    """The configuration that a line of the main program describes."""
+    """The options that a line of the main program describes."""
     values = FlagValues()
-    command_line.define(flags.GROUPS, Configuration, values)
+    command_line.define(studies.groups(), values)
     assert values(["main", *shlex.split(line)[3:]]) == ["main"]
-    return Configuration(**command_line.values_of(Configuration, values))
+    return studies.chosen(command_line.given(studies.groups(), values))
 
 
 @pytest.mark.parametrize("line", [line for line in RUN if "experiments.main" in line])
@@ -150,7 +150,8 @@ def test_the_flags_shown_are_accepted(line):
 
 
 def test_flags_named_in_the_text_exist():
-    known = {flag.name for group in (*flags.GROUPS, *benchmark.GROUPS) for flag in group.flags}
+    pages = (*studies.groups(), *benchmark.page().groups)
+    known = {flag.name for group in pages for flag in group.flags}
     shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", README + GUIDE))
     assert shown <= known | {"help", "helpfull"}
 
@@ -169,13 +170,13 @@ def _shorter_run(given):
     if {"iterations", "resume"} & set(given):
         return {}
     experiment = given.get("experiment", "paper")
-    unused = set(WITHOUT_EFFECT[experiment])
+    used = set(described(studies.load(experiment).options))
     if given.get("network", "fully_connected") != "fully_connected":
-        unused.add("widths")
+        used.remove("widths")
     wanted = SHORTER | SHORTER_IN.get(experiment, {})
     if "batch_size" in given:
         wanted["examples"] = given["batch_size"] + "0"
-    return {name: value for name, value in wanted.items() if name not in unused}
+    return {name: value for name, value in wanted.items() if name in used}
 
 
 @pytest.mark.long

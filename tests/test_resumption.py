@@ -1,6 +1,5 @@
 """Runs that were cut short go on to the same bits; what does not fit is refused in one line."""
 
-import dataclasses
 import fcntl
 import json
 import shutil
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import Configuration
+from experiments import studies
 from experiments.process import interruption
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.packing import Record
@@ -165,15 +164,6 @@ def test_what_is_no_run_is_told(invoke, tmp_path):
     refused(invoke, tmp_path, "holds no run that can be resumed (No such file or directory)")
 
 
-def test_experiments_that_are_not_resumed(invoke, tmp_path):
-    folder = tmp_path / "run"
-    assert invoke("--experiment=necessity", f"--output_dir={folder}")[0] == 0
-    refused(invoke, folder, "a run of necessity is not resumed; accepted are runs of paper, round")
-    status, _, err = invoke("--experiment=necessity", "--checkpoint_every=1")
-    assert status == 2
-    assert "--checkpoint_every: has no effect on --experiment=necessity" in err
-
-
 def test_a_second_process_is_refused(short, invoke):
     with (short / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -258,11 +248,14 @@ def test_a_checkpoint_that_cannot_be_written_is_told(invoke, tmp_path, monkeypat
         {"step_sizes": (0.1, 0.05), "iterations": 7},
         {"network": "lenet5", "initial_params": "weights.npz"},
         {"experiment": "rounding", "segments": 5, "ratios": (3, 2), "mesh": None},
+        {"experiment": "predict", "step_sizes": (0.1, 0.03)},
+        {"experiment": "curvature", "iterations": 7},
+        {"experiment": "deep_linear", "step_sizes": (0.1, 0.05)},
     ],
 )
-def test_a_resolved_configuration_is_its_own(flags):
-    config = Configuration(**flags)
-    assert Configuration(**dataclasses.asdict(config)) == config
+def test_resolved_options_are_their_own(flags):
+    experiment, options = studies.chosen({n: v for n, v in flags.items() if v is not None})
+    assert experiment.options.of(**options.values()) == options
 
 
 def test_help_does_not_load_orbax():

@@ -14,18 +14,10 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import show
+from experiments import show, studies
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark.program import Settings
-from experiments.cli import command_line
-from experiments.cli.configuration import (
-    ALONG,
-    COORDINATES,
-    DATASETS,
-    EXPERIMENTS,
-    NETWORKS,
-    Configuration,
-)
+from experiments.cli import command_line, groups
+from experiments.cli.groups.problem import COORDINATES, DATASETS, NETWORKS
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +69,7 @@ MISTAKES = [
     ("--widths=1000000,1000000", "--widths: the start alone would take"),
     ("--widths=" + ",".join(["1"] * 100), "accepted are fewer than 100 widths"),
     ("--activation=tanh", "--activation=tanh: unknown; accepted are linear, relu, leaky_relu"),
-    ("--init_scale=0", "--init_scale=0.0"),
+    ("--init_scale=0", "--init_scale=0: accepted is a positive"),
     ("--init_scale=inf", "--init_scale=inf"),
     ("--init_scale=1e39", "--init_scale=1e+39: accepted is 1e-30 to 1e+30"),
     ("--init_scale=1e30", "--init_scale=1e+30: the training loss is not finite at this start"),
@@ -181,7 +173,7 @@ OTHER_MISTAKES = [
     (("--experiment=deep_linear", *DIGITS, "--depths=2,2"), "--depths=2,2: give every depth once"),
     (("--experiment=deep_linear", *DIGITS, "--seeds=-1"), "--seeds=-1: accepted is"),
     (("--experiment=deep_linear", "--dataset=digits", "--examples=1"), "--examples=1: all are"),
-    (("--experiment=necessity", "--epsilon=0"), "--epsilon=0.0: accepted is a positive"),
+    (("--experiment=necessity", "--epsilon=0"), "--epsilon=0: accepted is a positive"),
     (("--experiment=necessity", "--epsilon=1e-320"), "--epsilon=1e-320: accepted is 1e-30 to"),
     (("--experiment=necessity", "--dataset=digits"), "--dataset: has no effect"),
     (("--experiment=bounds", *DIGITS, "--epsilon=nan"), "--epsilon=nan: accepted is"),
@@ -233,7 +225,7 @@ OF_BENCHMARK = [
 @pytest.mark.parametrize(("given", "message"), OF_BENCHMARK)
 def test_mistakes_in_the_benchmark(given, message, capsys, tmp_path):
     values = flags.FlagValues()
-    command_line.define(benchmark.GROUPS, Settings, values)
+    command_line.define(benchmark.page().groups, values)
     target = tmp_path / "out"
     arguments = ["benchmark", "--dataset=digits", "--notorch", f"--output_dir={target}"]
     try:
@@ -342,15 +334,16 @@ def anything(*likely):
 
 
 CHOICES = {
-    "experiment": EXPERIMENTS,
+    "experiment": tuple(studies.MODULES),
     "network": NETWORKS,
     "dataset": DATASETS,
-    "along": ALONG,
+    "along": ("flow", "descent"),
     "coordinates": COORDINATES,
     "flow": ("true", "false"),
 }
+NAMES = [flag.name for group in studies.groups() for flag in group.flags]
 GIVEN = st.fixed_dictionaries(
-    {}, optional={name: anything(*CHOICES.get(name, ())) for name in Configuration.__annotations__}
+    {}, optional={name: anything(*CHOICES.get(name, ())) for name in NAMES}
 )
 
 
@@ -363,7 +356,7 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         made = []
 
         def configure():
-            made.append(Configuration(**command_line.values_of(Configuration)))
+            made.append(studies.chosen(command_line.given(studies.groups())))
             return 0
 
         try:
@@ -377,7 +370,7 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         assert status == 2
         check(err.getvalue(), "")
         return
-    (config,) = made
-    if config.step_size is not None:
-        assert all(1e-30 <= size <= 1e30 for size in config.all_step_sizes)
-        assert config.iterations % config.schedule.segments == 0
+    ((_, options),) = made
+    if isinstance(options, groups.Steps):
+        assert all(1e-30 <= size <= 1e30 for size in options.all_step_sizes)
+        assert options.iterations % options.schedule.segments == 0

@@ -59,12 +59,14 @@ def chosen(given: dict[str, Any]) -> tuple[Experiment, Options]:
     """
     told = dict(given)
     experiment = load(told.pop("experiment", next(iter(MODULES))))
-    known = options.described(experiment.options)
-    for name in (name for name in told if name not in known):
-        others = [each for each, kind in _options().items() if name in options.described(kind)]
+    users: dict[str, list[str]] = {}
+    for user, kind in _options().items():
+        for name in options.described(kind):
+            users.setdefault(name, []).append(user)
+    for name in (name for name in users if name in told and experiment.name not in users[name]):
         raise UsageError(
             f"--{name}: has no effect on --experiment={experiment.name}, but on "
-            f"{', '.join(others)}; drop one of the two flags"
+            f"{', '.join(users[name])}; drop one of the two flags"
         )
     return experiment, experiment.options.of(**told)
 
