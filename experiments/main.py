@@ -10,6 +10,8 @@ diverged, results are written; 4 results could not be written; 130 interrupted, 
 import importlib
 from collections.abc import Sequence
 
+from absl import flags
+
 from experiments import studies
 from experiments.cli import command_line
 from experiments.cli.experiment import Experiment
@@ -60,11 +62,11 @@ def page() -> Page:
     )
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the experiment that the flags describe."""
 
     def program() -> int:
-        chosen = _chosen()
+        chosen = _chosen(values)
         if chosen is None:
             return 0
         experiment, options = chosen
@@ -78,9 +80,9 @@ def main(argv: Sequence[str]) -> int:
         return interruption.exit_status(command_line.exit_status(argv, program))
 
 
-def _chosen() -> tuple[Experiment, Options] | None:
+def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
     """What the flags say, or the run to be resumed; None if that is complete."""
-    given = command_line.given(studies.groups())
+    given = command_line.given(studies.groups(), values)
     if "resume" not in given:
         return studies.chosen(given)
     return importlib.import_module("experiments.runs.resumption").chosen(given, studies.load)

@@ -95,6 +95,65 @@ def test_every_piece_is_kept(name, number, flags, cut_short, invoke, tmp_path):
     assert_same_results(folder, expected)
 
 
+SMALLEST = (*WITH_FLOW[:3], "--widths=4", "--step_size=0.05", "--snapshots=3")
+# Of every other experiment: flags, and the solvers that are interrupted, each after how many calls.
+OTHERS = [
+    (("predict", *WITH_FLOW[:3], "--widths=4", "--step_size=0.05"), {"predict": 0}),
+    (
+        ("large_steps", *SMALLEST, "--step_sizes=0.1,0.05"),
+        {"curvature": 0, "resumable_segments": 5, "deviation": 0, "modified_flow": 0},
+    ),
+    (("curvature", *SMALLEST), {"gradient_flow": 0, "curvature": 0}),
+    (("curvature", *SMALLEST, "--along=descent"), {"resumable_segments": 5, "curvature": 0}),
+    (
+        ("bounds", *SMALLEST, "--epsilon=0.01"),
+        {"resumable_segments": 15, "gradient_flow": 1, "deviation": 0, "curvature": 0},
+    ),
+    (
+        ("bounds", *SMALLEST, "--epsilon=0.01", "--activation=relu"),
+        {"predict": 0},
+    ),
+    (("near_zero", *WITH_FLOW[:2], "--depths=2,3", "--widths=4"), {"curvature": 1}),
+    (
+        ("deep_linear", *WITH_FLOW[:2], "--depths=2,3", "--iterations=12", "--seeds=3"),
+        {"gradient_flow": 1, "end_to_end_flow": 1},
+    ),
+    (("necessity",), {"gradient_flow": 0}),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interrupts"),
+    [
+        pytest.param(
+            arguments,
+            interrupts,
+            marks=() if arguments[0] in ("predict", "near_zero", "necessity") else pytest.mark.long,
+            id=" ".join((arguments[0], *arguments[6:])),
+        )
+        for arguments, interrupts in OTHERS
+    ],
+)
+def test_every_experiment_is_resumed(arguments, interrupts, cut_short, invoke, tmp_path):
+    """After an interrupt in each of its solvers, one run after the other, the bits are the same."""
+    flags = (f"--experiment={arguments[0]}", *arguments[1:])
+    expected = tmp_path / "undisturbed"
+    assert invoke(*flags, f"--output_dir={expected}")[0] == 0
+    for name, number in interrupts.items():
+        folder = cut_short(name, number, *flags)
+        status, _, err = invoke(f"--resume={folder}")
+        assert status == 0, err
+        assert_same_results(folder, expected)
+        shutil.rmtree(folder)
+
+
+def test_what_is_kept_is_not_computed_again(cut_short, invoke, monkeypatch):
+    folder = cut_short("curvature", 1, "--experiment=near_zero", *OTHERS[6][0][1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(gf_jax, "curvature", interrupted_at("curvature", 1))  # one is left
+        assert invoke(f"--resume={folder}")[0] == 0
+
+
 def test_a_complete_run_says_so(finished, invoke):
     folder, _ = finished
     status, out, _ = invoke(f"--resume={folder}")
