@@ -23,9 +23,9 @@ import gf_jax
 from experiments import show
 from experiments.output import report
 from experiments.problems import problem
-from experiments.process import environment, interruption, streams
+from experiments.process import environment, interruption, memory, streams
 from experiments.process.mistakes import UsageError
-from experiments.runs import effort, harness, store
+from experiments.runs import effort, store
 from experiments.studies import paper
 from gf_jax.descent.placement import Memory
 from gf_jax.study import summary as summaries
@@ -335,7 +335,7 @@ def test_starts_drawn_at_once_are_those_of_their_seeds(scale):
 def test_memory_is_checked_again_when_all_is_known(invoke, tmp_path, monkeypatch):
     """By what is compiled, which needs more than was known before."""
     monkeypatch.setattr(effort, "descent_memory", lambda *_: Memory(0, 1, 0))
-    monkeypatch.setattr(harness.memory, "available", lambda: 2**14)
+    monkeypatch.setattr(memory, "available", lambda: 2**14)
     status, _, err = invoke(*SMALL, f"--output_dir={tmp_path / 'run'}")
     assert status == 2
     assert "error: memory: the run needs about" in err

@@ -35,10 +35,8 @@ class _Several(flags.ArgumentParser):
     def __init__(self, kind: type, name: str, example: str) -> None:
         self._kind, self._name, self._example = kind, name, example
 
-    def parse(self, argument: object) -> tuple[Any, ...]:
-        """The values in a text; a default, which is a tuple, as it is."""
-        if not isinstance(argument, str):
-            return tuple(argument)  # type: ignore[arg-type]
+    def parse(self, argument: str) -> tuple[Any, ...]:
+        """The values in a text."""
         parts = argument.split(",") if argument.strip() else []
         try:
             return tuple(self._kind(part) for part in parts)

@@ -117,7 +117,7 @@ def _announce(
 def _check_memory(workplace: NetworkWorkplace, needed: Memory) -> None:
     """Refuses a run that does not fit."""
     with harness.removed_if_refused(workplace):
-        devices.agreed(lambda: harness.check_memory(workplace.options, needed))
+        devices.agreed(lambda: effort.check(workplace.options, needed))
 
 
 def saved_form(

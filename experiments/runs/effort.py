@@ -10,7 +10,7 @@ from experiments.problems import problem
 from experiments.problems.problem import Problem
 from experiments.process import interruption, memory
 from experiments.runs.devices import Spread
-from gf_jax.descent.placement import Memory, descent_memory
+from gf_jax.descent.placement import Memory, descent_memory, flow_memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 
@@ -41,6 +41,41 @@ def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread
         return least
     count = chosen.sharding.num_devices
     return least._replace(device=least.device // count, devices=count)
+
+
+def check_starts(options: groups.NetworkRun, size: int) -> None:
+    """Refuses runs from several starting points whose results no memory holds.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    count, schedule = len(options.starts_of_seeds), options.schedule
+    if count:
+        needed = descent_memory(schedule, len(schedule.lanes) * count, 4 * size)
+        check(options, needed._replace(device=0))  # there may be several of them
+
+
+def check_flow(options: groups.NetworkRun, study: problem.Problem) -> None:
+    """Refuses an experiment whose flow, or prediction, is known not to fit.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    if not options.flow_runs:
+        return
+    seeds = len(options.starts_of_seeds) or 1
+    size = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
+    times = len(options.schedule.snapshot_iterations)
+    check(options, flow_memory(size, times, options.flow_runs))
+
+
+def check(options: groups.Network, needed: Memory) -> None:
+    """Refuses a run that does not fit.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    memory.check(needed, several=bool(options.starts_of_seeds))
 
 
 def announcement(

@@ -20,11 +20,10 @@ from experiments.output import figures
 from experiments.output.page.transcript import Transcript
 from experiments.problems import problem, weights
 from experiments.problems.data import Dataset
-from experiments.process import folders, interruption, memory, streams
+from experiments.process import folders, interruption, streams
 from experiments.process.mistakes import EXIT_INTERRUPTED, UnwrittenError, UsageError
-from experiments.runs import devices, progress, resumption, store
+from experiments.runs import devices, effort, progress, resumption, store
 from experiments.runs.journal import CHECKPOINTS, Journal
-from gf_jax.descent.placement import Memory, descent_memory, flow_memory
 from gf_jax.flow.problem import Progress
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.study import files
@@ -125,46 +124,11 @@ def _study(options: groups.NetworkRun) -> problem.Problem:
         raise UsageError(f"--{error}") from None
     dataset = problem.load_data(options)  # not left behind: it ends its own process
     study = interruption.call(
-        lambda: problem.build(options, dataset, lambda size: _check_runs(options, size))
+        lambda: problem.build(options, dataset, lambda size: effort.check_starts(options, size))
     )
     devices.spread(options, len(study.dataset.labels))
-    _check_flow(options, study)
+    effort.check_flow(options, study)
     return study
-
-
-def _check_runs(options: groups.NetworkRun, size: int) -> None:
-    """Refuses runs from several starting points whose results no memory holds.
-
-    Raises:
-      UsageError: as ``memory.check``.
-    """
-    count, schedule = len(options.starts_of_seeds), options.schedule
-    if count:
-        needed = descent_memory(schedule, len(schedule.lanes) * count, 4 * size)
-        check_memory(options, needed._replace(device=0))  # there may be several of them
-
-
-def _check_flow(options: groups.NetworkRun, study: problem.Problem) -> None:
-    """Refuses an experiment whose flow, or prediction, is known not to fit.
-
-    Raises:
-      UsageError: as ``memory.check``.
-    """
-    if not options.flow_runs:
-        return
-    seeds = len(options.starts_of_seeds) or 1
-    size = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
-    times = len(options.schedule.snapshot_iterations)
-    check_memory(options, flow_memory(size, times, options.flow_runs))
-
-
-def check_memory(options: groups.Network, needed: Memory) -> None:
-    """Refuses a run that does not fit.
-
-    Raises:
-      UsageError: as ``memory.check``.
-    """
-    memory.check(needed, several=bool(options.starts_of_seeds))
 
 
 def open_folder(

@@ -65,9 +65,10 @@ def run(options: Options) -> int:
         with harness.removed_if_refused(workplace):
             edge = _edge(workplace)
             if options.step_sizes is None:
-                options = _doubling(options, edge)
+                before, options = options.values(), _doubling(options, edge)
+                changed = {n: v for n, v in options.values().items() if v != before[n]}
                 workplace = workplace._replace(options=options)
-                store.change_configuration(workplace.directory, options.values())
+                store.change_configuration(workplace.directory, changed)
     except KeyboardInterrupt:
         return harness.interrupt(workplace, "the edge of stability is not known yet")
     workplace.say(
