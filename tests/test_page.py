@@ -15,6 +15,7 @@ from experiments.output.figures import panels, style
 from experiments.output.page import document, plots
 from experiments.output.page.transcript import Transcript
 from experiments.runs import store
+from gf_jax.study.style import run_name
 
 MALICE = "<script>alert(1)</script>"
 
@@ -208,7 +209,7 @@ def test_what_is_printed_is_remembered():
             "2ε / (m<sup>2</sup> t y<sub>0</sub> e<sup>mt</sup>)",
         ),
         (r"$\mathdefault{-10^{-2}}$", "-10<sup>-2</sup>"),
-        (style.run_name(5), "η<sub>0</sub>/5"),
+        (run_name(5), "η<sub>0</sub>/5"),
         ("one\ntwo", "one <br>two"),
     ],
 )

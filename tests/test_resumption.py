@@ -95,12 +95,13 @@ def test_every_piece_is_kept(name, number, flags, cut_short, invoke, tmp_path):
     assert_same_results(folder, expected)
 
 
-SMALLEST = (*WITH_FLOW[:3], "--widths=4", "--step_size=0.05", "--snapshots=3")
+TINY = (*WITH_FLOW[:3], "--widths=4", "--snapshots=3")
+SMALLEST = (*TINY, "--step_size=0.05")
 # Of every other experiment: flags, and the solvers that are interrupted, each after how many calls.
 OTHERS = [
     (("predict", *WITH_FLOW[:3], "--widths=4", "--step_size=0.05"), {"predict": 0}),
     (
-        ("large_steps", *SMALLEST, "--step_sizes=0.1,0.05"),
+        ("large_steps", *TINY, "--step_sizes=0.1,0.05"),
         {"curvature": 0, "resumable_segments": 5, "deviation": 0, "modified_flow": 0},
     ),
     (("curvature", *SMALLEST), {"gradient_flow": 0, "curvature": 0}),
