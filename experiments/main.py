@@ -54,7 +54,7 @@ def page() -> Page:
         takes="[--FLAG=VALUE ...]",
         purpose="Measures how far gradient descent on a neural network stands from its gradient "
         "flow, and writes tables, arrays and figures into a folder. Defaults are in brackets.",
-        groups=studies.groups(),
+        groups=studies.flags(),
         defaults=studies.defaults(),
         examples=EXAMPLES,
         statuses=EXIT_STATUSES,
@@ -82,7 +82,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 
 def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
     """What the flags say, or the run to be resumed; None if that is complete."""
-    given = command_line.given(studies.groups(), values)
+    given = command_line.given(studies.flags(), values)
     if "resume" not in given:
         return studies.chosen(given)
     return importlib.import_module("experiments.runs.resumption").chosen(given, studies.load)

@@ -154,7 +154,7 @@ def generator():
 
 @pytest.fixture(scope="session")
 def flag_definitions():
-    groups = studies.groups()
+    groups = studies.flags()
     command_line.define(groups)
     yield
     for name in (flag.name for group in groups for flag in group.flags):

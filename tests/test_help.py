@@ -64,7 +64,7 @@ def test_defaults_are_those_of_the_configuration():
 
 
 def test_choices_are_those_of_the_program():
-    by_name = {flag.name: flag for group in studies.groups() for flag in group.flags}
+    by_name = {flag.name: flag for group in studies.flags() for flag in group.flags}
     assert tuple(by_name["experiment"].choices) == tuple(studies.MODULES)
     assert tuple(by_name["arithmetic"].choices) == tuple(ARITHMETICS)
 

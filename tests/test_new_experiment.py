@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 import gf_jax
-from experiments.cli import groups
+from experiments.studies import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option, positive, positive_number
 from experiments.output.figures import style
@@ -107,7 +107,7 @@ def command(tmp_path, monkeypatch, capsys):
 
     def call(*arguments):
         values = flags.FlagValues()
-        command_line.define(studies.groups(), values)
+        command_line.define(studies.flags(), values)
         try:
             status = main.main(command_line.parse_flags(["main", *arguments], values), values)
         except SystemExit as error:

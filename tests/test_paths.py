@@ -8,14 +8,14 @@ import pytest
 
 import gf_jax
 from experiments import studies
-from experiments.cli import groups
 from experiments.cli.options import located
 from experiments.runs import resumption
+from experiments.studies import groups
 from tests.conftest import SMALL, interrupted_at, weights
 
 PATHS = [
     flag.name
-    for group in studies.groups()
+    for group in studies.flags()
     for flag in group.flags
     if flag.value in ("FILE", "FOLDER")
 ]

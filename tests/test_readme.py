@@ -86,7 +86,7 @@ def test_there_is_a_way_to_run_every_block():
 
 def test_every_flag_is_in_the_table():
     listed = re.findall(r"^\| `--(\w+)` \|", README, re.MULTILINE)
-    fields = [flag.name for group in studies.groups() for flag in group.flags]
+    fields = [flag.name for group in studies.flags() for flag in group.flags]
     assert sorted(set(listed) - {"network"}) == sorted(set(fields) - {"network"})
     assert listed.count("network") == 2  # the flag, and the head of the table of networks
 
@@ -138,9 +138,9 @@ def given_flags(line):
 def accepted(line):
     """The options that a line of the main program describes."""
     values = FlagValues()
-    command_line.define(studies.groups(), values)
+    command_line.define(studies.flags(), values)
     assert values(["main", *shlex.split(line)[3:]]) == ["main"]
-    return studies.chosen(command_line.given(studies.groups(), values))
+    return studies.chosen(command_line.given(studies.flags(), values))
 
 
 @pytest.mark.parametrize("line", [line for line in RUN if "experiments.main" in line])
@@ -150,7 +150,7 @@ def test_the_flags_shown_are_accepted(line):
 
 
 def test_flags_named_in_the_text_exist():
-    pages = (*studies.groups(), *benchmark.page().groups)
+    pages = (*studies.flags(), *benchmark.page().groups)
     known = {flag.name for group in pages for flag in group.flags}
     shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", README + GUIDE))
     assert shown <= known | {"help", "helpfull"}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from experiments import show, studies
 from experiments.benchmark import __main__ as benchmark
-from experiments.cli import command_line, groups
-from experiments.cli.groups.problem import COORDINATES, DATASETS, NETWORKS
+from experiments.cli import command_line
+from experiments.problems.options import COORDINATES, DATASETS, NETWORKS
+from experiments.studies import groups
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -341,7 +342,7 @@ CHOICES = {
     "coordinates": COORDINATES,
     "flow": ("true", "false"),
 }
-NAMES = [flag.name for group in studies.groups() for flag in group.flags]
+NAMES = [flag.name for group in studies.flags() for flag in group.flags]
 GIVEN = st.fixed_dictionaries(
     {}, optional={name: anything(*CHOICES.get(name, ())) for name in NAMES}
 )
@@ -356,7 +357,7 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         made = []
 
         def configure():
-            made.append(studies.chosen(command_line.given(studies.groups())))
+            made.append(studies.chosen(command_line.given(studies.flags())))
             return 0
 
         try:

@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments.benchmark import engine, figure, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
-from experiments.cli import command_line, groups, usage
+from experiments.cli import command_line, usage
 from experiments.cli.options import option, positive
 from experiments.output import figures, report
 from experiments.problems import problem
@@ -26,7 +26,7 @@ from experiments.problems.data import Dataset
 from experiments.process import folders, streams
 from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from experiments.runs import harness, progress, store
-from experiments.studies import paper
+from experiments.studies import groups, paper
 from gf_jax.program.arithmetic import ARITHMETICS
 
 # Roughly the seconds that a network takes to get ready, and to be measured once, per

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli import groups
 from experiments.problems import data, weights
+from experiments.problems.options import Data
+from experiments.problems.options import Network as NetworkOptions
 from experiments.process.mistakes import UsageError
 from gf_jax.problems.networks import Network, Params
 from gf_jax.problems.objective import Classification, RowSpace
@@ -76,7 +77,7 @@ def device() -> jax.Device:
 
 
 def build(
-    options: groups.Network,
+    options: NetworkOptions,
     dataset: data.Dataset | None = None,
     check: Callable[[int], None] = lambda size: None,
 ) -> Problem:
@@ -115,7 +116,7 @@ def build(
     )
 
 
-def _in_order(options: groups.Network, dataset: data.Dataset) -> data.Dataset:
+def _in_order(options: NetworkOptions, dataset: data.Dataset) -> data.Dataset:
     """The examples in the order in which they are cut into batches, if they are."""
     if options.order_seed is None:
         return dataset
@@ -123,7 +124,7 @@ def _in_order(options: groups.Network, dataset: data.Dataset) -> data.Dataset:
     return dataset._replace(images=dataset.images[order], labels=dataset.labels[order])
 
 
-def _check_size(options: groups.Network, network: Network) -> None:
+def _check_size(options: NetworkOptions, network: Network) -> None:
     """Refuses starting points that no memory of this machine holds, before they are made."""
     count = len(options.starts_of_seeds) or 1
     amount = 4 * count * sum(_sizes(network))
@@ -141,7 +142,7 @@ def _sizes(network: Network) -> Iterator[int]:
     return (math.prod(shape) for kinds in network.shapes.values() for shape in kinds.values())
 
 
-def _check_loss(options: groups.Network, objective: Classification, params: Params) -> None:
+def _check_loss(options: NetworkOptions, objective: Classification, params: Params) -> None:
     """Refuses a start of the user's own making at which the loss is not finite."""
     if options.initial_params is not None:
         flag = f"--initial_params={options.initial_params}"
@@ -158,7 +159,7 @@ def _check_loss(options: groups.Network, objective: Classification, params: Para
         )
 
 
-def load_data(options: groups.Data) -> data.Dataset:
+def load_data(options: Data) -> data.Dataset:
     """The training set in the form that the network takes.
 
     Raises:
@@ -167,7 +168,7 @@ def load_data(options: groups.Data) -> data.Dataset:
     return data.load(options.dataset, options.data_dir, options.examples, enlarge=options.enlarged)
 
 
-def _network(options: groups.Network, features: int) -> tuple[Network, str]:
+def _network(options: NetworkOptions, features: int) -> tuple[Network, str]:
     if options.network == "conv_adapted":
         return gf_jax.conv_adapted(), "convolutional network (adapted)"
     if options.network == "lenet5":
@@ -178,7 +179,7 @@ def _network(options: groups.Network, features: int) -> tuple[Network, str]:
     return gf_jax.fully_connected(sizes, options.activation), label
 
 
-def _initial_params(options: groups.Network, network: Network) -> Params:
+def _initial_params(options: NetworkOptions, network: Network) -> Params:
     if options.initial_params is not None:
         return weights.read_params(options.initial_params, network.shapes)
 

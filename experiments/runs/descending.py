@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 import gf_jax
-from experiments.cli import groups
+from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.runs import devices, effort, harness, progress, structures
 from experiments.runs.harness import NetworkWorkplace
@@ -91,7 +91,7 @@ def descend(
     return Outcome(gf_jax.join(parts), seconds, interrupted)
 
 
-def steps(told: groups.Network, study: Problem) -> dict[str, Any]:
+def steps(told: Network, study: Problem) -> dict[str, Any]:
     """Options of descent that say what its steps are made of."""
     method, options = told.method, dict[str, Any]()
     if method.record is not None:

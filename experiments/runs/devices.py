@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
+from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.process.mistakes import UsageError
 from gf_jax.program.program import Loss
@@ -133,7 +133,7 @@ def agreed(make: Callable[[], Made]) -> Made:
     return made  # type: ignore[return-value]
 
 
-def spread(options: groups.Network, examples: int) -> Spread:
+def spread(options: Network, examples: int) -> Spread:
     """Chooses the axis that is split over the devices: starts if they divide, else examples.
 
     Raises:

@@ -5,11 +5,12 @@ import time
 
 import jax
 
-from experiments.cli import groups
 from experiments.problems import problem
+from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.process import interruption, memory
 from experiments.runs.devices import Spread
+from experiments.runs.options.descent import NetworkRun
 from gf_jax.descent.placement import Memory, descent_memory, flow_memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
@@ -43,7 +44,7 @@ def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread
     return least._replace(device=least.device // count, devices=count)
 
 
-def check_starts(options: groups.NetworkRun, size: int) -> None:
+def check_starts(options: NetworkRun, size: int) -> None:
     """Refuses runs from several starting points whose results no memory holds.
 
     Raises:
@@ -55,7 +56,7 @@ def check_starts(options: groups.NetworkRun, size: int) -> None:
         check(options, needed._replace(device=0))  # there may be several of them
 
 
-def check_flow(options: groups.NetworkRun, study: problem.Problem) -> None:
+def check_flow(options: NetworkRun, study: problem.Problem) -> None:
     """Refuses an experiment whose flow, or prediction, is known not to fit.
 
     Raises:
@@ -69,7 +70,7 @@ def check_flow(options: groups.NetworkRun, study: problem.Problem) -> None:
     check(options, flow_memory(size, times, options.flow_runs))
 
 
-def check(options: groups.Network, needed: Memory) -> None:
+def check(options: Network, needed: Memory) -> None:
     """Refuses a run that does not fit.
 
     Raises:
@@ -79,7 +80,7 @@ def check(options: groups.Network, needed: Memory) -> None:
 
 
 def announcement(
-    options: groups.Network, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
+    options: Network, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
 ) -> list[str]:
     """Lines that say how many runs are made, with how many gradients and in how much memory.
 
@@ -105,7 +106,7 @@ def announcement(
     return lines
 
 
-def _work(options: groups.Network, schedule: Schedule, starts: int) -> str:
+def _work(options: Network, schedule: Schedule, starts: int) -> str:
     """How many gradients the runs take, in words."""
     evaluations = schedule.gradient_evaluations * starts
     if not options.method.batch_size:

@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.output import figures
 from experiments.output.page.transcript import Transcript
@@ -24,6 +23,8 @@ from experiments.process import folders, interruption, streams
 from experiments.process.mistakes import EXIT_INTERRUPTED, UnwrittenError, UsageError
 from experiments.runs import devices, effort, progress, resumption, store
 from experiments.runs.journal import CHECKPOINTS, Journal
+from experiments.runs.options.descent import NetworkRun
+from experiments.runs.options.storage import Storage
 from gf_jax.flow.problem import Progress
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.study import files
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from experiments.output.figures import Figure
 
 Solution = TypeVar("Solution")
-Told = TypeVar("Told", bound=groups.Storage)
+Told = TypeVar("Told", bound=Storage)
 Study = TypeVar("Study")
-RunTold = TypeVar("RunTold", bound=groups.NetworkRun)
+RunTold = TypeVar("RunTold", bound=NetworkRun)
 
 
 class Workplace(NamedTuple, Generic[Told, Study]):
@@ -116,7 +117,7 @@ def _first_files(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def _study(options: groups.NetworkRun) -> problem.Problem:
+def _study(options: NetworkRun) -> problem.Problem:
     """The problem, once it is known that its runs can be made here."""
     try:
         get_arithmetic(options.arithmetic)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli.experiment import Experiment
-from experiments.cli.groups import Storage
 from experiments.cli.options import fits, kinds, located
 from experiments.process import folders
 from experiments.process.mistakes import UsageError, expand
 from experiments.runs import store
 from experiments.runs.journal import CHECKPOINTS
+from experiments.runs.options.storage import Storage
 from gf_jax.study.files import printable, read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.

@@ -37,7 +37,7 @@ def load(name: str) -> Experiment:
     return importlib.import_module(MODULES[name]).EXPERIMENT
 
 
-def groups() -> tuple[usage.Group, ...]:
+def flags() -> tuple[usage.Group, ...]:
     """The flags of all experiments, and the one that chooses, under their headings."""
     experiments = [load(name) for name in MODULES]
     choices = {each.name: each.studies for each in experiments}

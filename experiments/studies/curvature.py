@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option
 from experiments.output import report
@@ -25,7 +24,7 @@ from experiments.output.figures import style
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, harness, store
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import spectra
+from experiments.studies import groups, spectra
 from experiments.studies.spectra import Spectrum
 from gf_jax.problems.networks import Params
 

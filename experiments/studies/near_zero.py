@@ -22,7 +22,6 @@ from jaxtyping import Float
 from rich.console import Console
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.output import report
 from experiments.output.figures import style
@@ -30,7 +29,7 @@ from experiments.problems import problem
 from experiments.problems.data import Dataset
 from experiments.problems.problem import Problem
 from experiments.runs import harness, progress, store, structures
-from experiments.studies import spectra
+from experiments.studies import groups, spectra
 from gf_jax.problems.networks import Params
 
 if TYPE_CHECKING:

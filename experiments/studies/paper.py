@@ -29,14 +29,13 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option
 from experiments.output import report
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, devices, effort, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import seeds
+from experiments.studies import groups, seeds
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
 from gf_jax.study.following import Followed, follow

@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.output import report
 from experiments.output.figures import style
 from experiments.process.mistakes import UsageError
 from experiments.runs import descending, harness, store, structures
+from experiments.studies import groups
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure

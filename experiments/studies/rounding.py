@@ -17,7 +17,6 @@ import numpy as np
 from rich.console import Console
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option
 from experiments.output import report
@@ -25,6 +24,7 @@ from experiments.output.figures import style
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
+from experiments.studies import groups
 from gf_jax.descent.schedule import Schedule
 from gf_jax.study.record import Run
 

@@ -19,13 +19,12 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.process import interruption
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import spectra
+from experiments.studies import groups, spectra
 from experiments.studies.bounds import figure, table
 from experiments.studies.bounds.records import Answer, BoundsRun, Tube
 from gf_jax.descent.schedule import Schedule

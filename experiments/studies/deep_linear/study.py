@@ -33,7 +33,6 @@ import numpy as np
 from jaxtyping import Array
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option, positive_number
 from experiments.problems import problem, regression
@@ -41,6 +40,7 @@ from experiments.process import memory
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import harness, progress, store, structures
 from experiments.runs.harness import Workplace
+from experiments.studies import groups
 from experiments.studies.deep_linear import figure, table
 from experiments.studies.deep_linear.records import Starts
 from gf_jax.descent.placement import flow_memory

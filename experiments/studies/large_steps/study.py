@@ -18,13 +18,13 @@ import numpy as np
 from rich.console import Console
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import option
 from experiments.output import report
 from experiments.process.mistakes import EXIT_DIVERGED, UsageError
 from experiments.runs import descending, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
+from experiments.studies import groups
 from experiments.studies.large_steps import figure
 from experiments.studies.large_steps.records import DESCRIPTIONS, Sweep
 from gf_jax.descent.segments import Trajectory

@@ -22,12 +22,12 @@ from jaxtyping import Array
 from rich.console import Console
 
 import gf_jax
-from experiments.cli import groups
 from experiments.cli.experiment import Experiment
 from experiments.output import report
 from experiments.problems import problem
 from experiments.runs import harness, progress, store, structures
 from experiments.runs.harness import Workplace
+from experiments.studies import groups
 from experiments.studies.necessity import figure
 from experiments.studies.necessity.records import Saddle
 from gf_jax.comparison import WELL_BELOW

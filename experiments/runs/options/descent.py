@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from experiments.cli.groups.descent import MACHINE, STEPS, Steps
-from experiments.cli.groups.problem import NETWORK, Network
-from experiments.cli.groups.storage import Storage
 from experiments.cli.options import option, seed
+from experiments.problems.options import NETWORK, Network
 from experiments.process.mistakes import UsageError
+from experiments.runs.options.steps import MACHINE, STEPS, Steps
+from experiments.runs.options.storage import Storage
 from gf_jax.optimizers.method import Method
 from gf_jax.problems.objective import check_batch_size
 
