@@ -13,6 +13,8 @@ import pytest
 import gf_jax
 from experiments import studies
 from experiments.process import interruption
+from experiments.process.mistakes import UsageError
+from experiments.runs import structures
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.packing import Record
 from gf_jax.study import files
@@ -218,6 +220,41 @@ def test_a_damaged_description_is_told(change, message, finished, invoke):
     change(description)
     path.write_text(json.dumps(description))
     refused(invoke, finished[0], message)
+
+
+def test_a_description_of_an_older_version_is_read(short, invoke):
+    """It had the options of all experiments, null where they were not used."""
+    path = short / "configuration.json"
+    description = json.loads(path.read_text())
+    foreign = ("along", "epsilon", "depths", "batch_seed", "momentum", "nesterov")
+    description["configuration"] |= dict.fromkeys(foreign)
+    path.write_text(json.dumps(description))
+    status, out, err = invoke(f"--resume={short}")
+    assert status == 0, err
+    assert "resumed at iteration 5 of 12" in out
+
+
+def test_what_is_kept_has_the_form_of_its_record():
+    point = {"w": np.zeros((2, 3))}
+    like = structures.of(gf_jax.Flow, point, times=4)
+    times = [0.1, 0.2, 0.3, 0.4]
+    solved = gf_jax.gradient_flow(lambda p: ((p["w"] - 1) ** 2).sum(), point, times)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(solved)]
+    flow = structures.restored("flow", like, leaves)
+    assert flow.params["w"].shape == (4, 2, 3)
+    assert flow.statistics.complete is True
+    for spoil in (
+        lambda leaves: leaves[:-1],
+        lambda leaves: [leaves[0][:3], *leaves[1:]],
+        lambda leaves: [leaves[0].astype(int), *leaves[1:]],
+        lambda leaves: [*leaves[:1], leaves[1][..., None], *leaves[2:]],
+        lambda leaves: [*leaves[:4], np.array(-1), *leaves[5:]],
+    ):
+        with pytest.raises(UsageError, match="checkpoints hold no flow of this run"):
+            structures.restored("flow", like, spoil(leaves))
+    lanes = structures.of(gf_jax.Flow, point, ("times", "lanes"), times=4, lanes=5)
+    assert lanes.params["w"].axes == (4, 5, 2, 3)
+    assert lanes.loss.axes == (4, 5)
 
 
 def test_what_is_no_run_is_told(invoke, tmp_path):
