@@ -2,8 +2,7 @@
 
 import sys
 
-from experiments.cli import streams
-from experiments.runs import interruption
+from experiments.process import interruption, streams
 
 # Python calls it so while it looks for the module of a command, ``python -m experiments.main``.
 IS_COMMAND = sys.argv[:1] == ["-m"]
@@ -11,6 +10,6 @@ if IS_COMMAND:
     streams.install()
     interruption.watch()  # what follows takes a second or two
 
-from experiments.cli import environment  # noqa: E402
+from experiments.process import environment  # noqa: E402
 
 environment.prepare(is_command=IS_COMMAND)

@@ -27,8 +27,8 @@ import gf_jax.flow
 import gf_jax.problems
 import gf_jax.theory
 from experiments.cli import command_line, usage
-from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
-from experiments.runs import interruption
+from experiments.process import interruption
+from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 COMMAND = "python -m experiments.api"
 PAGE = usage.Page(

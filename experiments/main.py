@@ -1,4 +1,4 @@
-"""Command line of gf_jax: flags, one configuration, one experiment.
+"""Command line of gf_jax: flags, one experiment and its options.
 
     python -m experiments.main --ratios=2,5,10,20
 
@@ -10,37 +10,83 @@ diverged, results are written; 4 results could not be written; 130 interrupted, 
 import importlib
 from collections.abc import Sequence
 
-from experiments.cli import command_line, flags
-from experiments.cli.configuration import Configuration
-from experiments.runs import interruption
+from absl import flags
+
+from experiments import studies
+from experiments.cli import command_line
+from experiments.cli.experiment import Experiment
+from experiments.cli.options import Options
+from experiments.cli.usage import Example, Page
+from experiments.process import interruption
+from experiments.process.mistakes import EXIT_STATUSES
+
+COMMAND = "python -m experiments.main"
+# Times are of two CPU cores.
+EXAMPLES = (
+    Example(
+        f"{COMMAND} --ratios=2,5,10,20",
+        "The linear network on MNIST: runs with five step sizes, their flow and its predictions; "
+        "three minutes.",
+    ),
+    Example(
+        f"{COMMAND} --dataset=digits --iterations=1000 --activation=relu",
+        "A small ReLU network, without any download; a minute.",
+    ),
+    Example(
+        f"{COMMAND} --experiment=predict --step_sizes=0.01,0.003,0.001",
+        "How far apart three step sizes end, without running them; ten seconds.",
+    ),
+    Example(
+        f"{COMMAND} --experiment=large_steps",
+        "From which step size on descent leaves its flow; two minutes.",
+    ),
+    Example(
+        f"{COMMAND} --experiment=necessity",
+        "A saddle where nothing but tiny steps will do, beside its closed form; five seconds.",
+    ),
+)
 
 
-def main(argv: Sequence[str]) -> int:
+def page() -> Page:
+    """What help tells of the main command line."""
+    return Page(
+        command=COMMAND,
+        takes="[--FLAG=VALUE ...]",
+        purpose="Measures how far gradient descent on a neural network stands from its gradient "
+        "flow, and writes tables, arrays and figures into a folder. Defaults are in brackets.",
+        groups=studies.flags(),
+        defaults=studies.defaults(),
+        examples=EXAMPLES,
+        statuses=EXIT_STATUSES,
+        more="experiments/GUIDE.md explains the figures. --helpfull lists absl's own flags too.",
+    )
+
+
+def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the experiment that the flags describe."""
 
     def program() -> int:
-        config = _configuration()
-        if config is None:
+        chosen = _chosen(values)
+        if chosen is None:
             return 0
+        experiment, options = chosen
         # Slow to load, so after the flags are known to be right.
         devices = importlib.import_module("experiments.runs.devices")
-        interruption.call(lambda: devices.start_processes(config))
-        experiment = importlib.import_module(f"experiments.studies.{config.experiment}")
+        interruption.call(lambda: devices.start_processes(experiment, options))
         interruption.check()
-        return experiment.run(config)
+        return experiment.run(options)
 
     with interruption.handled():
         return interruption.exit_status(command_line.exit_status(argv, program))
 
 
-def _configuration() -> Configuration | None:
-    """That of the flags, or of the run to be resumed; None if that is complete."""
-    values = command_line.values_of(Configuration)
-    if values["resume"] is None:
-        return Configuration(**values)
-    given = command_line.given(Configuration)
-    return importlib.import_module("experiments.runs.resumption").configuration(given)
+def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
+    """What the flags say, or the run to be resumed; None if that is complete."""
+    given = command_line.given(studies.flags(), values)
+    if "resume" not in given:
+        return studies.chosen(given)
+    return importlib.import_module("experiments.runs.resumption").chosen(given, studies.load)
 
 
 if __name__ == "__main__":
-    command_line.start(flags.page(), Configuration, lambda argv: interruption.leave(main(argv)))
+    command_line.start(page(), lambda argv: interruption.leave(main(argv)))

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from experiments import studies
 from experiments.cli import command_line, usage
-from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
-from experiments.output import figures, page, report
-from experiments.runs import interruption, store
+from experiments.output import figures, report
+from experiments.output.page import document
+from experiments.output.page.transcript import Transcript
+from experiments.process import interruption
+from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.runs import store
 from experiments.studies import seeds
 
 COMMAND = "python -m experiments.show"
@@ -57,7 +61,7 @@ def _show_all(arguments: list[str]) -> int:
 
 
 def _show(directory: Path) -> None:
-    console = page.Transcript()
+    console = Transcript()
     run = store.read_run(directory)
     summary = seeds.summarise(run) if run.seeds else report.summarise(run)
     if run.seeds:
@@ -65,11 +69,17 @@ def _show(directory: Path) -> None:
     else:
         report.print_run(summary, console)
     try:
-        figure = figures.attempt(lambda: figures.draw_run(run, directory), console.print)
-        path = page.write(directory, summary, figure, console.told)
+        figure = figures.attempt(lambda: report.draw_run(run), directory, console.print)
+        path = document.write(directory, summary, figure, console.told, _question(directory))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
     console.print("drawn: " + escape(str(path)), soft_wrap=True, highlight=False)
+
+
+def _question(directory: Path) -> str:
+    """What the experiment asks; "" of one that is not known here."""
+    name = store.read_description(directory)["configuration"].get("experiment")
+    return studies.load(name).question if name in studies.MODULES else ""
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 import gf_jax
 from experiments import show
-from experiments.cli import environment, streams
-from experiments.cli.configuration import Configuration, UsageError
-from experiments.output import figures, report
+from experiments.output import report
 from experiments.problems import problem
-from experiments.runs import effort, harness, interruption, store
+from experiments.process import environment, interruption, memory, streams
+from experiments.process.mistakes import UsageError
+from experiments.runs import effort, store
 from experiments.studies import paper
 from gf_jax.descent.placement import Memory
 from gf_jax.study import summary as summaries
@@ -235,7 +235,7 @@ def test_a_figure_that_cannot_be_drawn_costs_nothing_else(invoke, tmp_path, monk
     def fail(*_):
         raise RuntimeError("no\nfont")
 
-    monkeypatch.setattr(figures, "draw_run", fail)
+    monkeypatch.setattr(report, "draw_run", fail)
     folder = tmp_path / "run"
     status, out, _ = invoke(*SMALL, "--ratios=2", f"--output_dir={folder}")
     assert status == 0
@@ -323,7 +323,7 @@ def test_starts_drawn_at_once_are_those_of_their_seeds(scale):
     """To the last bit."""
     network = gf_jax.problems.fully_connected((64, 7, 5, 10))
     first = 2**31 - 2
-    config = Configuration(dataset="digits", seed=first, seeds=4, init_scale=scale)
+    config = paper.Options.of(dataset="digits", seed=first, seeds=4, init_scale=scale)
     together = problem._initial_params(config, network)
     for number in range(4):
         key = jax.random.key(first + number)
@@ -335,7 +335,7 @@ def test_starts_drawn_at_once_are_those_of_their_seeds(scale):
 def test_memory_is_checked_again_when_all_is_known(invoke, tmp_path, monkeypatch):
     """By what is compiled, which needs more than was known before."""
     monkeypatch.setattr(effort, "descent_memory", lambda *_: Memory(0, 1, 0))
-    monkeypatch.setattr(harness.memory, "available", lambda: 2**14)
+    monkeypatch.setattr(memory, "available", lambda: 2**14)
     status, _, err = invoke(*SMALL, f"--output_dir={tmp_path / 'run'}")
     assert status == 2
     assert "error: memory: the run needs about" in err
@@ -350,10 +350,10 @@ def test_memory_is_checked_again_when_all_is_known(invoke, tmp_path, monkeypatch
     ],
 )
 def test_memory_that_runs_out_is_one_line(error, invoke, monkeypatch):
-    def fail(_):
+    def fail():
         raise error
 
-    monkeypatch.setattr(paper, "run", fail)
+    monkeypatch.setattr(problem, "device", fail)
     status, out, err = invoke(*SMALL)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: memory: too little for this run (")
@@ -361,7 +361,7 @@ def test_memory_that_runs_out_is_one_line(error, invoke, monkeypatch):
 
 def test_very_much_work_is_announced(monkeypatch, small_problem):
     f, start = small_problem
-    config = Configuration(dataset="digits", ratios=(2_000_000,), iterations=10)
+    config = paper.Options.of(dataset="digits", ratios=(2_000_000,), iterations=10)
     study = SimpleNamespace(objective=SimpleNamespace(loss=f), initial_params=start)
     lines = effort.announcement(
         config, study, config.schedule, "compensated", Memory(2**30, 1, 2**29)
@@ -369,15 +369,15 @@ def test_very_much_work_is_announced(monkeypatch, small_problem):
     assert "20,000,011 gradient evaluations" in lines[0]
     assert lines[0].endswith("at least 1.5 GiB of memory")
     assert "ms for a gradient, up to" in lines[1]
-    many = Configuration(dataset="digits", ratios=tuple(range(2, 30)), iterations=10)
+    many = paper.Options.of(dataset="digits", ratios=tuple(range(2, 30)), iterations=10)
     lines = effort.announcement(many, study, many.schedule, "compensated", Memory(1, 1, 1))
     assert lines[1].startswith("29 step sizes are compiled for minutes")
 
 
 def test_what_other_flows_take_is_told_after_the_first():
     told = []
-    config = SimpleNamespace(starts_of_seeds=range(1_000))
-    workplace = SimpleNamespace(config=config, say=told.append)
+    options = SimpleNamespace(starts_of_seeds=range(1_000))
+    workplace = SimpleNamespace(options=options, say=told.append)
     paper._foretell(workplace, 0, 0.1)
     paper._foretell(workplace, 1, 60.0)
     assert not told

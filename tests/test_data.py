@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.cli.configuration import UsageError
 from experiments.problems import data
 from experiments.problems.datasets import digits, download, idx
 from experiments.problems.datasets import mnist as mnist_module
 from experiments.problems.datasets.dataset import UnreachableError
 from experiments.problems.datasets.fashion_mnist import FASHION_MNIST
 from experiments.problems.datasets.mnist import MNIST
-from experiments.runs import interruption
+from experiments.process import interruption
+from experiments.process.mistakes import UsageError
 from tests.conftest import damaged
 
 

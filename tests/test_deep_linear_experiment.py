@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.cli.configuration import EXIT_DIVERGED, UsageError
 from experiments.problems import data, regression
-from experiments.studies import deep_linear
+from experiments.process.mistakes import EXIT_DIVERGED, UsageError
+from experiments.studies.deep_linear import study as deep_linear
 from tests.conftest import check_page
 
 SMALL = (

@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 from absl.flags import FlagValues
 
+from experiments import studies
 from experiments.benchmark import __main__ as benchmark
-from experiments.cli import command_line, flags
-from experiments.cli.configuration import EXIT_DIVERGED, WITHOUT_EFFECT, Configuration
+from experiments.cli import command_line
+from experiments.cli.options import described
+from experiments.process.mistakes import EXIT_DIVERGED
 from tests import test_devices
 from tests.documents import documents
 
@@ -150,11 +152,11 @@ def given_flags(line):
 
 
 def accepted(line):
-    """The configuration that a line of the main program describes."""
+    """The options that a line of the main program describes."""
     values = FlagValues()
-    command_line.define(flags.GROUPS, Configuration, values)
+    command_line.define(studies.flags(), values)
     assert values(["main", *shlex.split(line)[3:]]) == ["main"]
-    return Configuration(**command_line.values_of(Configuration, values))
+    return studies.chosen(command_line.given(studies.flags(), values))
 
 
 @pytest.mark.parametrize("line", [line for line in RUN if "experiments.main" in line])
@@ -164,7 +166,8 @@ def test_the_flags_shown_are_accepted(line):
 
 
 def test_flags_named_in_the_text_exist():
-    known = {flag.name for group in (*flags.GROUPS, *benchmark.GROUPS) for flag in group.flags}
+    pages = (*studies.flags(), *benchmark.page().groups)
+    known = {flag.name for group in pages for flag in group.flags}
     text = "".join(TEXTS.values())
     shown = set(re.findall(r"`--(?:no(?=flow|torch))?([a-z_]+)", text))
     assert shown <= known | {"help", "helpfull", "xla_cpu_enable_fast_math"}
@@ -184,13 +187,13 @@ def _shorter_run(given):
     if {"iterations", "resume"} & set(given):
         return {}
     experiment = given.get("experiment", "paper")
-    unused = set(WITHOUT_EFFECT[experiment])
+    used = set(described(studies.load(experiment).options))
     if given.get("network", "fully_connected") != "fully_connected":
-        unused.add("widths")
+        used.remove("widths")
     wanted = SHORTER | SHORTER_IN.get(experiment, {})
     if "batch_size" in given:
         wanted["examples"] = given["batch_size"] + "0"
-    return {name: value for name, value in wanted.items() if name not in unused}
+    return {name: value for name, value in wanted.items() if name in used}
 
 
 @pytest.mark.long

@@ -15,9 +15,10 @@ import pytest
 
 import gf_jax
 from experiments import show
-from experiments.cli.configuration import EXIT_DIVERGED
 from experiments.problems import data
-from experiments.runs import folders, store
+from experiments.process import folders
+from experiments.process.mistakes import EXIT_DIVERGED
+from experiments.runs import store
 from gf_jax.study import drawing
 from tests.conftest import SMALL, check_page, weights
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.cli.configuration import EXIT_DIVERGED
+from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import store
-from experiments.studies import records
+from experiments.studies.large_steps.records import DESCRIPTIONS
 from gf_jax.flow import prediction
 from tests.conftest import WITH_FLOW, check_page
 
@@ -125,9 +125,7 @@ def test_large_steps(invoke, tmp_path):
     np.testing.assert_allclose(step_sizes[:-1] / step_sizes[1:], 2)
     assert step_sizes[-1] == pytest.approx(0.01)
     assert step_sizes[1] < 2 * summary["edge"] <= step_sizes[0]
-    distances = np.array(
-        [[run[name] for name in records.DESCRIPTIONS] for run in summary["runs"][-2:]]
-    )
+    distances = np.array([[run[name] for name in DESCRIPTIONS] for run in summary["runs"][-2:]])
     slopes = np.log2(distances[0] / distances[1])
     # Step sizes 0.02 and 0.01, a fifth of the edge and less.
     np.testing.assert_allclose(slopes, [1, 2, 2], atol=0.2)

@@ -1,6 +1,5 @@
 """Help tells everything that is accepted, and fits the terminal."""
 
-import dataclasses
 import io
 import re
 import shlex
@@ -12,18 +11,19 @@ import pytest
 from absl.flags import FlagValues
 from rich.console import Console
 
-from experiments import main, show
+from experiments import main, show, studies
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.program import Settings
-from experiments.cli import command_line, flags, usage
-from experiments.cli.configuration import EXIT_STATUSES, EXPERIMENTS, Configuration
+from experiments.cli import command_line, usage
+from experiments.cli.options import described
+from experiments.process.mistakes import EXIT_STATUSES
 from gf_jax.program.arithmetic import ARITHMETICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    pytest.param(flags.page(), Configuration, id="main"),
-    pytest.param(benchmark.page(), Settings, id="benchmark"),
-    pytest.param(show.PAGE, None, id="show"),
+    pytest.param(main.page(), id="main"),
+    pytest.param(benchmark.page(), id="benchmark"),
+    pytest.param(show.PAGE, id="show"),
 ]
 
 
@@ -33,45 +33,57 @@ def printed(page, width):
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("page", "configuration"), PAGES)
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_a_page_fits_the_terminal(page, configuration, width):
+def test_a_page_fits_the_terminal(page, width):
     examples = {example.command for example in page.examples}  # lines to copy are not broken
     for line in printed(page, width).splitlines():
         assert len(line) <= min(width, usage.WIDEST) or line.strip() in examples
 
 
-@pytest.mark.parametrize(("page", "configuration"), PAGES[:2])
-def test_every_field_is_told_once(page, configuration):
+EXPERIMENTS = {name: studies.load(name).options for name in studies.MODULES}
+
+
+@pytest.mark.parametrize(
+    ("page", "programs"),
+    [(main.page(), EXPERIMENTS), (benchmark.page(), {"benchmark": Settings})],
+    ids=["main", "benchmark"],
+)
+def test_every_option_is_told_once(page, programs):
     told = re.findall(r"^  --(?:\[no\])?(\w+)", printed(page, 80), re.MULTILINE)
-    assert sorted(told) == sorted(field.name for field in dataclasses.fields(configuration))
+    known = {name for kind in programs.values() for name in described(kind)}
+    assert sorted(set(told) - {"experiment"}) == sorted(known)
+    assert len(set(told)) == len(told)
 
 
 def test_defaults_are_those_of_the_configuration():
-    text = " ".join(printed(flags.page(), 80).split())
+    text = " ".join(printed(main.page(), 80).split())
     assert "[10000; deep_linear: 400]" in text
     assert "[2,5,10,20; deep_linear: 2,4]" in text
     assert "[50,50; near_zero: 50; deep_linear: 2]" in text
 
 
 def test_choices_are_those_of_the_program():
-    by_name = {flag.name: flag for group in flags.GROUPS for flag in group.flags}
-    assert tuple(by_name["experiment"].choices) == EXPERIMENTS
+    by_name = {flag.name: flag for group in studies.flags() for flag in group.flags}
+    assert tuple(by_name["experiment"].choices) == tuple(studies.MODULES)
     assert tuple(by_name["arithmetic"].choices) == tuple(ARITHMETICS)
 
 
 @pytest.mark.parametrize(
-    ("page", "configuration", "define"),
-    [(flags.page(), Configuration, flags.GROUPS), (benchmark.page(), Settings, benchmark.GROUPS)],
+    ("page", "accept"),
+    [
+        (main.page(), studies.chosen),
+        (benchmark.page(), lambda given: Settings.of(**given)),
+    ],
     ids=["main", "benchmark"],
 )
-def test_examples_are_accepted(page, configuration, define):
+def test_examples_are_accepted(page, accept):
     for example in page.examples:
         assert example.command.startswith(page.command)
         values = FlagValues()
-        command_line.define(define, configuration, values)
+        command_line.define(page.groups, values)
         assert values(["program", *shlex.split(example.command)[3:]]) == ["program"]
-        configuration(**command_line.values_of(configuration, values))
+        accept(command_line.given(page.groups, values))
 
 
 def test_exit_statuses_are_told_everywhere():

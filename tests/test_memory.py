@@ -4,8 +4,8 @@ import jax
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import UsageError
-from experiments.runs import memory
+from experiments.process import memory
+from experiments.process.mistakes import UsageError
 from gf_jax.descent.placement import Memory
 from tests.conftest import SMALL, WITH_FLOW
 from tests.test_descent import START, quadratic
@@ -71,7 +71,7 @@ def test_a_flow_that_does_not_fit_is_refused_at_once(
 ):
     needs = []
 
-    def refuse(_, needed):
+    def refuse(needed, **_):
         needs.append(needed)
         raise UsageError("memory: too little")
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments import show
-from experiments.cli.configuration import UsageError
+from experiments import show, studies
 from experiments.output import report
-from experiments.output.page import Transcript
+from experiments.output.page.transcript import Transcript
+from experiments.process.mistakes import UsageError
 from experiments.runs import resumption, store, structures
 from experiments.studies import seeds
 from tests import mutants
@@ -123,7 +123,7 @@ def test_mutants_of_run_directories(tmp_path, capsys):
         is_refused = refused(functools.partial(tabulate, directory), directory)
         outcomes["refused" if is_refused else "shown"] += 1
         given = {"resume": str(directory), "ratios": (2, 3)}
-        resume = functools.partial(resumption.configuration, given)
+        resume = functools.partial(resumption.chosen, given, studies.load)
         outcomes["not resumed" if refused(resume, directory) else "resumed"] += 1
         if not is_refused and outcomes["shown"] % DRAWN == 1:
             assert show.main([str(directory)]) == 0, capsys.readouterr()

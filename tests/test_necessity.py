@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.runs import progress
-from experiments.studies import necessity
+from experiments.studies.necessity import study as necessity
 from tests.conftest import check_page
 
 
@@ -77,4 +77,4 @@ def test_an_accuracy_that_every_step_size_or_none_reaches(monkeypatch, invoke, t
     monkeypatch.setattr(progress, "segments", interrupted)
     status, out, _ = invoke("--experiment=necessity", f"--output_dir={tmp_path / 'short'}")
     assert status == 130
-    assert "interrupted before the runs were complete" in out
+    assert "interrupted: the runs are not complete" in out

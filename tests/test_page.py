@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import show
-from experiments.output import figures, page, report
-from experiments.output.figures import style
+from experiments.output import report
+from experiments.output.figures import panels, style
 from experiments.output.page import document, plots
+from experiments.output.page.transcript import Transcript
 from experiments.runs import store
+from gf_jax.study.style import run_name
 
 MALICE = "<script>alert(1)</script>"
 
@@ -24,7 +26,7 @@ def drawn(draw):
     axes = figure.subplots()
     draw(axes)
     figure.draw_without_rendering()
-    (panel,) = figures.panels(figure)
+    (panel,) = panels.panels(figure)
     return panel
 
 
@@ -170,9 +172,10 @@ def test_divergence_and_interrupts_are_told(finished, tmp_path):
     loss[5:, 1] = np.inf
     run = run._replace(metrics=run.metrics._replace(loss=loss), reference=None)
     summary = report.summarise(run)
-    console = page.Transcript(quiet=True)
+    console = Transcript(quiet=True)
     report.print_run(summary, console)
-    page.write(folder, summary | {"interrupted": True}, figures.draw_run(run, folder), console.told)
+    figure = style.write(report.draw_run(run), folder)
+    document.write(folder, summary | {"interrupted": True}, figure, console.told)
     text = (folder / "report.html").read_text()
     assert "No verdict" in text
     assert "Interrupted." in text
@@ -183,7 +186,7 @@ def test_divergence_and_interrupts_are_told(finished, tmp_path):
 
 
 def test_what_is_printed_is_remembered():
-    console = page.Transcript(quiet=True)
+    console = Transcript(quiet=True)
     table = Table(title="a [b]x[/b]")
     table.add_column("left", justify="left")
     table.add_column("right", justify="right")
@@ -206,9 +209,9 @@ def test_what_is_printed_is_remembered():
             "2ε / (m<sup>2</sup> t y<sub>0</sub> e<sup>mt</sup>)",
         ),
         (r"$\mathdefault{-10^{-2}}$", "-10<sup>-2</sup>"),
-        (style.run_name(5), "η<sub>0</sub>/5"),
+        (run_name(5), "η<sub>0</sub>/5"),
         ("one\ntwo", "one <br>two"),
     ],
 )
 def test_mathematics_as_html(label, written):
-    assert figures.as_html(label).replace("\u2009", " ") == written
+    assert panels.as_html(label).replace("\u2009", " ") == written

@@ -7,20 +7,22 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments.cli import flags
-from experiments.cli.configuration import PATHS, Configuration, located
+from experiments import studies
+from experiments.cli.options import located
 from experiments.runs import resumption
+from experiments.studies import groups
 from tests.conftest import SMALL, interrupted_at, weights
 
+PATHS = [
+    flag.name
+    for group in studies.flags()
+    for flag in group.flags
+    if flag.value in ("FILE", "FOLDER")
+]
 
-def test_all_flags_that_name_files_are_paths():
-    named = {
-        flag.name
-        for group in flags.GROUPS
-        for flag in group.flags
-        if flag.value in ("FILE", "FOLDER")
-    }
-    assert named == set(PATHS)
+
+class Options(groups.NetworkRun):
+    """All options that name files or folders."""
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -28,17 +30,16 @@ def test_paths_are_absolute(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for given, absolute in {"a/b": tmp_path / "a" / "b", "~/c": tmp_path / "home" / "c"}.items():
-        config = Configuration(**{name: given})
-        assert getattr(config, name) == str(absolute)
+        assert getattr(Options.of(**{name: given}), name) == str(absolute)
         monkeypatch.chdir("/")
-        assert located({name: str(absolute)}) == {name: str(absolute)}
+        assert located(Options, {name: str(absolute)}) == {name: str(absolute)}
         monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_addresses(name, invoke):
     if name == "checkpoint_dir":
-        assert Configuration(checkpoint_dir="gs://b/c").checkpoint_dir == "gs://b/c"
+        assert Options.of(checkpoint_dir="gs://b/c").checkpoint_dir == "gs://b/c"
     else:
         status, _, err = invoke(f"--{name}=gs://b/c")
         assert (status, err) == (
@@ -155,8 +156,8 @@ def test_weights_are_known_by_their_values(interrupt, invoke, monkeypatch):
     of_other_values("other.npz")
 
     def weights_of(**given):
-        config = resumption.configuration({"resume": str(folder), **given})
-        return os.path.relpath(config.initial_params, place.parent)
+        _, options = resumption.chosen({"resume": str(folder), **given}, studies.load)
+        return os.path.relpath(options.initial_params, place.parent)
 
     kept = os.path.relpath(folder / "initial_params.npz", place.parent)
     assert weights_of() == kept

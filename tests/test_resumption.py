@@ -1,6 +1,5 @@
 """Runs that were cut short go on to the same bits; what does not fit is refused in one line."""
 
-import dataclasses
 import fcntl
 import json
 import shutil
@@ -12,8 +11,10 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import Configuration
-from experiments.runs import interruption
+from experiments import studies
+from experiments.process import interruption
+from experiments.process.mistakes import UsageError
+from experiments.runs import structures
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.packing import Record
 from gf_jax.study import files
@@ -96,6 +97,66 @@ def test_every_piece_is_kept(name, number, flags, cut_short, invoke, tmp_path):
     assert_same_results(folder, expected)
 
 
+TINY = (*WITH_FLOW[:3], "--widths=4", "--snapshots=3")
+SMALLEST = (*TINY, "--step_size=0.05")
+# Of every other experiment: flags, and the solvers that are interrupted, each after how many calls.
+OTHERS = [
+    (("predict", *WITH_FLOW[:3], "--widths=4", "--step_size=0.05"), {"predict": 0}),
+    (
+        ("large_steps", *TINY, "--step_sizes=0.1,0.05"),
+        {"curvature": 0, "resumable_segments": 5, "deviation": 0, "modified_flow": 0},
+    ),
+    (("curvature", *SMALLEST), {"gradient_flow": 0, "curvature": 0}),
+    (("curvature", *SMALLEST, "--along=descent"), {"resumable_segments": 5, "curvature": 0}),
+    (
+        ("bounds", *SMALLEST, "--epsilon=0.01"),
+        {"resumable_segments": 15, "gradient_flow": 1, "deviation": 0, "curvature": 0},
+    ),
+    (
+        ("bounds", *SMALLEST, "--epsilon=0.01", "--activation=relu"),
+        {"predict": 0},
+    ),
+    (("near_zero", *WITH_FLOW[:2], "--depths=2,3", "--widths=4"), {"curvature": 1}),
+    (
+        ("deep_linear", *WITH_FLOW[:2], "--depths=2,3", "--iterations=12", "--seeds=3"),
+        {"gradient_flow": 1, "end_to_end_flow": 1},
+    ),
+    (("necessity",), {"gradient_flow": 0}),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interrupts"),
+    [
+        pytest.param(
+            arguments,
+            interrupts,
+            marks=() if arguments[0] in ("predict", "near_zero", "necessity") else pytest.mark.long,
+            id=" ".join((arguments[0], *arguments[6:])),
+        )
+        for arguments, interrupts in OTHERS
+    ],
+)
+def test_every_experiment_is_resumed(arguments, interrupts, cut_short, invoke, tmp_path):
+    """After an interrupt in each of its solvers, one run after the other, the bits are the same."""
+    flags = (f"--experiment={arguments[0]}", *arguments[1:])
+    expected = tmp_path / "undisturbed"
+    assert invoke(*flags, f"--output_dir={expected}")[0] == 0
+    for name, number in interrupts.items():
+        folder = cut_short(name, number, *flags)
+        status, _, err = invoke(f"--resume={folder}")
+        assert status == 0, err
+        assert_same_results(folder, expected)
+        shutil.rmtree(folder)
+
+
+def test_what_is_kept_is_not_computed_again(cut_short, invoke, monkeypatch):
+    folder = cut_short("curvature", 1, "--experiment=near_zero", *OTHERS[6][0][1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(gf_jax, "curvature", interrupted_at("curvature", 1))  # one is left
+        assert invoke(f"--resume={folder}")[0] == 0
+
+
 def test_a_complete_run_says_so(finished, invoke):
     folder, _ = finished
     status, out, _ = invoke(f"--resume={folder}")
@@ -161,17 +222,43 @@ def test_a_damaged_description_is_told(change, message, finished, invoke):
     refused(invoke, finished[0], message)
 
 
+def test_a_description_of_an_older_version_is_read(short, invoke):
+    """It had the options of all experiments, null where they were not used."""
+    path = short / "configuration.json"
+    description = json.loads(path.read_text())
+    foreign = ("along", "epsilon", "depths", "batch_seed", "momentum", "nesterov")
+    description["configuration"] |= dict.fromkeys(foreign)
+    path.write_text(json.dumps(description))
+    status, out, err = invoke(f"--resume={short}")
+    assert status == 0, err
+    assert "resumed at iteration 5 of 12" in out
+
+
+def test_what_is_kept_has_the_form_of_its_record():
+    point = {"w": np.zeros((2, 3))}
+    like = structures.of(gf_jax.Flow, point, times=4)
+    times = [0.1, 0.2, 0.3, 0.4]
+    solved = gf_jax.gradient_flow(lambda p: ((p["w"] - 1) ** 2).sum(), point, times)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(solved)]
+    flow = structures.restored("flow", like, leaves)
+    assert flow.params["w"].shape == (4, 2, 3)
+    assert flow.statistics.complete is True
+    for spoil in (
+        lambda leaves: leaves[:-1],
+        lambda leaves: [leaves[0][:3], *leaves[1:]],
+        lambda leaves: [leaves[0].astype(int), *leaves[1:]],
+        lambda leaves: [*leaves[:1], leaves[1][..., None], *leaves[2:]],
+        lambda leaves: [*leaves[:4], np.array(-1), *leaves[5:]],
+    ):
+        with pytest.raises(UsageError, match="checkpoints hold no flow of this run"):
+            structures.restored("flow", like, spoil(leaves))
+    lanes = structures.of(gf_jax.Flow, point, ("times", "lanes"), times=4, lanes=5)
+    assert lanes.params["w"].axes == (4, 5, 2, 3)
+    assert lanes.loss.axes == (4, 5)
+
+
 def test_what_is_no_run_is_told(invoke, tmp_path):
     refused(invoke, tmp_path, "holds no run that can be resumed (No such file or directory)")
-
-
-def test_experiments_that_are_not_resumed(invoke, tmp_path):
-    folder = tmp_path / "run"
-    assert invoke("--experiment=necessity", f"--output_dir={folder}")[0] == 0
-    refused(invoke, folder, "a run of necessity is not resumed; accepted are runs of paper, round")
-    status, _, err = invoke("--experiment=necessity", "--checkpoint_every=1")
-    assert status == 2
-    assert "--checkpoint_every: has no effect on --experiment=necessity" in err
 
 
 def test_a_second_process_is_refused(short, invoke):
@@ -258,11 +345,14 @@ def test_a_checkpoint_that_cannot_be_written_is_told(invoke, tmp_path, monkeypat
         {"step_sizes": (0.1, 0.05), "iterations": 7},
         {"network": "lenet5", "initial_params": "weights.npz"},
         {"experiment": "rounding", "segments": 5, "ratios": (3, 2), "mesh": None},
+        {"experiment": "predict", "step_sizes": (0.1, 0.03)},
+        {"experiment": "curvature", "iterations": 7},
+        {"experiment": "deep_linear", "step_sizes": (0.1, 0.05)},
     ],
 )
-def test_a_resolved_configuration_is_its_own(flags):
-    config = Configuration(**flags)
-    assert Configuration(**dataclasses.asdict(config)) == config
+def test_resolved_options_are_their_own(flags):
+    experiment, options = studies.chosen({n: v for n, v in flags.items() if v is not None})
+    assert experiment.options.of(**options.values()) == options
 
 
 def test_help_does_not_load_orbax():

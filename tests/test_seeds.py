@@ -7,7 +7,7 @@ import pytest
 
 import gf_jax
 from experiments import show
-from experiments.cli.configuration import EXIT_DIVERGED, EXIT_INTERRUPTED
+from experiments.process.mistakes import EXIT_DIVERGED, EXIT_INTERRUPTED
 from experiments.runs import store
 from tests.conftest import SMALL, WITH_FLOW
 from tests.test_program import Counts

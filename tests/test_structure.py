@@ -21,11 +21,13 @@ LIBRARY = {
     # What runs amount to; only here the library touches the world.
     "study": {"comparison", "descent", "flow", "optimizers", "program", "theory"},
 }
+# The same of experiments: each folder imports those before it. In front are those that run.
+EXPERIMENTS = ("process", "cli", "problems", "output", "runs", "studies", "benchmark")
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {
     "diffrax": {"gf_jax.flow.smooth"},
     "matfree": {"gf_jax.theory.spectrum"},
-    "absl": {"experiments.cli.command_line", "experiments.benchmark"},
+    "absl": {"experiments.cli.command_line", "experiments.main", "experiments.benchmark"},
     "pdoc": {"experiments.api"},
     "matplotlib": {
         *("gf_jax.study.drawing", "gf_jax.study.style", "experiments.output.figures"),
@@ -40,8 +42,8 @@ OUTSIDE = {
     "tqdm": {"experiments.runs.progress"},
     "orbax": {"experiments.runs.checkpoints"},
     "etils": {"experiments.runs.checkpoints"},
-    "fcntl": {"experiments.runs.folders"},
-    "signal": {"experiments.runs.interruption"},
+    "fcntl": {"experiments.process.folders"},
+    "signal": {"experiments.process.interruption"},
 }
 
 
@@ -72,6 +74,15 @@ def test_the_library_imports_downwards(module):
     inner = {name.split(".")[1] for name in names if name.startswith("gf_jax.")}
     own = module.split(".")[1]
     assert inner - {own} <= LIBRARY[own]
+
+
+@pytest.mark.parametrize("place", EXPERIMENTS)
+def test_experiments_import_downwards(place):
+    lower = EXPERIMENTS[: EXPERIMENTS.index(place) + 1]
+    for module, path in MODULES.items():
+        if f"{module}.".startswith(f"experiments.{place}."):
+            names = {n.split(".")[1] for n in imported(path) if n.startswith("experiments.")}
+            assert names <= set(lower), module
 
 
 # Those for types alone count too.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import gf_jax
-from experiments.cli.configuration import EXIT_DIVERGED
 from experiments.problems import data
+from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.studies import spectra
 from tests.conftest import WITH_FLOW, check_page
 from tests.test_curvature import dense_eigenvalues

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import gf_jax
 from experiments import show
-from experiments.cli.configuration import UsageError
 from experiments.output import report
+from experiments.problems.weights import read_params
+from experiments.process.mistakes import UsageError
 from experiments.runs import store
 from gf_jax.study import files
 from tests.conftest import SMALL, damaged, weights
@@ -150,9 +151,9 @@ def test_declared_sizes_take_no_memory(finished, tmp_path):
     tracemalloc.start()
     try:
         with pytest.raises(UsageError, match=r"shape \(16777216,\); accepted is \(6, 64\)"):
-            store.read_params(str(path), SHAPES)
+            read_params(str(path), SHAPES)
         with pytest.raises(UsageError, match="header"):
-            store.read_params(str(long_header), SHAPES)
+            read_params(str(long_header), SHAPES)
         with pytest.raises(UsageError, match=r"metrics\.npz"):
             store.read_run(folder)
         assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
@@ -251,7 +252,7 @@ def test_damaged_weights_are_refused_or_right(content, tmp_path):
     path = tmp_path / "weights.npz"
     path.write_bytes(content)
     with contextlib.suppress(UsageError):
-        params = store.read_params(str(path), SHAPES)
+        params = read_params(str(path), SHAPES)
         np.testing.assert_array_equal(params["dense_1"]["weight"], np.ones((6, 64)))
         np.testing.assert_array_equal(params["dense_2"]["weight"].ravel(), np.arange(60))
 
@@ -275,7 +276,7 @@ def test_random_headers_are_refused(head, data, version, tmp_path):
     with contextlib.suppress(UnicodeEncodeError):
         path.write_bytes(member(head, data, version=version))
         with pytest.raises(UsageError, match="--initial_params="):
-            store.read_params(str(path), SHAPES)
+            read_params(str(path), SHAPES)
 
 
 @pytest.mark.parametrize("name", ["metrics.npz", "snapshots.npz", "flow.npz"])

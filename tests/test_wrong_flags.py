@@ -14,18 +14,13 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import show
+from experiments import show, studies
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark.program import Settings
 from experiments.cli import command_line
-from experiments.cli.configuration import (
-    ALONG,
-    COORDINATES,
-    EXPERIMENTS,
-    Configuration,
-)
 from experiments.problems.datasets import DATASETS
 from experiments.problems.networks import NETWORKS
+from experiments.problems.options import COORDINATES
+from experiments.studies import groups
 from gf_jax.problems.activations import ACTIVATIONS
 from gf_jax.problems.losses import LOSSES
 from tests.conftest import SMALL
@@ -80,7 +75,7 @@ MISTAKES = [
     ("--widths=" + ",".join(["1"] * 100), "accepted are fewer than 100 widths"),
     ("--activation=sine", "--activation=sine: unknown; accepted are linear, relu, leaky_relu"),
     ("--loss=square", "--loss=square: unknown; did you mean squared? accepted are cross_entropy"),
-    ("--init_scale=0", "--init_scale=0.0"),
+    ("--init_scale=0", "--init_scale=0: accepted is a positive"),
     ("--init_scale=inf", "--init_scale=inf"),
     ("--init_scale=1e39", "--init_scale=1e+39: accepted is 1e-30 to 1e+30"),
     ("--init_scale=1e30", "--init_scale=1e+30: the training loss is not finite at this start"),
@@ -187,7 +182,7 @@ OTHER_MISTAKES = [
     (("--experiment=deep_linear", *DIGITS, "--depths=2,2"), "--depths=2,2: give every depth once"),
     (("--experiment=deep_linear", *DIGITS, "--seeds=-1"), "--seeds=-1: accepted is"),
     (("--experiment=deep_linear", "--dataset=digits", "--examples=1"), "--examples=1: all are"),
-    (("--experiment=necessity", "--epsilon=0"), "--epsilon=0.0: accepted is a positive"),
+    (("--experiment=necessity", "--epsilon=0"), "--epsilon=0: accepted is a positive"),
     (("--experiment=necessity", "--epsilon=1e-320"), "--epsilon=1e-320: accepted is 1e-30 to"),
     (("--experiment=necessity", "--dataset=digits"), "--dataset: has no effect"),
     (("--experiment=bounds", *DIGITS, "--epsilon=nan"), "--epsilon=nan: accepted is"),
@@ -239,7 +234,7 @@ OF_BENCHMARK = [
 @pytest.mark.parametrize(("given", "message"), OF_BENCHMARK)
 def test_mistakes_in_the_benchmark(given, message, capsys, tmp_path):
     values = flags.FlagValues()
-    command_line.define(benchmark.GROUPS, Settings, values)
+    command_line.define(benchmark.page().groups, values)
     target = tmp_path / "out"
     arguments = ["benchmark", "--dataset=digits", "--notorch", f"--output_dir={target}"]
     try:
@@ -348,17 +343,18 @@ def anything(*likely):
 
 
 CHOICES = {
-    "experiment": EXPERIMENTS,
+    "experiment": tuple(studies.MODULES),
     "network": NETWORKS,
     "dataset": DATASETS,
     "activation": ACTIVATIONS,
     "loss": LOSSES,
-    "along": ALONG,
+    "along": ("flow", "descent"),
     "coordinates": COORDINATES,
     "flow": ("true", "false"),
 }
+NAMES = [flag.name for group in studies.flags() for flag in group.flags]
 GIVEN = st.fixed_dictionaries(
-    {}, optional={name: anything(*CHOICES.get(name, ())) for name in Configuration.__annotations__}
+    {}, optional={name: anything(*CHOICES.get(name, ())) for name in NAMES}
 )
 
 
@@ -371,7 +367,7 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         made = []
 
         def configure():
-            made.append(Configuration(**command_line.values_of(Configuration)))
+            made.append(studies.chosen(command_line.given(studies.flags())))
             return 0
 
         try:
@@ -385,7 +381,7 @@ def test_any_flags_are_a_configuration_or_one_line(given, flag_definitions):
         assert status == 2
         check(err.getvalue(), "")
         return
-    (config,) = made
-    if config.step_size is not None:
-        assert all(1e-30 <= size <= 1e30 for size in config.all_step_sizes)
-        assert config.iterations % config.schedule.segments == 0
+    ((_, options),) = made
+    if isinstance(options, groups.Steps):
+        assert all(1e-30 <= size <= 1e30 for size in options.all_step_sizes)
+        assert options.iterations % options.schedule.segments == 0

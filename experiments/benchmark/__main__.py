@@ -4,7 +4,6 @@ Exit status: 0 done; 1 implementations disagree; 2 a mistake in flags or files, 
 run, or too little memory for some network; 130 interrupted. What is complete is written.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -12,31 +11,10 @@ from absl import flags
 
 from experiments.benchmark import program
 from experiments.benchmark.program import EXIT_DISAGREEMENT, Settings
-from experiments.cli import command_line
-from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE
-from experiments.cli.flags import DATA, OUTPUT_DIR, RATIOS
-from experiments.cli.usage import Example, Flag, Group, Page, default_in_words
-from experiments.runs import interruption
-
-WHAT_TO_MEASURE = Group(
-    "What to measure",
-    (
-        Flag(
-            "networks",
-            "texts",
-            f"Some of {', '.join(Settings.networks)}, separated by commas.",
-            value="NAME,...",
-        ),
-        Flag(
-            "torch",
-            "switch",
-            "Whether PyTorch takes part; if not given, where it is installed.",
-        ),
-        Flag("rounds", "integer", "How often everything is measured, in turn."),
-        RATIOS,
-    ),
-)
-GROUPS = (WHAT_TO_MEASURE, DATA, Group("Results", (OUTPUT_DIR,)))
+from experiments.cli import command_line, options
+from experiments.cli.usage import Example, Page
+from experiments.process import interruption
+from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE
 
 COMMAND = "python -m experiments.benchmark"
 # Times are of two CPU cores.
@@ -58,16 +36,13 @@ STATUSES = {
 
 def page() -> Page:
     """What help tells of the benchmark."""
-    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
     return Page(
         command=COMMAND,
         takes="[--FLAG=VALUE ...]",
         purpose="Measures what one base iteration of all runs costs in this engine, and in the "
         "forms that others would write. Defaults are in brackets.",
-        groups=GROUPS,
-        defaults={
-            name: default_in_words(value) for name, value in fields.items() if value is not None
-        },
+        groups=options.groups({"benchmark": Settings}),
+        defaults=options.defaults({"benchmark": Settings}),
         examples=EXAMPLES,
         statuses=STATUSES,
         more="--helpfull lists absl's own flags too.",
@@ -78,7 +53,7 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
     """Runs the benchmark that the flags describe."""
 
     def measure() -> int:
-        return program.run(Settings(**command_line.values_of(Settings, values)))
+        return program.run(Settings.of(**command_line.given(page().groups, values)))
 
     with interruption.handled():
         return interruption.exit_status(command_line.exit_status(argv, measure))
@@ -87,4 +62,4 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
 if __name__ == "__main__":
     # What compiling takes is measured, so nothing compiled earlier may be used.
     jax.config.update("jax_enable_compilation_cache", False)
-    command_line.start(page(), Settings, lambda argv: interruption.leave(main(argv)))
+    command_line.start(page(), lambda argv: interruption.leave(main(argv)))

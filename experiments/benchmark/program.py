@@ -15,21 +15,19 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from experiments.benchmark import engine, measuring, table, textbook, workload
+from experiments.benchmark import engine, figure, measuring, table, textbook, workload
 from experiments.benchmark.measuring import Entrant, Make
 from experiments.benchmark.workload import UnavailableError, Workload
-from experiments.cli import command_line, streams, usage
-from experiments.cli.configuration import (
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    Configuration,
-    UsageError,
-)
+from experiments.cli import command_line, usage
+from experiments.cli.options import option, positive
 from experiments.output import figures, report
 from experiments.problems import problem
 from experiments.problems.data import Dataset
 from experiments.problems.networks import FULLY_CONNECTED, NETWORKS
-from experiments.runs import folders, harness, progress, store
+from experiments.process import folders, streams
+from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from experiments.runs import harness, progress, store
+from experiments.studies import groups, paper
 from gf_jax.program.arithmetic import ARITHMETICS
 
 # Roughly the seconds that a network takes to get ready, and to be measured once, per
@@ -41,44 +39,51 @@ SHARES = (8, 4, 2, 1)  # of the examples
 STARTS = (1, 2, 4, 8)  # starting points
 AGREEMENT = 1e-4  # of losses, relative: rounding is far below, a mistake far above
 EXIT_DISAGREEMENT = 1
+MEASURED = "What to measure"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the benchmark is to do; attributes are described where the flags are defined.
+def _networks(names: tuple[str, ...]) -> str:
+    if not names or not set(names) <= set(workload.FORMS):
+        unknown = next((name for name in names if name not in workload.FORMS), "")
+        accepted = f"accepted are some of {', '.join(workload.FORMS)}"
+        return usage.nearest(unknown, workload.FORMS) + accepted
+    return "" if len(set(names)) == len(names) else "give every network once"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(groups.Data):
+    """What the benchmark is to do.
 
     Raises:
       UsageError: on values or combinations that are not accepted.
     """
 
-    networks: tuple[str, ...] = tuple(workload.FORMS)
-    rounds: int = 5
-    examples: int = 1_000
-    ratios: tuple[int, ...] = (1, 2, 5, 10, 20)
-    dataset: str = "auto"
-    data_dir: str | None = None
-    output_dir: str | None = None
-    torch: bool | None = None
+    networks: tuple[str, ...] = option(
+        f"Some of {', '.join(workload.FORMS)}, separated by commas.",
+        tuple(workload.FORMS),
+        MEASURED,
+        value="NAME,...",
+        accepted=_networks,
+    )
+    torch: bool | None = option(
+        "Whether PyTorch takes part; if not given, where it is installed.", None, MEASURED
+    )
+    rounds: int = option(
+        "How often everything is measured, in turn.", 5, MEASURED, accepted=positive
+    )
+    ratios: tuple[int, ...] = groups.ratios_option((1, 2, 5, 10, 20), MEASURED)
+    output_dir: str | None = groups.output_dir()
 
-    def __post_init__(self) -> None:
-        listed = ",".join(self.networks)
-        if not self.networks or not set(self.networks) <= set(workload.FORMS):
-            unknown = next((name for name in self.networks if name not in workload.FORMS), "")
-            accepted = f"accepted are some of {', '.join(workload.FORMS)}"
-            raise UsageError(
-                f"--networks={listed}: {usage.nearest(unknown, workload.FORMS)}{accepted}"
-            )
-        if len(set(self.networks)) < len(self.networks):
-            raise UsageError(f"--networks={listed}: give every network once")
-        if self.rounds < 1:
-            raise UsageError(f"--rounds={self.rounds}: accepted is a positive integer")
-        self.configuration(SWEEP)
+    def check(self) -> None:
+        """Raises UsageError on runs that the main program does not make."""
+        super().check()
+        self.runs(SWEEP)
 
-    def configuration(self, network: str) -> Configuration:
-        """That of the main program for the same runs, whose rules hold here too."""
+    def runs(self, network: str) -> paper.Options:
+        """The options of the main program for the same runs, whose rules hold here too."""
         # The fully connected ones have the names of their activations.
         dense = network not in NETWORKS
-        return Configuration(
+        return paper.Options.of(
             network=FULLY_CONNECTED if dense else network,
             activation=network if dense else None,
             ratios=self.ratios,
@@ -115,7 +120,8 @@ def run(settings: Settings) -> int:
     if without:
         say(f"without PyTorch: {without}")
     streams.keep(directory)
-    store.write_configuration(directory, settings, dataset, ", ".join(settings.networks))
+    values = dataclasses.asdict(settings)
+    store.write_configuration(directory, values, dataset, ", ".join(settings.networks))
     summary: dict[str, Any] = {
         "data": dataset.label,
         "ratios": list(_ratios(settings)),
@@ -136,7 +142,7 @@ def run(settings: Settings) -> int:
         summary = summary | {"networks": list(summary["networks"]), "interrupted": True}
     store.write_summary(directory, summary)
     if summary["networks"]:
-        figures.attempt(lambda: figures.draw_benchmark(summary, directory), say)
+        figures.attempt(lambda: figure.draw(summary), directory, say)
         table.show(summary, console)
     say(f"everything lies in {directory}")
     return _end(settings, summary, say)
@@ -186,17 +192,16 @@ def build_workloads(settings: Settings) -> dict[str, Workload]:
     datasets: dict[bool, Dataset] = {}
     workloads = {}
     for network in dict.fromkeys((*settings.networks, SWEEP)):
-        config = settings.configuration(network)
-        enlarged = NETWORKS[config.network or FULLY_CONNECTED].enlarges
-        if enlarged not in datasets:
-            datasets[enlarged] = problem.load_data(config)
-        study = problem.build(config, datasets[enlarged])
+        options = settings.runs(network)
+        if options.enlarged not in datasets:
+            datasets[options.enlarged] = problem.load_data(options)
+        study = problem.build(options, datasets[options.enlarged])
         workloads[network] = workload.of(network, study, _ratios(settings))
     return workloads
 
 
 def _ratios(settings: Settings) -> tuple[int, ...]:
-    return settings.configuration(SWEEP).schedule.lanes
+    return settings.runs(SWEEP).schedule.lanes
 
 
 def _measure(
@@ -332,10 +337,8 @@ def _sweep_points(runs: Workload) -> Iterator[tuple[str, int, Workload]]:
 
 def _changed(runs: Workload, dataset: Dataset, **changes: Any) -> Workload:
     """The same runs on other data, a network of other widths, or from several starts."""
-    config = Configuration(
-        network=FULLY_CONNECTED, activation=runs.network, ratios=runs.ratios, **changes
-    )
-    study, starts = problem.build(config, dataset), len(config.starts_of_seeds)
+    options = paper.Options.of(activation=runs.network, ratios=runs.ratios, **changes)
+    study, starts = problem.build(options, dataset), len(options.starts_of_seeds)
     return workload.of(runs.network, study, runs.ratios, starts)
 
 

@@ -1,6 +1,5 @@
 """What the command lines share: flags from their description, help, mistakes, exit statuses."""
 
-import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +7,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.cli import streams, usage
-from experiments.cli.configuration import (
+from experiments.cli import usage
+from experiments.process import folders, streams
+from experiments.process.mistakes import (
     EXIT_INTERRUPTED,
     EXIT_UNWRITTEN,
     EXIT_USAGE,
@@ -17,7 +17,6 @@ from experiments.cli.configuration import (
     UnwrittenError,
     UsageError,
 )
-from experiments.runs import folders
 
 # What is accepted of the kinds of flags of which absl does not say it.
 ACCEPTED = {
@@ -36,10 +35,8 @@ class _Several(flags.ArgumentParser):
     def __init__(self, kind: type, name: str, example: str) -> None:
         self._kind, self._name, self._example = kind, name, example
 
-    def parse(self, argument: object) -> tuple[Any, ...]:
-        """The values in a text; a default, which is a tuple, as it is."""
-        if not isinstance(argument, str):
-            return tuple(argument)  # type: ignore[arg-type]
+    def parse(self, argument: str) -> tuple[Any, ...]:
+        """The values in a text."""
         parts = argument.split(",") if argument.strip() else []
         try:
             return tuple(self._kind(part) for part in parts)
@@ -81,43 +78,35 @@ def _parser(flag: usage.Flag) -> flags.ArgumentParser:
             return flags.ArgumentParser()
 
 
-def define(
-    groups: Iterable[usage.Group], configuration: type, values: flags.FlagValues = flags.FLAGS
-) -> None:
-    """Defines the flags that are described, with the defaults of a configuration's fields."""
-    defaults = {field.name: field.default for field in dataclasses.fields(configuration)}
+def define(groups: Iterable[usage.Group], values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags that are described; what is not given is None."""
     for flag in (flag for group in groups for flag in group.flags):
-        default: Any = defaults[flag.name]
         if flag.kind == "switch":
-            flags.DEFINE_boolean(flag.name, default, flag.meaning, values)
+            flags.DEFINE_boolean(flag.name, None, flag.meaning, values)
             continue
         several = flag.kind in ("integers", "numbers", "texts")
         flags.DEFINE(
             _parser(flag),
             flag.name,
-            default,
+            None,
             flag.meaning,
             flag_values=values,
             serializer=flags.CsvListSerializer(",") if several else None,
         )
 
 
-def values_of(configuration: type, values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
-    """The values of the flags that are fields of a configuration."""
-    return {field.name: values[field.name].value for field in dataclasses.fields(configuration)}
-
-
-def given(configuration: type, values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+def given(groups: Iterable[usage.Group], values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
     """The values of those flags alone that were given."""
-    return {n: value for n, value in values_of(configuration, values).items() if values[n].present}
+    names = (flag.name for group in groups for flag in group.flags)
+    return {name: values[name].value for name in names if values[name].value is not None}
 
 
-def start(page: usage.Page, configuration: type, main: Callable[[Sequence[str]], int]) -> None:
+def start(page: usage.Page, main: Callable[[Sequence[str]], int]) -> None:
     """Shows help, or parses the flags and ends the program with the status of its main function."""
     if any(argument in usage.HELP for argument in sys.argv[1:]):
         usage.show(page)
         sys.exit(0)
-    define(page.groups, configuration)
+    define(page.groups)
     app.run(main, flags_parser=parse_flags)
 
 

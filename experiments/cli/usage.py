@@ -81,13 +81,13 @@ def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{known[found[0]]}? " if found else ""
 
 
-def default_in_words(value: object) -> str:
-    """A default as it would be typed."""
+def in_words(value: object) -> str:
+    """A value as it would be typed."""
     if isinstance(value, tuple):
-        return ",".join(map(default_in_words, value))
+        return ",".join(map(in_words, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def show(page: Page, console: Console | None = None) -> None:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from experiments.cli import command_line, usage
-from experiments.cli.configuration import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from experiments.docs import described, flag_page
-from experiments.runs import interruption
+from experiments.process import interruption
+from experiments.process.mistakes import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 COMMAND = "python -m experiments.docs"
 FLAGS = Path(__file__).with_name("flags.md")

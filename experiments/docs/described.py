@@ -1,12 +1,10 @@
 """What the page on flags tells of each experiment, taken from where flags are described."""
 
-import dataclasses
 from typing import NamedTuple
 
-from experiments.cli import flags
-from experiments.cli.configuration import EXPERIMENTS, Configuration
-from experiments.cli.effects import WITHOUT_EFFECT
-from experiments.cli.usage import Flag, default_in_words, form
+from experiments import studies
+from experiments.cli import options
+from experiments.cli.usage import Flag, form, in_words
 
 
 class Row(NamedTuple):
@@ -34,31 +32,32 @@ class Described(NamedTuple):
 
 def experiments() -> dict[str, Described]:
     """Every experiment by its name."""
-    described = [flag for group in flags.GROUPS for flag in group.flags]
-    (choice,) = (flag for flag in described if flag.name == "experiment")
-    return {name: Described(choice.choices[name], rows(name)) for name in EXPERIMENTS}
+    choice = Row("--experiment", "NAME", next(iter(studies.MODULES)), "What is studied.")
+    return {
+        name: Described(studies.load(name).studies, (choice, *rows(name)))
+        for name in studies.MODULES
+    }
 
 
 def rows(experiment: str) -> tuple[Row, ...]:
     """The flags that have an effect on an experiment."""
-    configuration = Configuration(experiment)
-    defaults = dataclasses.asdict(configuration) | {"experiment": Configuration.experiment}
+    kind = studies.load(experiment).options
+    defaults = kind.of().values()
     return tuple(
         _row(flag, defaults[flag.name])
-        for group in flags.GROUPS
+        for group in options.groups({experiment: kind})
         for flag in group.flags
-        if flag.name not in WITHOUT_EFFECT[experiment]
     )
 
 
 def _row(flag: Flag, default: object) -> Row:
     name, _, value = form(flag).partition("=")
-    told = "" if default is None else default_in_words(default)
+    told = "" if default is None else in_words(default)
     return Row(name, value, told, _meaning(flag))
 
 
 def _meaning(flag: Flag) -> str:
     accepted = [f"{name} ({text})" if text else name for name, text in flag.choices.items()]
-    if not accepted or flag.name == "experiment":  # experiments have sections of their own
+    if not accepted:
         return flag.meaning
     return f"{flag.meaning} Accepted: {', '.join(accepted)}."

@@ -1,14 +1,14 @@
 """What a run shows in numbers: a summary for programs, a table for people."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.studies.records import DESCRIPTIONS
+from gf_jax.study.record import Run
 from gf_jax.study.summary import divergences as divergences
 from gf_jax.study.summary import finite as finite
 from gf_jax.study.summary import nearness as nearness
@@ -18,6 +18,9 @@ from gf_jax.study.summary import steps as steps
 from gf_jax.study.summary import summarise as summarise
 from gf_jax.study.summary import text as text
 from gf_jax.study.summary import unpredicted as unpredicted
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Figure
 
 COLUMNS = ("run", "loss", "accuracy", "from start", "gap", "largest gap", "relative")
 LEGEND = """\
@@ -33,16 +36,6 @@ to flow: Euclidean distance to gradient flow at the last time; < where the
 flow is not known well enough to tell. gap: as above. predicted: without
 running descent. order: slope of log distance to the flow against log step
 size over all runs."""
-
-KINK_WARNING = """\
-The loss has kinks. Where two runs pass one on different sides they part for
-good, and which side a run takes may hang on less than any prediction knows."""
-
-SWEEP_LEGEND = """\
-of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
-first order, modified flow: Euclidean distance of descent from gradient flow,
-from the flow and its first-order deviation, and from the modified flow of its
-step size."""
 
 
 def dash(value: float | None, form: str) -> str:
@@ -117,77 +110,6 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
     show_table(console, title, COLUMNS, rows, legend=LEGEND)
 
 
-def print_rounding(summary: dict[str, Any], console: Console) -> None:
-    """Prints the gaps to the base run in every arithmetic, side by side."""
-    for row in summary["table"]:
-        rows = [
-            (name, *(text(gap, ".4e") for gap in gaps[1:])) for name, gaps in row["gaps"].items()
-        ]
-        if {"compensated", "float32"} <= set(row["gaps"]):
-            pairs = zip(row["gaps"]["float32"], row["gaps"]["compensated"], strict=True)
-            factors = [a / b if a and b else None for a, b in pairs]
-            rows.append(("float32 over compensated", *(text(f, ".3f") for f in factors[1:])))
-        title = (
-            f"{summary['network']} on {summary['data']}\n"
-            f"gaps to the run with step size {summary['step_size']:g} after "
-            f"{row['iteration']:,} base iterations, time {row['time']:g}"
-        )
-        columns = ("arithmetic", *map(run_name, summary["ratios"][1:]))
-        show_table(console, title, columns, rows, left=1)
-    for name, run in summary["runs"].items():
-        for line in divergences(run):
-            console.print(f"[bold red]warning:[/] in {name}, {line}", soft_wrap=True)
-
-
-def print_prediction(summary: dict[str, Any], console: Console) -> None:
-    """Prints predicted distances, one row per step size."""
-    rows = [
-        (
-            f"{lane['step_size']:g}",
-            text(lane["predicted_to_flow"], ".3e"),
-            text(lane["predicted_gap"], ".3e"),
-        )
-        for lane in summary["runs"]
-    ]
-    title = (
-        f"{summary['network']} on {summary['data']}\n"
-        f"predicted at time {summary['time']:g}, where the flow has travelled "
-        f"{text(summary['distance_from_init'], '.4g')} and its loss is "
-        f"{text(summary['loss'], '.6g')}"
-    )
-    show_table(console, title, ("step size", "to flow", "to the largest step"), rows)
-    if summary["kinks"]:
-        console.print(KINK_WARNING, highlight=False)
-    console.print(
-        f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
-        f"{summary['checking_evaluations']:,} more that told the numerical error, "
-        f"{text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
-        highlight=False,
-    )
-
-
-def print_sweep(summary: dict[str, Any], console: Console) -> None:
-    """Prints distances from the three descriptions, one row per step size."""
-    rows = [
-        (
-            f"{lane['step_size']:.4g}",
-            f"{lane['step_size'] / summary['edge']:.2f}",
-            "diverged" if lane["diverged_at"] is not None else text(lane["final_loss"], ".6f"),
-            *(text(lane[name], ".3e") for name in DESCRIPTIONS),
-        )
-        for lane in summary["runs"]
-    ]
-    title = (
-        f"{summary['network']} on {summary['data']}\n"
-        f"at time {summary['time']:g}, where the flow has travelled "
-        f"{text(summary['travelled'], '.4g')}"
-    )
-    columns = ("step size", "of edge", "loss", "flow", "first order", "modified flow")
-    show_table(console, title, columns, rows, legend=SWEEP_LEGEND)
-    for line in divergences(summary):
-        console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
-
-
 def _print_flow(summary: dict[str, Any], console: Console) -> None:
     flow = summary["flow"]
     rows = []
@@ -208,3 +130,10 @@ def _print_flow(summary: dict[str, Any], console: Console) -> None:
     show_table(console, title, FLOW_COLUMNS, rows, legend=FLOW_LEGEND)
     for line in flow["verdict"]:
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def draw_run(run: Run) -> "Figure":
+    """The figure of a run, see ``gf_jax.study.drawing``."""
+    from gf_jax.study import drawing  # Matplotlib is slow to import
+
+    return drawing.draw(run)

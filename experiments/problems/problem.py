@@ -1,19 +1,19 @@
-"""From a configuration to the thing studied: data, network, objective, starting point."""
+"""From options to the thing studied: data, network, objective, starting point."""
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli.configuration import Configuration, UsageError
-from experiments.problems import data
-from experiments.problems.networks import FULLY_CONNECTED, NETWORKS
-from experiments.runs import memory, store
-from gf_jax.descent.placement import descent_memory
+from experiments.problems import data, weights
+from experiments.problems.networks import NETWORKS
+from experiments.problems.options import Data
+from experiments.problems.options import Network as NetworkOptions
+from experiments.process.mistakes import UsageError
 from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.networks import Network, Params
 from gf_jax.problems.objective import Classification, RowSpace
@@ -80,34 +80,42 @@ def device() -> jax.Device:
         ) from None
 
 
-def build(config: Configuration, dataset: data.Dataset | None = None) -> Problem:
+def build(
+    options: NetworkOptions,
+    dataset: data.Dataset | None = None,
+    check: Callable[[int], None] = lambda size: None,
+) -> Problem:
     """Makes everything that a run needs; loads the data if they are not given.
+
+    Args:
+      options: what is trained on what.
+      dataset: the training set, if it is there already.
+      check: is told the number of weights of a single start, before any is drawn, and may raise.
 
     Raises:
       UsageError: if data or initial parameters are not what is accepted.
     """
-    dataset = _in_order(config, load_data(config) if dataset is None else dataset)
-    network, label = _network(config, dataset.images.shape[1:], dataset.classes)
-    _check_size(config, network)
+    dataset = _in_order(options, load_data(options) if dataset is None else dataset)
+    network, label = _network(options, dataset.images.shape[1:], dataset.classes)
+    _check_size(options, network)
     inputs, rows, whole = _inputs(dataset, network), None, network
-    if config.coordinates == "row_space":
+    if options.in_row_space:
         rows = gf_jax.problems.row_space(inputs)
         inputs = rows.inputs
-        network, _ = _network(config, inputs.shape[1:], dataset.classes)
-    _check_runs(config, network)
-    start = _initial_params(config, whole)
+        network, _ = _network(options, inputs.shape[1:], dataset.classes)
+    check(sum(_sizes(network)))
+    start = _initial_params(options, whole)
     params = start if rows is None else rows.reduce(start)
-    assert config.loss is not None
-    objective = gf_jax.problems.classification(network, inputs, dataset.labels, loss=config.loss)
-    _check_loss(config, objective, params)
+    objective = gf_jax.problems.classification(network, inputs, dataset.labels, loss=options.loss)
+    _check_loss(options, objective, params)
     return Problem(
         network=network,
         dataset=dataset,
         inputs=inputs,
-        loss=config.loss,
+        loss=options.loss,
         objective=objective,
         initial_params=params,
-        network_label=label + config.method.words,
+        network_label=label + options.method.words,
         start=start,
         row_space=rows,
     )
@@ -121,17 +129,17 @@ def _inputs(dataset: data.Dataset, network: Network) -> np.ndarray:
     return images.reshape(-1, *network.input_shape)
 
 
-def _in_order(config: Configuration, dataset: data.Dataset) -> data.Dataset:
+def _in_order(options: NetworkOptions, dataset: data.Dataset) -> data.Dataset:
     """The examples in the order in which they are cut into batches, if they are."""
-    if not config.batch_size:
+    if options.order_seed is None:
         return dataset
-    order = np.random.default_rng(config.batch_seed).permutation(len(dataset.labels))
+    order = np.random.default_rng(options.order_seed).permutation(len(dataset.labels))
     return dataset._replace(images=dataset.images[order], labels=dataset.labels[order])
 
 
-def _check_size(config: Configuration, network: Network) -> None:
+def _check_size(options: NetworkOptions, network: Network) -> None:
     """Refuses starting points that no memory of this machine holds, before they are made."""
-    count = len(config.starts_of_seeds) or 1
+    count = len(options.starts_of_seeds) or 1
     amount = 4 * count * sum(_sizes(network))
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if amount > machine:
@@ -142,30 +150,21 @@ def _check_size(config: Configuration, network: Network) -> None:
         )
 
 
-def _check_runs(config: Configuration, network: Network) -> None:
-    """Refuses runs from several starting points whose results no memory holds, likewise."""
-    count = len(config.starts_of_seeds)
-    if count:
-        schedule, weights = config.schedule, 4 * sum(_sizes(network))
-        needed = descent_memory(schedule, len(schedule.lanes) * count, weights)
-        memory.check(config, needed._replace(device=0))  # there may be several of them
-
-
 def _sizes(network: Network) -> Iterator[int]:
     """Numbers of entries of all parameters."""
     return (math.prod(shape) for kinds in network.shapes.values() for shape in kinds.values())
 
 
-def _check_loss(config: Configuration, objective: Classification, params: Params) -> None:
+def _check_loss(options: NetworkOptions, objective: Classification, params: Params) -> None:
     """Refuses a start of the user's own making at which the loss is not finite."""
-    if config.initial_params is not None:
-        flag = f"--initial_params={config.initial_params}"
-    elif config.init_scale not in (None, 1.0):
-        flag = f"--init_scale={config.init_scale}"
+    if options.initial_params is not None:
+        flag = f"--initial_params={options.initial_params}"
+    elif options.init_scale != 1.0:
+        flag = f"--init_scale={options.init_scale}"
     else:
         return
-    with get_arithmetic(config.arithmetic or "compensated").context():
-        losses = jax.vmap(objective.loss) if config.starts_of_seeds else objective.loss
+    with get_arithmetic(options.arithmetic).context():
+        losses = jax.vmap(objective.loss) if options.starts_of_seeds else objective.loss
         finite = np.isfinite(np.asarray(jax.jit(losses)(params))).all()
     if not finite:
         raise UsageError(
@@ -173,53 +172,46 @@ def _check_loss(config: Configuration, objective: Classification, params: Params
         )
 
 
-def load_data(config: Configuration) -> data.Dataset:
+def load_data(options: Data) -> data.Dataset:
     """The training set in the form that the network takes.
 
     Raises:
       UsageError: if it cannot be had.
     """
-    assert config.dataset is not None
-    assert config.examples is not None
-    enlarge = NETWORKS[config.network or FULLY_CONNECTED].enlarges
-    return data.load(config.dataset, config.data_dir, config.examples, enlarge=enlarge)
+    return data.load(options.dataset, options.data_dir, options.examples, enlarge=options.enlarged)
 
 
-def _network(config: Configuration, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
+def _network(options: NetworkOptions, shape: tuple[int, ...], classes: int) -> tuple[Network, str]:
     """The network for inputs of that shape, and what outputs call it and its loss.
 
     Raises:
       UsageError: if it does not take such inputs.
     """
-    name = config.network or FULLY_CONNECTED
-    kind = NETWORKS[name]
-    options = {each: getattr(config, each) for each in kind.options if each != "coordinates"}
+    kind = NETWORKS[options.network]
+    chosen = {name: getattr(options, name) for name in kind.options if name != "coordinates"}
     try:
-        network, label = kind.build(shape, classes, **options)
+        network, label = kind.build(shape, classes, **chosen)
     except ValueError as error:
-        raise UsageError(f"--network={name}: {error}; take another network or data set") from None
-    return network, named_loss(config, label)
+        raise UsageError(
+            f"--network={options.network}: {error}; take another network or data set"
+        ) from None
+    return network, named_loss(options.loss, label)
 
 
-def named_loss(config: Configuration, label: str) -> str:
+def named_loss(loss: str, label: str) -> str:
     """What outputs call a network, with its loss if that is not the paper's."""
-    assert config.loss is not None
-    return label if config.loss == USUAL_LOSS else f"{label}, {LOSSES[config.loss].label}"
+    return label if loss == USUAL_LOSS else f"{label}, {LOSSES[loss].label}"
 
 
-def _initial_params(config: Configuration, network: Network) -> Params:
-    if config.initial_params is not None:
-        return store.read_params(config.initial_params, network.shapes)
-    assert config.seed is not None
-    assert config.init_scale is not None
+def _initial_params(options: NetworkOptions, network: Network) -> Params:
+    if options.initial_params is not None:
+        return weights.read_params(options.initial_params, network.shapes)
 
     def draw(seed: Any) -> Params:
-        assert config.init_scale is not None
-        return gf_jax.problems.xavier_uniform(
-            jax.random.key(seed), network.shapes, scale=config.init_scale
-        )
+        key = jax.random.key(seed)
+        return gf_jax.problems.xavier_uniform(key, network.shapes, scale=options.init_scale)
 
-    if not config.starts_of_seeds:
-        return draw(config.seed)
+    if not options.starts_of_seeds:
+        return draw(options.seed)
     # All at once, and not compiled as a whole: so each is, to the last bit, what its seed draws.
-    return jax.vmap(draw)(np.array(config.starts_of_seeds, np.uint32))
+    return jax.vmap(draw)(np.array(options.starts_of_seeds, np.uint32))

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments.cli.configuration import UsageError
 from experiments.problems.data import Dataset
+from experiments.process.mistakes import UsageError
 
 DIRECTIONS = 50
 SYNTHETIC_CORRELATION = 0.8

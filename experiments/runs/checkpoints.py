@@ -25,12 +25,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.cli.configuration import UsageError
+from experiments.process.mistakes import UsageError
 from experiments.runs import packing
-from experiments.runs.packing import Record
+from experiments.runs.packing import Record, WriteError
 from gf_jax.study import files
 
-FOLDER = "checkpoints"  # in the run directory, unless the user names another
 NAME = "bytes"
 STATES = 3  # that are kept: the newest, and two to fall back to
 TRIAL = Record("trial", True, 0.0, [np.arange(3)])
@@ -67,10 +66,6 @@ class UnreadableError(Exception):
     def __init__(self, text: str, writer: str | None) -> None:
         super().__init__(text)
         self.writer = writer
-
-
-class WriteError(Exception):
-    """A checkpoint that could not be written."""
 
 
 class Checkpoints:

@@ -11,7 +11,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from experiments.cli.configuration import Configuration, UsageError
-from experiments.cli.effects import DEFAULTS
+from experiments.cli.experiment import Experiment
+from experiments.problems.options import Network
 from experiments.problems.problem import Problem
+from experiments.process.mistakes import UsageError
 from gf_jax.program.program import Loss
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -46,7 +47,7 @@ class Spread(NamedTuple):
     text: str = ""
 
 
-def start_processes(config: Configuration) -> None:
+def start_processes(experiment: Experiment, options: Any) -> None:
     """Connects the processes of a run on several hosts, if the environment tells of any.
 
     Raises:
@@ -57,16 +58,13 @@ def start_processes(config: Configuration) -> None:
     launched = max(len(hosts), *map(_count, COUNTS))
     if not given and launched == 1:
         return
-    if config.experiment != "paper":
+    if not experiment.on_hosts:
         raise UsageError(
-            f"--experiment={config.experiment}: runs in a single process, and the environment "
-            "tells of several; only paper runs on several hosts"
+            f"--experiment={experiment.name}: runs in a single process, and the environment "
+            "tells of several; run it on one host"
         )
-    if (
-        config.resume
-        or config.checkpoint_dir
-        or config.checkpoint_every != DEFAULTS["checkpoint_every"]
-    ):
+    usual = type(options).checkpoint_every
+    if options.resume or options.checkpoint_dir or options.checkpoint_every != usual:
         raise UsageError(
             "--resume, --checkpoint_dir, --checkpoint_every: runs on several hosts keep no "
             "checkpoints; drop these flags"
@@ -135,14 +133,14 @@ def agreed(make: Callable[[], Made]) -> Made:
     return made  # type: ignore[return-value]
 
 
-def spread(config: Configuration, examples: int) -> Spread:
+def spread(options: Network, examples: int) -> Spread:
     """Chooses the axis that is split over the devices: starts if they divide, else examples.
 
     Raises:
       UsageError: if as many devices as are asked for are not there, or divide neither.
     """
-    devices, starts = jax.devices(), len(config.starts_of_seeds)
-    wanted = config.mesh or "none"
+    devices, starts = jax.devices(), len(options.starts_of_seeds)
+    wanted = options.mesh
     count = len(devices) if wanted == "auto" else 1 if wanted == "none" else int(wanted)
     if count > len(devices):
         raise UsageError(
@@ -156,12 +154,12 @@ def spread(config: Configuration, examples: int) -> Spread:
     split = NamedSharding(mesh, PartitionSpec("devices"))
     if starts and starts % count == 0:
         return Spread(split, text=f"{starts} starting points spread over {count} devices")
-    if examples % count == 0 and not config.batch_size:  # a batch lies on every device
+    if examples % count == 0 and not options.method.batch_size:  # a batch lies on every device
         everywhere = NamedSharding(mesh, PartitionSpec())
         return Spread(everywhere, split, f"{examples:,} examples spread over {count} devices")
     neither = (
         f"{count} devices divide neither {starts or 1} starting points nor {examples} examples"
-        + (" in batches" if config.batch_size else "")
+        + (" in batches" if options.method.batch_size else "")
     )
     if wanted != "auto":
         raise UsageError(f"--mesh={wanted}: {neither}; change --seeds, --examples or --mesh")

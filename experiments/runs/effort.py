@@ -5,12 +5,13 @@ import time
 
 import jax
 
-from experiments.cli.configuration import Configuration
 from experiments.problems import problem
+from experiments.problems.options import Network
 from experiments.problems.problem import Problem
-from experiments.runs import interruption, memory
+from experiments.process import interruption, memory
 from experiments.runs.devices import Spread
-from gf_jax.descent.placement import Memory, descent_memory
+from experiments.runs.options.descent import NetworkRun
+from gf_jax.descent.placement import Memory, descent_memory, flow_memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 
@@ -43,18 +44,53 @@ def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread
     return least._replace(device=least.device // count, devices=count)
 
 
+def check_starts(options: NetworkRun, size: int) -> None:
+    """Refuses runs from several starting points whose results no memory holds.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    count, schedule = len(options.starts_of_seeds), options.schedule
+    if count:
+        needed = descent_memory(schedule, len(schedule.lanes) * count, 4 * size)
+        check(options, needed._replace(device=0))  # there may be several of them
+
+
+def check_flow(options: NetworkRun, study: problem.Problem) -> None:
+    """Refuses an experiment whose flow, or prediction, is known not to fit.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    if not options.flow_runs:
+        return
+    seeds = len(options.starts_of_seeds) or 1
+    size = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
+    times = len(options.schedule.snapshot_iterations)
+    check(options, flow_memory(size, times, options.flow_runs))
+
+
+def check(options: Network, needed: Memory) -> None:
+    """Refuses a run that does not fit.
+
+    Raises:
+      UsageError: as ``memory.check``.
+    """
+    memory.check(needed, several=bool(options.starts_of_seeds))
+
+
 def announcement(
-    config: Configuration, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
+    options: Network, study: Problem, schedule: Schedule, arithmetic: str, least: Memory
 ) -> list[str]:
     """Lines that say how many runs are made, with how many gradients and in how much memory.
 
     Of very many gradients also how long they take, if each takes what one takes alone.
     """
-    starts = len(config.starts_of_seeds) or 1
+    starts = len(options.starts_of_seeds) or 1
     runs, evaluations = len(schedule.lanes) * starts, schedule.gradient_evaluations * starts
     amount = memory.in_words(least.device * least.devices + least.host)
     lines = [
-        f"{runs:,} runs in {arithmetic} arithmetic, {_work(config, schedule, starts)} on "
+        f"{runs:,} runs in {arithmetic} arithmetic, {_work(options, schedule, starts)} on "
         f"{problem.device().device_kind}, at least {amount} of memory"
     ]
     if len(schedule.lanes) > MANY_LANES:
@@ -62,7 +98,7 @@ def announcement(
             f"{len(schedule.lanes)} step sizes are compiled for minutes: twice as many take more "
             "than twice as long"
         )
-    if evaluations >= MANY and not config.batch_size:
+    if evaluations >= MANY and not options.method.batch_size:
         each = interruption.call(lambda: _seconds(study, arithmetic, stacked=starts > 1))
         lines.append(
             f"at {1000 * each:.2g} ms for a gradient, up to {duration(evaluations * each)} in all"
@@ -70,10 +106,10 @@ def announcement(
     return lines
 
 
-def _work(config: Configuration, schedule: Schedule, starts: int) -> str:
+def _work(options: Network, schedule: Schedule, starts: int) -> str:
     """How many gradients the runs take, in words."""
     evaluations = schedule.gradient_evaluations * starts
-    if not config.batch_size:
+    if not options.method.batch_size:
         return f"{evaluations:,} gradient evaluations"
     recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
     return (

@@ -1,66 +1,49 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
 import contextlib
-import functools
-import operator
+import importlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax import lax
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-import gf_jax
-from experiments.cli import streams
-from experiments.cli.configuration import (
-    EXIT_INTERRUPTED,
-    Configuration,
-    UnwrittenError,
-    UsageError,
-)
-from experiments.output import figures, page
-from experiments.output.figures import Figure
-from experiments.problems import problem
+from experiments.cli.experiment import Experiment
+from experiments.output import figures
+from experiments.output.page.transcript import Transcript
+from experiments.problems import problem, weights
 from experiments.problems.data import Dataset
-from experiments.runs import (
-    checkpoints,
-    devices,
-    effort,
-    folders,
-    interruption,
-    memory,
-    progress,
-    resumption,
-    store,
-    structures,
-)
-from experiments.runs.journal import Journal
-from experiments.studies import records
-from gf_jax.comparison import precise_distance
-from gf_jax.descent.placement import Memory
-from gf_jax.descent.schedule import Schedule
-from gf_jax.descent.segments import Trajectory
+from experiments.process import folders, interruption, streams
+from experiments.process.mistakes import EXIT_INTERRUPTED, UnwrittenError, UsageError
+from experiments.runs import devices, effort, progress, resumption, store
+from experiments.runs.journal import CHECKPOINTS, Journal
+from experiments.runs.options.descent import NetworkRun
+from experiments.runs.options.storage import Storage
 from gf_jax.flow.problem import Progress
-from gf_jax.problems.networks import Params
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.study import files
 
+if TYPE_CHECKING:
+    from experiments.output.figures import Figure
+
 Solution = TypeVar("Solution")
+Told = TypeVar("Told", bound=Storage)
 Study = TypeVar("Study")
+RunTold = TypeVar("RunTold", bound=NetworkRun)
 
 
-class Workplace(NamedTuple, Generic[Study]):
+class Workplace(NamedTuple, Generic[Told, Study]):
     """What an experiment works with and writes into.
 
     Attributes:
-      config: the configuration.
+      experiment: which it is.
+      options: what it was told.
       study: what is studied.
       dataset: the training set, None where there is none.
       directory: the run directory.
@@ -68,11 +51,12 @@ class Workplace(NamedTuple, Generic[Study]):
       journal: what is kept of what it computes.
     """
 
-    config: Configuration
+    experiment: Experiment
+    options: Told
     study: Study
     dataset: Dataset | None
     directory: Path
-    console: page.Transcript
+    console: Transcript
     journal: Journal
 
     def say(self, text: str) -> None:
@@ -80,18 +64,10 @@ class Workplace(NamedTuple, Generic[Study]):
         self.console.print(escape(text), soft_wrap=True, highlight=False)
 
 
-NetworkWorkplace = Workplace[problem.Problem]
+NetworkWorkplace = Workplace[RunTold, problem.Problem]
 
 
-class Outcome(NamedTuple):
-    """A trajectory, perhaps cut short, and how it came about."""
-
-    trajectory: Trajectory
-    seconds: float
-    interrupted: bool
-
-
-def begin(config: Configuration) -> NetworkWorkplace:
+def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]:
     """Builds the problem, then makes its run directory and says what is studied.
 
     Raises:
@@ -99,22 +75,28 @@ def begin(config: Configuration) -> NetworkWorkplace:
         accepted, and if flow or prediction cannot fit into memory.
     """
     problem.device()
-    study = devices.agreed(lambda: _study(config))
-    seeds = len(config.starts_of_seeds) or 1
+    study = devices.agreed(lambda: _study(options))
+    seeds = len(options.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
     if study.row_space is not None:
         rank, features = study.row_space.basis.shape
         size += f", inputs in {rank} of {features} dimensions"
-    digests = {
-        "data": files.digest([study.dataset.images, study.dataset.labels]),
+    digests = of_data(study.dataset) | {
         "initial_params": files.digest(map(np.asarray, jax.tree.leaves(study.start))),
     }
-    workplace = open_folder(config, study, study.dataset, study.network_label, size, digests)
+    workplace = open_folder(
+        experiment, options, study, study.dataset, study.network_label, size, digests
+    )
     if devices.leads():
         with _first_files(workplace.directory):
-            store.write_params(workplace.directory / "initial_params.npz", study.start)
+            weights.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
+
+
+def of_data(dataset: Dataset) -> dict[str, str]:
+    """The digest of a training set, which a resumed run must have again."""
+    return {"data": files.digest([dataset.images, dataset.labels])}
 
 
 @contextlib.contextmanager
@@ -135,31 +117,35 @@ def _first_files(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def _study(config: Configuration) -> problem.Problem:
+def _study(options: NetworkRun) -> problem.Problem:
     """The problem, once it is known that its runs can be made here."""
     try:
-        get_arithmetic(config.arithmetic or "compensated")
+        get_arithmetic(options.arithmetic)
     except (FloatingPointError, ValueError) as error:
         raise UsageError(f"--{error}") from None
-    dataset = problem.load_data(config)  # not left behind: it ends its own process
-    study = interruption.call(lambda: problem.build(config, dataset))
-    devices.spread(config, len(study.dataset.labels))
-    memory.check_flow(config, study)
+    dataset = problem.load_data(options)  # not left behind: it ends its own process
+    study = interruption.call(
+        lambda: problem.build(options, dataset, lambda size: effort.check_starts(options, size))
+    )
+    devices.spread(options, len(study.dataset.labels))
+    effort.check_flow(options, study)
     return study
 
 
 def open_folder(
-    config: Configuration,
+    experiment: Experiment,
+    options: Told,
     study: Study,
     dataset: Dataset | None,
     label: str,
     size: str,
     digests: dict[str, str] | None = None,
-) -> Workplace[Study]:
+) -> Workplace[Told, Study]:
     """Makes the run directory, or opens that of a run to be resumed, and says what is studied.
 
     Args:
-      config: the configuration.
+      experiment: which it is.
+      options: what it was told.
       study: what is studied.
       dataset: the training set, if there is one.
       label: what every output calls the network or function.
@@ -169,53 +155,53 @@ def open_folder(
     Raises:
       UsageError: on an output directory that is not accepted.
     """
-    name = config.network if config.experiment == "paper" else None
-    nothing = _nothing()
+    nothing = Journal(None, 0.0, "", print)
     if not devices.leads():
         devices.agreed(lambda: None)
-        console = page.Transcript(quiet=True)
-        return Workplace(config, study, dataset, Path(os.devnull), console, nothing)
+        console = Transcript(quiet=True)
+        return Workplace(experiment, options, study, dataset, Path(os.devnull), console, nothing)
     warnings: list[str] = []
 
     def open_directory() -> Path:
         nonlocal warnings
-        if config.resume is None:
-            return folders.create(config.output_dir, name or config.experiment)
-        directory, warnings = resumption.reopen(config, digests or {})
+        if options.resume is None:
+            return folders.create(options.output_dir, experiment.folder(options))
+        directory, warnings = resumption.reopen(options, digests or {})
         return directory
 
     directory = devices.agreed(open_directory)
     streams.keep(directory)
-    workplace = Workplace(config, study, dataset, directory, page.Transcript(), nothing)
+    workplace = Workplace(experiment, options, study, dataset, directory, Transcript(), nothing)
     if dataset is not None:
         warn(dataset)
     on = "" if dataset is None else f", on {dataset.label}"
     for line in (f"{label}, {size}{on}", *warnings):
         workplace.say(line)
-    if config.resume is None:
+    if options.resume is None:
+        values = {"experiment": experiment.name} | options.values()
         with _first_files(directory):
-            store.write_configuration(directory, config, dataset, label, digests)
+            store.write_configuration(directory, values, dataset, label, digests)
     workplace = workplace._replace(journal=_journal(workplace, digests or {}))
-    if config.resume is not None:
-        resumption.note(config)
+    if options.resume is not None:
+        resumption.note(options)
     return workplace
 
 
-def _journal(workplace: Workplace, digests: dict[str, str]) -> Journal:
-    """The journal of a run that can be resumed, read if it is; that of another keeps nothing.
+def _journal(workplace: Workplace[Told, Study], digests: dict[str, str]) -> Journal:
+    """The journal of a run, read if it is resumed; one on several hosts keeps nothing.
 
     Raises:
       UsageError: on a folder of checkpoints that is not accepted.
     """
-    config = workplace.config
-    if config.checkpoint_every is None or jax.process_count() > 1:
+    options = workplace.options
+    if jax.process_count() > 1:
         return workplace.journal
     run = files.digest([np.frombuffer("".join(digests.values()).encode(), np.uint8)])
-    folder = config.checkpoint_dir or str(workplace.directory / checkpoints.FOLDER)
-    journal = Journal(folder, config.checkpoint_every, run, workplace.say)
-    if config.resume is not None:
-        journal.read(expected=config.checkpoint_dir is not None)
-    elif config.checkpoint_dir is not None:
+    folder = options.checkpoint_dir or str(workplace.directory / CHECKPOINTS)
+    journal = Journal(folder, options.checkpoint_every, run, workplace.say)
+    if options.resume is not None:
+        journal.read(expected=options.checkpoint_dir is not None)
+    elif options.checkpoint_dir is not None:
         journal.begin()
     return journal
 
@@ -230,7 +216,7 @@ def warn(dataset: Dataset) -> None:
 def end(
     workplace: Workplace,
     summary: dict[str, Any],
-    figure: Figure | None,
+    figure: "Figure | None",
     *,
     interrupted: bool = False,
 ) -> None:
@@ -239,8 +225,11 @@ def end(
     The summary is the last to be written: it says that the run is complete.
     """
     dataset, console = workplace.dataset, workplace.console
+    page = importlib.import_module("experiments.output.page.document")  # slow to load
     with results(workplace):
-        page.write(workplace.directory, summary, figure, console.told)
+        page.write(
+            workplace.directory, summary, figure, console.told, workplace.experiment.question
+        )
         store.write_summary(workplace.directory, summary)
     if dataset is not None and dataset.warning:
         console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)
@@ -258,14 +247,14 @@ def interrupt(workplace: Workplace, text: str) -> int:
     return EXIT_INTERRUPTED
 
 
-def draw(workplace: Workplace, drawing: Callable[[], Figure]) -> Figure | None:
+def draw(workplace: Workplace, drawing: "Callable[[], Figure]") -> "Figure | None":
     """The figure of a run, which is written; None, said in a line, if it cannot be drawn.
 
     Raises:
       UnwrittenError: if it cannot be written.
     """
     with results(workplace):
-        return figures.attempt(drawing, workplace.say)
+        return figures.attempt(drawing, workplace.directory, workplace.say)
 
 
 @contextlib.contextmanager
@@ -291,145 +280,19 @@ def results(workplace: Workplace) -> Iterator[None]:
             ) from None
 
 
-def descend(workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str) -> Outcome | None:
-    """Runs descent segment by segment; stops early if every lane has diverged.
-
-    What an earlier process has kept of it is not run again.
-
-    Args:
-      workplace: the workplace.
-      schedule: the steps, which may differ from those of the configuration.
-      arithmetic: name of the arithmetic.
-
-    Returns:
-      The run so far if it is interrupted; None if nothing of it is complete.
-
-    Raises:
-      UsageError: if it does not fit into memory; a run directory without results is then
-        removed.
-    """
-    config, study, journal = workplace.config, workplace.study, workplace.journal
-    starts, label = len(config.starts_of_seeds), f"descent, {arithmetic}"
-    chosen = devices.spread(config, len(study.dataset.labels))
-    try:
-        _announce(workplace, schedule, arithmetic, chosen)
-    except KeyboardInterrupt:
-        return None
-    kept = journal.records(label)
-    leaves = [each.leaves for each in kept]
-    parts = structures.trajectories(label, leaves, study.initial_params, schedule, starts)
-    started, interrupted = time.perf_counter(), False
-    options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
-    if parts:
-        recorded = int(parts[-1].iterations[-1])
-        workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
-        options["resume_from"] = (recorded, journal.state(label) or ())
-    options["check_memory"] = functools.partial(_check_memory, workplace)
-    options |= steps(workplace)
-    f, start = devices.objective(study, chosen), study.initial_params
-    try:
-        if not kept or not kept[-1].done:
-            for part, state in progress.segments(f, start, schedule, arithmetic, **options):
-                parts.append(part)
-                diverged = not bool(np.isfinite(part.metrics.loss[-1]).any())
-                done = diverged or int(part.iterations[-1]) == schedule.iterations
-                journal.add(label, part, state, done=done)
-                if diverged:
-                    break
-    except KeyboardInterrupt:
-        interrupted = True
-        journal.flush(wait=True)
-    except ValueError as error:
-        if not kept:
-            raise
-        raise structures.other(label, error) from None
-    if not parts:
-        return None
-    seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
-    return Outcome(gf_jax.join(parts), seconds, interrupted)
-
-
-def steps(workplace: NetworkWorkplace) -> dict[str, Any]:
-    """Options of descent that say what its steps are made of."""
-    config = workplace.config
-    options: dict[str, Any] = {}
-    if config.method.optimizer is not None:
-        options["transformation"] = config.method.optimizer
-    if config.batch_size:
-        options["batches"] = workplace.study.objective.batches(config.batch_size)
-    return options
-
-
-def _announce(
-    workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, chosen: devices.Spread
-) -> None:
-    """Says what descent will take; refuses what cannot fit, before it is compiled."""
-    config, study = workplace.config, workplace.study
-    least = effort.least_memory(study, schedule, len(config.starts_of_seeds) or 1, chosen)
-    _check_memory(workplace, least)
-    for line in effort.announcement(config, study, schedule, arithmetic, least):
-        workplace.say(line)
-    if chosen.text:
-        workplace.say(chosen.text)
-
-
-def _check_memory(workplace: Workplace, needed: Memory) -> None:
-    """Refuses a run that does not fit."""
-    with removed_if_refused(workplace):
-        devices.agreed(lambda: memory.check(workplace.config, needed))
-
-
 @contextlib.contextmanager
 def removed_if_refused(workplace: Workplace) -> Iterator[None]:
     """Removes the run directory, if it is new, where a mistake shows after it was made."""
     try:
         yield
     except UsageError:
-        if devices.leads() and workplace.config.resume is None:
+        if devices.leads() and workplace.options.resume is None:
             folders.discard(workplace.directory)
         raise
 
 
-def saved_form(
-    workplace: NetworkWorkplace, schedule: Schedule, arithmetic: str, trajectory: Trajectory
-) -> records.Run:
-    """The run as it is stored, with the accuracy of every snapshot."""
-    study, seeds = workplace.study, workplace.config.starts_of_seeds
-    with get_arithmetic(arithmetic).context():
-        of_lanes = jax.vmap(study.objective.accuracy)
-        accuracies = jax.jit((lambda stack: lax.map(of_lanes, stack)) if seeds else of_lanes)
-        # One snapshot and start at a time: a forward pass of all lanes is little memory.
-        rows = [
-            np.asarray(accuracies(jax.tree.map(operator.itemgetter(at), trajectory.snapshots)))
-            for at in range(len(trajectory.snapshot_iterations))
-        ]
-    return records.Run(
-        network_label=study.network_label,
-        data_label=study.dataset.label,
-        step_size=schedule.step_size,
-        ratios=schedule.lanes,
-        iterations=trajectory.iterations,
-        metrics=trajectory.metrics,
-        snapshot_iterations=trajectory.snapshot_iterations,
-        accuracy=np.array(rows).reshape(-1, *trajectory.metrics.loss.shape[1:]),
-        seeds=seeds,
-        loss_unit=study.objective.of_outputs.unit,
-        method=workplace.config.method,
-    )
-
-
-def distance_from_init(workplace: NetworkWorkplace, flow_params: Params) -> np.ndarray:
-    """Distance of a flow, leaves (times, ...), from the initial point, in the flow's float64."""
-    return precise_distance(flow_params, workplace.study.initial_params, 1)
-
-
 def solve_once(
-    workplace: NetworkWorkplace, label: str, solver: Callable[[Progress], Solution], like: Solution
+    workplace: Workplace, label: str, solver: Callable[[Progress], Solution], like: Solution
 ) -> Solution:
     """``progress.solve``, unless an earlier process has; like: a solution of that structure."""
     return workplace.journal.once(label, lambda: progress.solve(label, solver), like)
-
-
-def _nothing() -> Journal:
-    """The journal of what is not resumed."""
-    return Journal(None, 0.0, "", print)

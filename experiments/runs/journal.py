@@ -5,20 +5,25 @@ journal writes checkpoints of that: of a descent when ``--checkpoint_every`` sec
 and of every piece when it is complete.
 """
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax import Array
 
-from experiments.cli.configuration import UsageError
-from experiments.runs import interruption, structures
-from experiments.runs.checkpoints import Checkpoints, WriteError
-from experiments.runs.packing import Record
+from experiments.process import interruption
+from experiments.process.mistakes import UsageError
+from experiments.runs import structures
+from experiments.runs.packing import Record, WriteError
 
+if TYPE_CHECKING:
+    from experiments.runs.checkpoints import Checkpoints
+
+CHECKPOINTS = "checkpoints"  # in the run directory, unless the user names another
 PyTree = Any
 Made = TypeVar("Made")
 
@@ -198,10 +203,11 @@ class Journal:
         before, self._added = self._added, time.monotonic()
         return self._added - before
 
-    def _open(self) -> Checkpoints:
+    def _open(self) -> "Checkpoints":
         if self._checkpoints is None:
             assert self._folder is not None
-            self._checkpoints = Checkpoints(self._folder, self._run)
+            module = importlib.import_module("experiments.runs.checkpoints")  # slow to load
+            self._checkpoints = module.Checkpoints(self._folder, self._run)
         return self._checkpoints
 
     def _landed(self) -> bool:

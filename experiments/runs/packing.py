@@ -14,6 +14,10 @@ import numpy as np
 from gf_jax.study import files
 
 
+class WriteError(Exception):
+    """A checkpoint that could not be written."""
+
+
 class Record(NamedTuple):
     """A piece of a run.
 

@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 import gf_jax
-from experiments.runs import devices, interruption
+from experiments.process import interruption
+from experiments.runs import devices
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory

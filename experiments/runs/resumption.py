@@ -2,17 +2,21 @@
 
 import dataclasses
 import datetime
+import importlib
 import os
 import shlex
 import sys
-import types
-import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.cli.configuration import Configuration, UsageError, located
-from experiments.cli.effects import RESUMABLE
-from experiments.runs import checkpoints, folders, store
+from experiments.cli.experiment import Experiment
+from experiments.cli.options import fits, kinds, located
+from experiments.process import folders
+from experiments.process.mistakes import UsageError, expand
+from experiments.runs import store
+from experiments.runs.journal import CHECKPOINTS
+from experiments.runs.options.storage import Storage
 from gf_jax.study.files import printable, read_json, write_json
 
 # Flags that say where and how often, not what is computed: given anew, they take effect.
@@ -30,35 +34,38 @@ def command(directory: Path) -> str:
     return shlex.join([sys.executable, "-m", "experiments.main", f"--resume={directory}"])
 
 
-def configuration(given: dict[str, Any]) -> Configuration | None:
-    """The configuration of the run that ``--resume`` names, None if that is complete.
+def chosen(
+    given: dict[str, Any], load: Callable[[str], Experiment]
+) -> tuple[Experiment, Storage] | None:
+    """The experiment and the options of the run that ``--resume`` names, None if it is complete.
 
     Args:
       given: the flags that were given, ``resume`` among them.
+      load: gives the experiment of a name.
 
     Raises:
       UsageError: if there is no such run, or flags differ from its own.
     """
-    given = located(given)
-    directory = Path(given["resume"])
-    saved = _configuration(directory, _description(directory)["configuration"])
-    if saved.experiment not in RESUMABLE:
-        raise UsageError(
-            f"--resume={directory}: a run of {saved.experiment} is not resumed; accepted are "
-            f"runs of {', '.join(RESUMABLE)}; start it again"
-        )
-    _check_drift(saved, given)
+    directory = expand("resume", given["resume"])
+    experiment, saved = _saved(directory, _description(directory)["configuration"], load)
+    given = located(experiment.options, given) | {"resume": str(directory)}
+    _check_drift(experiment, saved, given)
     changes = {name: given[name] for name in FREE if name in given}
-    if saved.initial_params is not None:
-        changes["initial_params"] = _weights(directory, saved.initial_params, given)
+    weights = saved.values().get("initial_params")
+    if weights is not None:
+        changes["initial_params"] = _weights(directory, weights, given)
     if _complete(directory):
         if (directory / folders.LOCK).exists():  # killed while it removed what is left here
             folders.lock("resume", directory)
             folders.tidy(directory)
-            checkpoints.discard(saved.checkpoint_dir or str(directory / checkpoints.FOLDER))
+            _discard_checkpoints(saved.checkpoint_dir or str(directory / CHECKPOINTS))
         print(f"{directory}: this run is complete, nothing is left to do")
         return None
-    return dataclasses.replace(saved, resume=str(directory), **changes)
+    return experiment, dataclasses.replace(saved, resume=str(directory), **changes)
+
+
+def _discard_checkpoints(folder: str) -> None:
+    importlib.import_module("experiments.runs.checkpoints").discard(folder)  # slow to load
 
 
 def _weights(directory: Path, saved: str, given: dict[str, Any]) -> str:
@@ -84,11 +91,11 @@ def _same_path(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
-def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[str]]:
+def reopen(options: Storage, digests: dict[str, str]) -> tuple[Path, list[str]]:
     """Locks the directory of a run to be resumed and tidies it.
 
     Args:
-      config: its configuration.
+      options: those of the run.
       digests: of its data and its starting point, as they are now.
 
     Returns:
@@ -97,12 +104,11 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
     Raises:
       UsageError: if the run is another process's, or data or starting point are others.
     """
-    assert config.resume is not None
-    directory = Path(config.resume)
+    directory = Path(options.resume or "")
     folders.lock("resume", directory)
     description = _description(directory)
     for name, text in DIGESTS.items():
-        if description["digests"].get(name) != digests[name]:
+        if name in digests and description["digests"].get(name) != digests[name]:
             raise UsageError(f"--resume={directory}: {text}")
     folders.tidy(directory)
     now = store.surroundings()
@@ -120,13 +126,13 @@ def reopen(config: Configuration, digests: dict[str, str]) -> tuple[Path, list[s
     ]
 
 
-def note(config: Configuration) -> None:
+def note(options: Storage) -> None:
     """Writes into the directory of a run that it is resumed, and where it now has its files."""
-    assert config.resume is not None
-    directory = Path(config.resume)
+    directory = Path(options.resume or "")
     description = _description(directory)
     at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    description["configuration"] |= {name: getattr(config, name) for name in FREE}
+    now = options.values()
+    description["configuration"] |= {name: now[name] for name in FREE if name in now}
     resumed = {"at": at} | store.surroundings()
     description["resumed"] = [*description.get("resumed", []), resumed]
     write_json(directory / "configuration.json", description)
@@ -148,14 +154,24 @@ def _description(directory: Path) -> dict[str, Any]:
     return description
 
 
-def _configuration(directory: Path, saved: dict[str, Any]) -> Configuration:
-    """The configuration that was saved; its values are checked, as others may have written it."""
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
-    kinds = typing.get_type_hints(Configuration)
-    wrong = [n for n, value in values.items() if n not in kinds or not _fits(value, kinds[n])]
+def _saved(
+    directory: Path, saved: dict[str, Any], load: Callable[[str], Experiment]
+) -> tuple[Experiment, Storage]:
+    """The options that were saved; their values are checked, as others may have written them.
+
+    What was not used is null, and so is what other experiments have in older files.
+    """
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in saved.items()
+        if value is not None
+    }
     try:
+        experiment = load(str(values.pop("experiment", "")))
+        known = kinds(experiment.options)
+        wrong = [n for n, value in values.items() if n not in known or not fits(value, known[n])]
         if not wrong:
-            return Configuration(**values)
+            return experiment, experiment.options.of(**values)
         reason = printable(wrong[0], 60)
     except UsageError as error:
         reason = printable(error, 300)
@@ -165,27 +181,18 @@ def _configuration(directory: Path, saved: dict[str, Any]) -> Configuration:
     )
 
 
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a kind such as int, int | None or tuple[int, ...] | None."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        each = typing.get_args(kind)[0]
-        return isinstance(value, tuple) and all(_fits(entry, each) for entry in value)
-    return type(value) is kind or (kind is float and type(value) is int)
-
-
-def _check_drift(saved: Configuration, given: dict[str, Any]) -> None:
+def _check_drift(experiment: Experiment, saved: Storage, given: dict[str, Any]) -> None:
     """Refuses flags that differ from those of the run, all in one line."""
+    own = {"experiment": experiment.name} | saved.values()
     free = {"resume", *FREE}
     if _same_path(given.get("output_dir", ""), given["resume"]):
         free.add("output_dir")  # the directory may have been moved
-    if saved.initial_params is not None:
+    if own.get("initial_params") is not None:
         free.add("initial_params")  # compared by its digest
     differing = [
-        f"--{name} is {_text(getattr(saved, name))} there and {_text(value)} here"
+        f"--{name} is {_text(own.get(name))} there and {_text(value)} here"
         for name, value in given.items()
-        if name not in free and value != getattr(saved, name)
+        if name not in free and value != own.get(name)
     ]
     if differing:
         raise UsageError(

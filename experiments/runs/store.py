@@ -9,17 +9,14 @@
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction;
                          doubts once more, with those of the flow
                          (of several starting points, all of these with an axis of seeds)
-    depth_<n>.npz        of deep_linear: what became of every start of n layers
-    saddle.npz           of necessity: gaps, and largest step sizes
+    <record>.npz         the numbers of another experiment, see its module
     summary.json         the numbers of the final table; of the benchmark, all of them
     figure.png, .pdf     the figure
     unsaid.txt           what the terminal did not take, if there was any
     report.html          the page: verdict, figures that can be zoomed, tables, configuration
 
-Parameter arrays are named ``<layer>.<kind>``: ``dense_1.weight`` of shape
-(outputs, inputs), ``dense_1.bias`` of shape (outputs,), ``conv_1.weight`` of shape
-(outputs, inputs, height, width), ``conv_1.bias``. The same file is what
-``--initial_params`` reads. Every npz and JSON file holds its ``format``. Nothing is pickled.
+Parameter arrays are named ``<layer>.<kind>``, see ``weights``. Every npz and JSON file holds its
+``format``. Nothing is pickled.
 """
 
 import dataclasses
@@ -29,21 +26,19 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import gf_jax
-from experiments.cli.configuration import LARGEST, SMALLEST, UsageError, expand
 from experiments.problems.data import Dataset
-from experiments.studies.records import Reference, Run
+from experiments.problems.weights import named, reason
+from experiments.process.mistakes import LARGEST, SMALLEST, UsageError
 from gf_jax.problems.losses import LOSSES
-from gf_jax.problems.networks import Params, Shapes
+from gf_jax.problems.networks import Params
 from gf_jax.study.fields import encode
 from gf_jax.study.files import (
-    Header,
     check_format,
     open_arrays,
     printable,
@@ -51,10 +46,7 @@ from gf_jax.study.files import (
     write_arrays,
     write_json,
 )
-from gf_jax.study.record import METHOD, METRICS, REFERENCE, build_run
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from gf_jax.study.record import METHOD, METRICS, REFERENCE, Reference, Run, build_run
 
 # Parts of configuration.json, and what they are in JSON.
 DESCRIPTION: dict[str, tuple[type, ...]] = {
@@ -72,16 +64,24 @@ LIBRARIES = ("jax", "jaxlib", "diffrax", "numpy", "optax", "scikit-learn", "matp
 
 def write_configuration(
     directory: Path,
-    config: "DataclassInstance",
+    configuration: dict[str, Any],
     dataset: Dataset | None,
     network_label: str,
     digests: dict[str, str] | None = None,
 ) -> None:
-    """Writes what is needed to repeat the run, and what it is compared by when it is resumed."""
+    """Writes what is needed to repeat the run, and what it is compared by when it is resumed.
+
+    Args:
+      directory: the run directory.
+      configuration: experiment and options by name.
+      dataset: the training set, if there is one.
+      network_label: what every output calls the network.
+      digests: of data and starting point.
+    """
     write_json(
         directory / "configuration.json",
         {
-            "configuration": dataclasses.asdict(config),
+            "configuration": configuration,
             "network": network_label,
             "data": dataset
             and {field: getattr(dataset, field) for field in ("label", "source", "mean", "std")},
@@ -91,6 +91,13 @@ def write_configuration(
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         },
     )
+
+
+def change_configuration(directory: Path, changes: dict[str, Any]) -> None:
+    """Writes other values of options, which the experiment has found."""
+    description = read_json(directory / "configuration.json")
+    description["configuration"] |= changes
+    write_json(directory / "configuration.json", description)
 
 
 def surroundings() -> dict[str, dict[str, Any]]:
@@ -138,7 +145,7 @@ def write_flow(directory: Path, run: Run, params: Params) -> None:
 
 
 def _params(stack: Params) -> dict[str, Any]:
-    return {f"params.{name}": array for name, array in _named(stack).items()}
+    return {f"params.{name}": array for name, array in named(stack).items()}
 
 
 def _seeds(run: Run) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def read_run(directory: Path) -> Run:
         return _read_run(directory, read_description(directory))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{directory}: holds no run that can be read ({_reason(error)}); give another folder"
+            f"{directory}: holds no run that can be read ({reason(error)}); give another folder"
         ) from None
 
 
@@ -255,93 +262,3 @@ def _read(
         archive.check_stored()
         check_format(f"{name}.npz", archive.read("format")["format"])
         return archive.read(*fields, *(name for name in optional if name in archive.headers))
-
-
-def write_params(path: Path, params: Params) -> None:
-    """Writes one point of weight space in the format described above."""
-    write_arrays(path, _named(params))
-
-
-def read_params(path: str, shapes: Shapes) -> Params:
-    """Reads a starting point written by ``write_params`` or by another program.
-
-    Args:
-      path: npz file with one floating-point array per parameter.
-      shapes: the shapes wanted, ``{layer: {kind: shape}}``.
-
-    Returns:
-      The parameters as float32.
-
-    Raises:
-      UsageError: if the file is unreadable, or an array is missing, unknown, not
-        floating point, not finite or of another shape.
-    """
-    flag = f"--initial_params={path}"
-    wanted = {
-        f"{layer}.{kind}": shape for layer, ks in shapes.items() for kind, shape in ks.items()
-    }
-    try:
-        with open_arrays(expand("initial_params", path)) as archive:
-            if "format" in archive.headers:  # other programs write none
-                _check_header(f"{flag}: format", archive.headers["format"], (), np.integer)
-                check_format(Path(path).name, archive.read("format")["format"])
-            _check_names(flag, archive.headers, wanted)
-            arrays = archive.read(*wanted)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{flag}: not readable ({_reason(error)}); accepted is an npz file of arrays"
-        ) from None
-    for name, array in arrays.items():
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(array.astype(np.float32)).all()
-        if not finite:
-            raise UsageError(
-                f"{flag}: array {name} has entries that are not finite in float32; accepted are "
-                "finite numbers"
-            )
-    return {
-        layer: {kind: jnp.asarray(arrays[f"{layer}.{kind}"], jnp.float32) for kind in kinds}
-        for layer, kinds in shapes.items()
-    }
-
-
-def _check_names(flag: str, headers: dict[str, Header], wanted: dict[str, tuple[int, ...]]) -> None:
-    """Refuses arrays that are missing, unknown or of another shape, before they are read."""
-    for name, shape in wanted.items():
-        if name not in headers:
-            raise UsageError(f"{flag}: array {name} is missing; accepted are {_listing(wanted)}")
-        _check_header(f"{flag}: array {name}", headers[name], shape, np.floating)
-    unknown = sorted(set(headers) - {*wanted, "format"})
-    if unknown:
-        raise UsageError(
-            f"{flag}: array {unknown[0]} is not a parameter of this network; "
-            f"accepted are {_listing(wanted)}"
-        )
-
-
-def _check_header(name: str, header: Header, shape: tuple[int, ...], kind: type) -> None:
-    if header.shape != shape:
-        raise UsageError(f"{name} has shape {header.shape}; accepted is {shape}")
-    if not np.issubdtype(header.dtype, kind):
-        accepted = "an integer" if kind is np.integer else "floating point"
-        raise UsageError(f"{name} has dtype {header.dtype}; accepted is {accepted}")
-
-
-def _listing(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-
-
-def _named(params: Params) -> dict[str, Any]:
-    return {
-        f"{layer}.{kind}": np.asarray(array)
-        for layer, kinds in params.items()
-        for kind, array in kinds.items()
-    }
-
-
-def _reason(error: Exception) -> str:
-    """What was wrong, in a bounded line that terminals show as it is."""
-    if isinstance(error, OSError) and error.strerror:
-        name = f": {Path(error.filename).name}" if error.filename else ""
-        return printable(error.strerror + name, 300)
-    return printable(error, 300)

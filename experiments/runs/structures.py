@@ -4,6 +4,7 @@ Checkpoints hold arrays only; what they are put together to is known here, and n
 not fit is. They may be a stranger's, or another version's.
 """
 
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,39 +12,62 @@ import jax
 import numpy as np
 
 import gf_jax
-from experiments.cli.configuration import UsageError
+from experiments.process.mistakes import UsageError
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
 from gf_jax.problems.networks import Params
-from gf_jax.study.fields import BOOLEANS, INTEGERS, MOST, Numbers, Sizes, check_numbers
+from gf_jax.study.fields import BOOLEANS, FLOATS, INTEGERS, MOST, Numbers, Sizes, check_numbers
 from gf_jax.study.files import printable
 from gf_jax.study.record import METRICS, RUN
 
 PyTree = Any
 Leaves = Sequence[np.ndarray]
 
-_COUNT: Any = Numbers((), INTEGERS, least=0, most=MOST)
-_WHETHER: Any = Numbers((), BOOLEANS, least=0, most=1)
+# Of single numbers.
+_SINGLE: dict[Any, Any] = {
+    int: Numbers((), INTEGERS, least=0, most=MOST),
+    bool: Numbers((), BOOLEANS, least=0, most=1),
+    float: Numbers((), unknown=True),
+}
 
 
-def flow(params: Params, times: int) -> gf_jax.Flow:
-    """The structure of a flow from a point, at so many times."""
-    one, distance = _numbers(times), _numbers(times, least=0)
-    stack = jax.tree.map(lambda leaf: _numbers(times, *leaf.shape), params)
-    statistics = gf_jax.flow.Statistics(_COUNT, _COUNT, _COUNT, _WHETHER, _COUNT)
-    return gf_jax.Flow(distance, stack, one, distance, statistics)
+def of(
+    kind: type, params: PyTree = None, stack: Sequence[str] = ("times",), **sizes: int | None
+) -> Any:
+    """The structure of a record, as the annotations of its fields have it.
+
+    Args:
+      kind: a named tuple of arrays, numbers, and such tuples; what has no annotation of its own
+        is stacked parameters.
+      params: a single point, whose leaves those of stacked parameters are like.
+      stack: axes in front of these; they take the place of the first of them in other arrays.
+      sizes: lengths of axes by their name, None of one that is not there; of others the length
+        is found.
+    """
+
+    def axes(names: Sequence[str]) -> tuple[Any, ...]:
+        whole = [each for name in names for each in (stack if name == stack[0] else [name])]
+        known = [sizes.get(name, name) for name in whole]
+        return tuple(axis for axis in known if axis is not None)
+
+    def field(hint: Any) -> Any:
+        if hasattr(hint, "_fields"):
+            return of(hint, params, stack, **sizes)
+        if hint in _SINGLE:
+            return _SINGLE[hint]
+        if hasattr(hint, "dim_str"):
+            dtypes = next(each for each in (FLOATS, INTEGERS, BOOLEANS) if each[0] in hint.dtypes)
+            names = axes(hint.dim_str.split())
+            if dtypes is FLOATS:
+                return Numbers(names, dtypes, unknown=True)
+            return Numbers(names, dtypes, least=0, most=MOST if dtypes is INTEGERS else 1)
+        front = axes(stack[:1])
+        return jax.tree.map(lambda leaf: Numbers((*front, *leaf.shape), unknown=True), params)
+
+    return kind(*map(field, typing.get_type_hints(kind).values()))
 
 
-def prediction(params: Params, times: int, lanes: int) -> gf_jax.Prediction:
-    """The structure of a prediction from a point, at so many times, for so many step sizes."""
-    gaps = _numbers(times, lanes, least=0)
-    sizes = _numbers(lanes, least=0)
-    return gf_jax.Prediction(
-        flow(params, times), sizes, *(gaps,) * 4, slides=_WHETHER, jumps=_WHETHER, kinks=_COUNT
-    )
-
-
-def trajectory(params: Params, times: int) -> Trajectory:
+def trajectory(params: PyTree, times: int) -> Trajectory:
     """The structure of a whole trajectory from a point, with so many snapshots."""
     metrics = gf_jax.Metrics(*(_numbers("iterations", "lanes"),) * 4)
     counted: Any = Numbers(("iterations",), INTEGERS, least=0, most=MOST)
@@ -121,5 +145,5 @@ def other(label: str, reason: object) -> UsageError:
     )
 
 
-def _numbers(*axes: str | int, least: float = -np.inf) -> Any:
-    return Numbers(axes, least=least, unknown=True)
+def _numbers(*axes: str | int) -> Any:
+    return Numbers(axes, unknown=True)

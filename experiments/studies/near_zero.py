@@ -12,22 +12,28 @@ vanishes. A minute on two CPU cores; on MNIST the powers found are 0.00, 1.00, 2
 """
 
 import dataclasses
+import functools
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
+from rich.console import Console
 
 import gf_jax
-from experiments.cli.configuration import EXIT_INTERRUPTED, Configuration
-from experiments.output import figures, report
+from experiments.cli.experiment import Experiment
+from experiments.output import report
+from experiments.output.figures import style
 from experiments.problems import problem
 from experiments.problems.data import Dataset
 from experiments.problems.problem import Problem
-from experiments.runs import harness, progress, store
-from experiments.runs.harness import Workplace
-from experiments.studies import records, spectra
+from experiments.runs import harness, progress, store, structures
+from experiments.studies import groups, spectra
 from gf_jax.problems.networks import Params
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Figure
 
 HALVINGS = 8  # of the scale, and of the width of the tube
 RANDOM = 2  # points on the boundary of a tube
@@ -37,7 +43,66 @@ slope: of log -λ_min against log scale between the two smallest scales; the
 number of layers less two in theory."""
 
 
-def run(config: Configuration) -> int:
+READINGS = (
+    (
+        "Marks: minus the smallest eigenvalue at the start. A line that falls to the left "
+        "means that curvature vanishes near zero. Dashed, where one is known: the bound of "
+        "theory, which lies above."
+    ),
+    (
+        "The same for the worst point found within a tube around the nearest start, against "
+        "the width of the tube."
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(
+    groups.Activation,
+    groups.Loss,
+    groups.Depths,
+    groups.RandomStart,
+    groups.Data,
+    groups.Storage,
+):
+    """What the experiment can be told."""
+
+    depths: tuple[int, ...] = (2, 3, 4, 5)
+
+
+class NearZero(NamedTuple):
+    """The smallest eigenvalue of the Hessian near zero, for several depths.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      depths: numbers of layers.
+      scales: factors on the start, descending; also the widths of the tubes.
+      at_starts: the smallest eigenvalue, shape (depths, scales), as the next three.
+      starts_bound: its lower bound.
+      in_tubes: the smallest one found in the tube around the nearest start.
+      tubes_bound: lower bound that holds in all of the tube.
+    """
+
+    network_label: str
+    data_label: str
+    depths: np.ndarray
+    scales: np.ndarray
+    at_starts: np.ndarray
+    starts_bound: np.ndarray
+    in_tubes: np.ndarray
+    tubes_bound: np.ndarray
+
+
+class Depth(NamedTuple):
+    """The same of one depth."""
+
+    at_starts: Float[np.ndarray, " scales"]
+    starts_bound: Float[np.ndarray, " scales"]
+    in_tubes: Float[np.ndarray, " scales"]
+    tubes_bound: Float[np.ndarray, " scales"]
+
+
+def run(options: Options) -> int:
     """Runs the experiment and writes its run directory.
 
     Returns:
@@ -46,62 +111,58 @@ def run(config: Configuration) -> int:
     Raises:
       UsageError: on data or an output directory that are not accepted.
     """
-    assert config.depths is not None
-    assert config.widths is not None
-    assert config.init_scale is not None
     problem.device()
-    dataset = problem.load_data(config)
-    studies = [_study(config, depth, dataset) for depth in config.depths]
-    depths = ", ".join(map(str, config.depths))
+    dataset = problem.load_data(options)
+    studies = [_study(options, depth, dataset) for depth in options.depths]
+    depths = ", ".join(map(str, options.depths))
     label = problem.named_loss(
-        config, f"fully connected {config.activation} networks of {depths} layers"
+        options.loss, f"fully connected {options.activation} networks of {depths} layers"
     )
+    size = f"hidden layers of width {options.widths[0]}"
     workplace = harness.open_folder(
-        config, studies, dataset, label, f"hidden layers of width {config.widths[0]}"
+        EXPERIMENT, options, studies, dataset, label, size, harness.of_data(dataset)
     )
-    scales = config.init_scale * 0.5 ** np.arange(HALVINGS)
+    scales = options.init_scale * 0.5 ** np.arange(HALVINGS)
+    like = structures.of(Depth, scales=HALVINGS)
     try:
-        measured = [_measure(workplace, study, scales) for study in studies]
+        measured = [
+            workplace.journal.once(
+                f"{depth} layers", functools.partial(_measure, study, scales), like
+            )
+            for depth, study in zip(options.depths, studies, strict=True)
+        ]
     except KeyboardInterrupt:
-        workplace.say("interrupted: the sweep is not complete, nothing was written")
-        return EXIT_INTERRUPTED
-    saved = records.NearZero(
-        label,
-        dataset.label,
-        np.array(config.depths),
-        scales,
-        *map(np.stack, zip(*measured, strict=True)),
-    )
+        return harness.interrupt(workplace, "the sweep is not complete")
+    together = map(np.stack, zip(*measured, strict=True))
+    saved = NearZero(label, dataset.label, np.array(options.depths), scales, *together)
     summary = summarise(saved)
     with harness.results(workplace):
         store.write_record(workplace.directory, "near_zero", saved)
-    figure = harness.draw(workplace, lambda: figures.draw_near_zero(saved, workplace.directory))
-    _print(summary, workplace, studies)
+    figure = harness.draw(workplace, lambda: draw(saved))
+    _print(summary, workplace.console)
+    if spectra.bound_of(studies[0]) is None:
+        workplace.say(spectra.uncovered(summary["network"]))
+    workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure)
     return 0
 
 
-def _study(config: Configuration, depth: int, dataset: Dataset) -> Problem:
+def _study(options: Options, depth: int, dataset: Dataset) -> Problem:
     """The problem with that many layers, started at a scale of one."""
-    assert config.widths is not None
-    one = dataclasses.replace(
-        config,
-        experiment="paper",
-        init_scale=1.0,
-        widths=config.widths * (depth - 1),
-        depths=None,
+    network = groups.Network(
+        activation=options.activation,
+        loss=options.loss,
+        widths=options.widths * (depth - 1),
+        seed=options.seed,
         coordinates="pixels",  # in which a scaled start is what it says
     )
-    return problem.build(one, dataset)
+    return problem.build(network, dataset)
 
 
-def _measure(
-    workplace: Workplace, study: Problem, scales: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _measure(study: Problem, scales: np.ndarray) -> Depth:
     """Smallest eigenvalue and its bound: at scaled starts, and in tubes around the nearest.
 
-    Returns:
-      Four arrays of the shape of the scales, which are also the widths of the tubes.
+    The scales are also the widths of the tubes.
     """
     starts = jax.tree.map(lambda leaf: np.multiply.outer(scales, leaf), study.initial_params)
     nearest = jax.tree.map(lambda leaf: leaf[-1:], starts)
@@ -118,7 +179,7 @@ def _measure(
     )
     values = curvature.lambda_min.value
     at_starts, in_tubes = values[: len(scales)], values[len(scales) :].reshape(len(scales), -1)
-    return (
+    return Depth(
         at_starts,
         spectra.lower_bound(study, starts).sharpened,
         np.minimum(in_tubes.min(axis=1), at_starts[-1]),
@@ -150,7 +211,7 @@ def _directions(study: Problem, point: Params) -> Params:
     )
 
 
-def summarise(saved: records.NearZero) -> dict[str, Any]:
+def summarise(saved: NearZero) -> dict[str, Any]:
     """The numbers of the table, and a verdict."""
     slopes = [_slope(saved.scales, values) for values in saved.at_starts]
     pairs = [
@@ -189,7 +250,7 @@ def _slope(scales: np.ndarray, values: np.ndarray) -> float | None:
     return float(np.log(values[-2] / values[-1]) / np.log(scales[-2] / scales[-1]))
 
 
-def _print(summary: dict[str, Any], workplace: Workplace, studies: list[Problem]) -> None:
+def _print(summary: dict[str, Any], console: Console) -> None:
     shown = slice(None, None, 2)
     rows = [
         (
@@ -206,13 +267,62 @@ def _print(summary: dict[str, Any], workplace: Workplace, studies: list[Problem]
     ]
     heads = (f"{scale:.3g}" for scale in summary["scales"][shown])
     report.show_table(
-        workplace.console,
+        console,
         f"{summary['network']} on {summary['data']}\nsmallest eigenvalue by scale of the start",
         ("layers", "", *heads, "slope"),
         rows,
         legend=LEGEND,
         left=2,
     )
-    if spectra.bound_of(studies[0]) is None:
-        workplace.say(spectra.uncovered(summary["network"]))
-    workplace.say(summary["verdict"])
+
+
+def draw(sweep: NearZero) -> "Figure":
+    """Draws the smallest eigenvalue against scale and width; solid measured, dashed bounds."""
+    figure = style.new(13, 5.4)
+    by_scale, by_width = figure.subplots(1, 2, sharey=True)
+    bounded = not np.isnan(sweep.starts_bound).all()
+    for panel, values, bounds, reading in (
+        (by_scale, sweep.at_starts, sweep.starts_bound, READINGS[0]),
+        (by_width, sweep.in_tubes, sweep.tubes_bound, READINGS[1]),
+    ):
+        style.explain(panel, reading)
+        for row, depth in enumerate(sweep.depths):
+            colour = style.colour(row)
+            label = f"{depth} layers"
+            negative = np.where(values[row] < 0, -values[row], np.nan)
+            panel.plot(
+                sweep.scales,
+                negative,
+                style.MARKS[row % len(style.MARKS)] + "-",
+                color=colour,
+                label=label,
+            )
+            if bounded:
+                look = {"color": colour, "linewidth": 1, "label": f"_{label}; bound"}
+                panel.plot(sweep.scales, -bounds[row], "--", **look)
+        panel.set(xscale="log", yscale="log")
+        panel.grid(visible=True, alpha=0.25)
+    by_scale.set(
+        title=r"$-\lambda_{min}$ at the start",
+        xlabel="scale of the start, logarithmic",
+        ylabel="1 / time, logarithmic" + ("; dashed: bound" if bounded else ""),
+    )
+    by_width.set(
+        title=rf"Largest $-\lambda_{{min}}$ around the start scaled by {sweep.scales[-1]:.3g}",
+        xlabel="width of the tube, Euclidean distance, logarithmic",
+    )
+    title = f"Curvature near zero: {sweep.network_label} on {sweep.data_label}"
+    return style.finish(figure, by_scale, title)
+
+
+EXPERIMENT = Experiment(
+    name="near_zero",
+    studies="the smallest eigenvalue against scale and depth of the start",
+    question=(
+        "Starts near zero are common, and with three layers or more they are harmless: "
+        "curvature vanishes there. The start is scaled towards zero, and the smallest "
+        "eigenvalue of the Hessian is measured, for several numbers of layers."
+    ),
+    options=Options,
+    run=run,
+)

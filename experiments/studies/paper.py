@@ -19,6 +19,7 @@ makes the runs with momentum, at the same times as the first command. On MNIST t
 2.2 percent of its prediction.
 """
 
+import dataclasses
 import operator
 import time
 from collections.abc import Callable
@@ -27,19 +28,37 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.cli.configuration import EXIT_DIVERGED, Configuration
-from experiments.output import figures, report
-from experiments.runs import devices, effort, harness, store, structures
+import gf_jax
+from experiments.cli.experiment import Experiment
+from experiments.cli.options import option
+from experiments.output import report
+from experiments.process.mistakes import EXIT_DIVERGED
+from experiments.runs import descending, devices, effort, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import records, seeds
+from experiments.studies import groups, seeds
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
 from gf_jax.study.following import Followed, follow
+from gf_jax.study.record import Reference, Run, join_references
 
 PATIENCE = 300.0  # seconds of flows to come that are not worth a word
 
 
-def run(config: Configuration) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(groups.Starts, groups.Batches, groups.Arithmetic, groups.Segments, groups.Ratios):
+    """What the experiment can be told."""
+
+    flow: bool = option(
+        "Compare with gradient flow and with the gaps that it predicts.", True, "What to run"
+    )
+
+    @property
+    def flow_runs(self) -> int:
+        """As many trajectories as the flow and what it predicts amount to; 0 is no flow."""
+        return self.prediction_runs() if self.flow else 0
+
+
+def run(options: Options) -> int:
     """Runs the experiment and writes its run directory.
 
     Returns:
@@ -49,26 +68,27 @@ def run(config: Configuration) -> int:
       UsageError: on data, weights or an output directory that are not accepted.
       UnwrittenError: if results cannot be written.
     """
-    assert config.arithmetic is not None
-    workplace = harness.begin(config)
-    outcome = harness.descend(workplace, config.schedule, config.arithmetic)
+    workplace = harness.begin(EXPERIMENT, options)
+    outcome = descending.descend(workplace, options.schedule, options.arithmetic)
     if outcome is None:
         return harness.interrupt(workplace, "before the first segment was complete")
     diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
     if not devices.leads():  # of several processes one compares, writes and prints
         return EXIT_DIVERGED if diverged else 0
     directory, interrupted = workplace.directory, outcome.interrupted
-    saved = harness.saved_form(workplace, config.schedule, config.arithmetic, outcome.trajectory)
+    saved = descending.saved_form(
+        workplace, options.schedule, options.arithmetic, outcome.trajectory
+    )
     with harness.results(workplace):
         store.write_metrics(directory, saved)
         snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
         store.write_snapshots(directory, saved, snapshots)
-    if config.flow and not interrupted:
+    if options.flow and not interrupted:
         follow = _follow_seeds if saved.seeds else _follow
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
     timing = {"seconds": outcome.seconds, "interrupted": interrupted}
     summary = seeds.summarise(saved) if saved.seeds else report.summarise(saved)
-    figure = harness.draw(workplace, lambda: figures.draw_run(saved, directory))
+    figure = harness.draw(workplace, lambda: report.draw_run(saved))
     if saved.seeds:
         seeds.print_seeds(summary, workplace.console)
     else:
@@ -80,8 +100,8 @@ def run(config: Configuration) -> int:
 
 
 def _follow(
-    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
-) -> tuple[records.Run, bool]:
+    workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory
+) -> tuple[Run, bool]:
     """The run with its flow, which is written; and whether that was interrupted."""
     if not run.arrived:
         return run, False
@@ -98,8 +118,8 @@ def _follow(
 
 
 def _follow_seeds(
-    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory
-) -> tuple[records.Run, bool]:
+    workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory
+) -> tuple[Run, bool]:
     """The same for every starting point, one after another; those that were done are kept."""
     study, interrupted = workplace.study, False
     # What is not found is NaN: of starts from which all runs diverge, or after an interrupt.
@@ -107,7 +127,7 @@ def _follow_seeds(
         lambda leaf: np.full((len(leaf), *leaf.shape[1:2], *leaf.shape[3:]), np.nan),
         trajectory.snapshots,
     )
-    references: list[records.Reference | None] = [None] * len(run.seeds)
+    references: list[Reference | None] = [None] * len(run.seeds)
     doubts: list[str] = []
     for number, (seed, single) in enumerate(zip(run.seeds, run.of_seeds, strict=True)):
         if not single.arrived:
@@ -134,7 +154,7 @@ def _follow_seeds(
             )
             for kept, leaf in leaves:
                 kept[:, number] = leaf
-    reference = records.join_references(references)
+    reference = join_references(references)
     run = run._replace(reference=reference, doubts=tuple(doubts))
     if run.reference is not None:
         with harness.results(workplace):
@@ -142,9 +162,9 @@ def _follow_seeds(
     return run, interrupted
 
 
-def _foretell(workplace: NetworkWorkplace, number: int, seconds: float) -> None:
+def _foretell(workplace: NetworkWorkplace[Options], number: int, seconds: float) -> None:
     """After the first flow, says what those of the other starting points will take."""
-    left = len(workplace.config.starts_of_seeds) - 1
+    left = len(workplace.options.starts_of_seeds) - 1
     if number == 0 and seconds * left > PATIENCE:
         workplace.say(
             f"the flow of one starting point took {effort.duration(seconds)}, those of the other "
@@ -153,16 +173,16 @@ def _foretell(workplace: NetworkWorkplace, number: int, seconds: float) -> None:
 
 
 def _followed(
-    workplace: NetworkWorkplace, run: records.Run, trajectory: Trajectory, label: str = ""
+    workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory, label: str = ""
 ) -> Followed:
     """The flow and the prediction at the snapshots' times, and what rounding did to the runs."""
-    config, study = workplace.config, workplace.study
+    options, study = workplace.options, workplace.study
     start = study.initial_params
     times, lanes = len(run.snapshot_iterations), len(run.ratios)
     likes = {
-        "prediction": structures.prediction(start, times, lanes),
+        "prediction": structures.of(gf_jax.Prediction, start, times=times, lanes=lanes),
         "rounding": structures.trajectory(start, times),
-        "gradient flow": structures.flow(start, times),
+        "gradient flow": structures.of(gf_jax.Flow, start, times=times),
     }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:
@@ -174,6 +194,24 @@ def _followed(
         run,
         trajectory.snapshots,
         solve,
-        predict=config.predicts,
-        descent={"arithmetic": config.arithmetic, **harness.steps(workplace)},
+        predict=options.predicts,
+        descent={"arithmetic": options.arithmetic, **descending.steps(options, study)},
     )
+
+
+EXPERIMENT = Experiment(
+    name="paper",
+    studies="descent against smaller steps and against gradient flow",
+    question=(
+        "Gradient descent takes steps of finite size; gradient flow is what is left when the "
+        "steps become infinitely small. Here the same network is trained from the same start "
+        "with step size η₀ and with smaller ones, η₀/2, η₀/5 and so on. Runs are compared at "
+        "equal time, that is iteration times step size, so that a run with half the step size "
+        "has taken twice as many steps. If all runs and the flow agree, what theory says of "
+        "the flow holds for descent as well."
+    ),
+    options=Options,
+    run=run,
+    label=lambda options: options.network,
+    on_hosts=True,
+)

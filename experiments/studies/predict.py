@@ -9,65 +9,143 @@ network, where the runs take minutes. On MNIST the gap between step sizes 0.001 
 kinks take a tenth of the gradient evaluations of the runs, see ``gf_jax.predict``.
 """
 
+import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 import gf_jax
-from experiments.cli.configuration import Configuration
-from experiments.output import figures, report
-from experiments.runs import harness, progress, store
-from experiments.studies import records
+from experiments.cli.experiment import Experiment
+from experiments.output import report
+from experiments.output.figures import style
+from experiments.process.mistakes import UsageError
+from experiments.runs import descending, harness, store, structures
+from experiments.studies import groups
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Figure
+
+KINK_WARNING = """\
+The loss has kinks. Where two runs pass one on different sides they part for
+good, and which side a run takes may hang on less than any prediction knows."""
+READINGS = (
+    (
+        "Grey: how far the flow moves. Below it, how far each step size is from the largest "
+        "one. The larger the space between, the less the step size matters."
+    ),
+    ("The lower curves of the first panel alone, on a logarithmic axis."),
+    ("How far descent is from the flow, for each step size: in proportion to it."),
+)
 
 
-def run(config: Configuration) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(groups.Momentum, groups.Ratios):
+    """What the experiment can be told."""
+
+    @classmethod
+    def by_largest(cls, step_sizes: tuple[float, ...], given: dict[str, Any]) -> dict[str, Any]:
+        """Fields that say the same as the step sizes, of which a smooth flow takes any."""
+        network = given.get("network", cls.network), given.get("activation", cls.activation)
+        if network == ("fully_connected", "linear"):  # no iterations would have to meet
+            return {"step_size": max(step_sizes), "ratios": ()}
+        return super().by_largest(step_sizes, given)
+
+    @property
+    def flow_runs(self) -> int:
+        """As many trajectories as the flow and what it predicts amount to."""
+        return self.prediction_runs()
+
+    def check(self) -> None:
+        """Raises UsageError if nothing can be predicted."""
+        super().check()
+        if not self.predicts:
+            raise UsageError(
+                f"--momentum={self.momentum:g}: gaps with momentum are predicted for losses "
+                "without kinks; accepted is --activation=linear"
+            )
+
+
+class Prediction(NamedTuple):
+    """Predicted distances between flow and descent, told without running descent.
+
+    Attributes:
+      network_label, data_label: what is trained on what.
+      step_sizes: step sizes of descent, the largest first.
+      times: times of the prediction.
+      loss: training loss of the flow, shape (times,).
+      distance_from_init: distance of the flow from the initial point, likewise.
+      to_flow: predicted distance to the flow, shape (times, step sizes).
+      to_base: predicted distance to descent with the largest step size, likewise.
+      momentum: its decay, 0 for plain descent.
+    """
+
+    network_label: str
+    data_label: str
+    step_sizes: np.ndarray
+    times: np.ndarray
+    loss: np.ndarray
+    distance_from_init: np.ndarray
+    to_flow: np.ndarray
+    to_base: np.ndarray
+    momentum: float = 0.0
+
+
+def run(options: Options) -> int:
     """Runs the experiment and writes its run directory.
+
+    Returns:
+      The exit status: 0, or 130 if it was interrupted.
 
     Raises:
       UsageError: on data, weights or an output directory that are not accepted.
     """
-    workplace = harness.begin(config)
+    workplace = harness.begin(EXPERIMENT, options)
     study, started = workplace.study, time.perf_counter()
-    step_sizes = np.array(config.all_step_sizes)
-    prediction = progress.solve(
-        "prediction",
-        lambda tell: gf_jax.predict(
-            study.objective.loss,
-            study.initial_params,
-            config.schedule.clock(config.method.time_scale).times(
-                config.schedule.snapshot_iterations
-            ),
-            step_sizes,
-            momentum=config.method.optimizer,
-            progress=tell,
-        ),
+    step_sizes, times = np.array(options.all_step_sizes), options.schedule.snapshot_iterations
+    like = structures.of(
+        gf_jax.Prediction, study.initial_params, times=len(times), lanes=len(step_sizes)
     )
+    try:
+        prediction = harness.solve_once(
+            workplace,
+            "prediction",
+            lambda tell: gf_jax.predict(
+                study.objective.loss,
+                study.initial_params,
+                options.schedule.clock(options.method.time_scale).times(times),
+                step_sizes,
+                momentum=options.method.optimizer,
+                progress=tell,
+            ),
+            like,
+        )
+    except KeyboardInterrupt:
+        return harness.interrupt(workplace, "nothing is predicted yet")
     flow = prediction.flow
-    saved = records.Prediction(
+    saved = Prediction(
         network_label=study.network_label,
         data_label=study.dataset.label,
         step_sizes=prediction.step_sizes,
         times=flow.times,
         loss=flow.loss,
-        distance_from_init=harness.distance_from_init(workplace, flow.params),
+        distance_from_init=descending.distance_from_init(study, flow.params),
         to_flow=prediction.to_flow,
         to_base=prediction.to_base,
-        momentum=config.method.momentum,
+        momentum=options.method.momentum,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
     with harness.results(workplace):
         store.write_record(workplace.directory, "prediction", saved)
-    figure = harness.draw(workplace, lambda: figures.draw_prediction(saved, workplace.directory))
-    report.print_prediction(summary, workplace.console)
+    figure = harness.draw(workplace, lambda: draw(saved))
+    _print(summary, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, figure)
     return 0
 
 
-def summarise(
-    saved: records.Prediction, prediction: gf_jax.Prediction, seconds: float
-) -> dict[str, Any]:
+def summarise(saved: Prediction, prediction: gf_jax.Prediction, seconds: float) -> dict[str, Any]:
     """The numbers of the table: everything at the last time."""
     return {
         "network": saved.network_label,
@@ -91,7 +169,7 @@ def summarise(
     }
 
 
-def _verdict(saved: records.Prediction) -> str:
+def _verdict(saved: Prediction) -> str:
     """How far descent with the largest step size is predicted to stand from its flow."""
     gap, travelled = saved.to_flow[-1, 0], saved.distance_from_init[-1]
     if not (np.isfinite(gap) and travelled > 0):
@@ -102,3 +180,72 @@ def _verdict(saved: records.Prediction) -> str:
         f"{report.nearness(share)} its gradient flow. At time {saved.times[-1]:g} it stands apart "
         f"by {gap:.3g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled."
     )
+
+
+def _print(summary: dict[str, Any], console: Console) -> None:
+    """Prints predicted distances, one row per step size."""
+    rows = [
+        (
+            f"{lane['step_size']:g}",
+            report.text(lane["predicted_to_flow"], ".3e"),
+            report.text(lane["predicted_gap"], ".3e"),
+        )
+        for lane in summary["runs"]
+    ]
+    title = (
+        f"{summary['network']} on {summary['data']}\n"
+        f"predicted at time {summary['time']:g}, where the flow has travelled "
+        f"{report.text(summary['distance_from_init'], '.4g')} and its loss is "
+        f"{report.text(summary['loss'], '.6g')}"
+    )
+    report.show_table(console, title, ("step size", "to flow", "to the largest step"), rows)
+    if summary["kinks"]:
+        console.print(KINK_WARNING, highlight=False)
+    console.print(
+        f"{summary['gradient_evaluations']:,} gradient-sized evaluations, and "
+        f"{summary['checking_evaluations']:,} more that told the numerical error, "
+        f"{report.text(summary['error'], '.1%')}, in {summary['seconds']:.1f} s",
+        highlight=False,
+    )
+
+
+def draw(prediction: Prediction) -> "Figure":
+    """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
+    figure = style.new(16.5, 4.9)
+    paper, to_base, to_flow = figure.subplots(1, 3)
+    paper.plot(prediction.times, prediction.distance_from_init, color="0.6", label="flow")
+    for lane, step_size in enumerate(prediction.step_sizes):
+        look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
+        label = rf"$\eta$ = {step_size:g}"
+        paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **look)
+        to_flow.plot(prediction.times, prediction.to_flow[:, lane], label=f"_{label}", **look)
+        if lane > 0:
+            to_base.plot(prediction.times, prediction.to_base[:, lane], label=f"_{label}", **look)
+    style.describe(paper, "Flow from initialisation (above), gaps (below)")
+    style.describe(to_flow, "Descent from gradient flow", style.LOGARITHMIC)
+    style.describe(
+        to_base,
+        rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",
+        style.LOGARITHMIC,
+    )
+    for panel, reading in zip((paper, to_base, to_flow), READINGS, strict=True):
+        style.explain(panel, reading)
+    for panel in (to_base, to_flow):
+        if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
+            panel.set_yscale("log")
+    style.count_time(figure, prediction.momentum)
+    title = f"Predicted: {prediction.network_label} on {prediction.data_label}"
+    return style.finish(figure, paper, title)
+
+
+EXPERIMENT = Experiment(
+    name="predict",
+    studies="the gaps predicted, without running descent",
+    question=(
+        "No descent was run. Gradient flow and its first-order deviation were solved once; "
+        "they predict how far descent of any step size stands from the flow, and from other "
+        "step sizes."
+    ),
+    options=Options,
+    run=run,
+)

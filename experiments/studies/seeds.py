@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.output import report
-from experiments.studies import records
-from experiments.studies.records import Run
+from gf_jax.study.record import PERCENTILES, Run, percentiles
 
 OF_LANES = (
     "final_loss",
@@ -42,7 +41,7 @@ ROWS = ("low", "median", "high")
 def summarise(run: Run) -> dict[str, Any]:
     """The numbers of the tables, over the seeds and, as for a single run, of every seed.
 
-    Lists of three are percentiles over the seeds, see ``records.PERCENTILES``. What is not
+    Lists of three are percentiles over the seeds, see ``PERCENTILES``. What is not
     finite counts as above everything else, and is None.
     """
     by_seed = [report.summarise(single) for single in run.of_seeds]
@@ -56,7 +55,7 @@ def summarise(run: Run) -> dict[str, Any]:
         label = {"ratio": int(ratio), "step_size": run.step_size / ratio}
         runs.append(label | numbers | largest | {"diverged": diverged})
     summary = {name: first[name] for name in ("network", "data", "step_size", "iterations", "time")}
-    summary |= {"seeds": list(run.seeds), "percentiles": list(records.PERCENTILES), "runs": runs}
+    summary |= {"seeds": list(run.seeds), "percentiles": list(PERCENTILES), "runs": runs}
     flows = [each["flow"] for each in by_seed if "flow" in each]
     if flows:
         summary["flow"] = _over_flows(flows, run)
@@ -103,7 +102,7 @@ def print_seeds(summary: dict[str, Any], console: Console) -> None:
 def _spread(values: Sequence[float | None]) -> list[float | None]:
     """Percentiles over the seeds."""
     numbers = np.array([np.inf if value is None else value for value in values], float)
-    return [report.finite(value) for value in records.percentiles(numbers)]
+    return [report.finite(value) for value in percentiles(numbers)]
 
 
 def _over_flows(flows: list[dict[str, Any]], run: Run) -> dict[str, Any]:

@@ -1,22 +1,51 @@
 """Where descent and flow are looked at closely, and the curvature found there."""
 
 import operator
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jaxtyping import Float
 
 import gf_jax
+from experiments.output.figures import style
 from experiments.problems.problem import Problem
-from experiments.runs import progress
+from experiments.runs import harness, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import records
 from gf_jax.descent.schedule import Schedule
 from gf_jax.problems.networks import Params
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.theory import network_bounds
 from gf_jax.theory.lower_bounds import LowerBound
 from gf_jax.theory.network_bounds import NetworkBound
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Axes
+
+READING = (
+    "Above zero paths draw together, below they part. Dashed and dotted, where they are known: "
+    "lower bounds from theory, which must lie below. The axis is logarithmic in both directions."
+)
+
+
+class Spectrum(NamedTuple):
+    """Curvature at stacked points, each array of shape (points,).
+
+    Attributes:
+      lambda_min, lambda_max: extremal eigenvalues of the Hessian.
+      lambda_min_residual, lambda_max_residual: within them there is an eigenvalue.
+      theorem, sharpened: lower bounds on lambda_min.
+      gradient_norm: norm of the gradient.
+    """
+
+    lambda_min: Float[np.ndarray, " points"]
+    lambda_min_residual: Float[np.ndarray, " points"]
+    lambda_max: Float[np.ndarray, " points"]
+    lambda_max_residual: Float[np.ndarray, " points"]
+    theorem: Float[np.ndarray, " points"]
+    sharpened: Float[np.ndarray, " points"]
+    gradient_norm: Float[np.ndarray, " points"]
 
 
 def sampled(schedule: Schedule) -> Schedule:
@@ -45,26 +74,39 @@ def with_start(start: Params, snapshots: Params) -> Params:
     return jax.tree.map(lambda p, s: np.concatenate([p[None], s[:, 0]]), start, snapshots)
 
 
-def follow(workplace: NetworkWorkplace, times: np.ndarray, budget: int) -> gf_jax.Flow:
-    """Gradient flow at the times, with kinks for at most so many gradient evaluations."""
+def follow(
+    workplace: NetworkWorkplace, times: np.ndarray, budget: int, part: str = ""
+) -> gf_jax.Flow:
+    """Gradient flow at the times, with kinks for at most so many gradient evaluations.
+
+    Args:
+      workplace: the workplace.
+      times: where.
+      budget: the evaluations.
+      part: of the experiment, which is in front of the label of what is kept.
+    """
     study = workplace.study
-    return progress.solve(
-        "gradient flow",
+    return harness.solve_once(
+        workplace,
+        f"{part}gradient flow",
         lambda tell: gf_jax.gradient_flow(
             study.objective.loss, study.initial_params, times, budget=budget, progress=tell
         ),
+        structures.of(gf_jax.Flow, study.initial_params, times=len(times)),
     )
 
 
-def measure(workplace: NetworkWorkplace, label: str, stack: Params) -> records.Spectrum:
+def measure(workplace: NetworkWorkplace, label: str, stack: Params) -> Spectrum:
     """Curvature, its bounds and the gradient at every point of a stack."""
-    study = workplace.study
-    curvature = progress.solve(
+    study, points = workplace.study, len(jax.tree.leaves(stack)[0])
+    curvature = harness.solve_once(
+        workplace,
         f"curvature along {label}",
         lambda tell: gf_jax.curvature(study.objective.loss, stack, progress=tell),
+        structures.of(gf_jax.Curvature, points=points),
     )
     bound = lower_bound(study, stack)
-    return records.Spectrum(
+    return Spectrum(
         lambda_min=curvature.lambda_min.value,
         lambda_min_residual=curvature.lambda_min.residual,
         lambda_max=curvature.lambda_max.value,
@@ -153,3 +195,27 @@ def product_gradients(study: Problem, stack: Params) -> np.ndarray:
     """The loss's gradient by the end-to-end matrix, shape (points, classes, features)."""
     inputs = inputs_of(study)
     return output_gradients(study, stack) @ inputs / len(inputs)
+
+
+def draw_smallest(axes: "Axes", times: np.ndarray, spectrum: Spectrum) -> None:
+    """The smallest eigenvalue and the bounds below it."""
+    curves = {
+        r"$\lambda_{min}$": (spectrum.lambda_min, style.COLOURS[1], "o-"),
+        "lower bound, sharpened": (spectrum.sharpened, style.COLOURS[3], "--"),
+        "lower bound of the theorem": (spectrum.theorem, style.COLOURS[0], ":"),
+    }
+    for label, (values, colour, line) in curves.items():
+        if np.isnan(values).all():  # no bound covers the network
+            continue
+        axes.plot(times, values, line, color=colour, label=label, markersize=3)
+    scale = np.abs(spectrum.lambda_min)
+    axes.set_yscale("symlog", linthresh=max(float(scale.min()), 1e-3 * float(scale.max()), 1e-12))
+    axes.axhline(0, color="0.7", linewidth=1, label="_zero")
+    style.describe(axes, r"Smallest eigenvalue, $\lambda_{min}$", "1 / time, logarithmic", READING)
+
+
+def show_early(axes: "Axes", times: np.ndarray) -> None:
+    """A time axis that shows the beginning: linear up to the first sample, then logarithmic."""
+    if len(times) > 1:
+        axes.set_xscale("symlog", linthresh=times[1])
+        axes.set_xlim(0, times[-1])

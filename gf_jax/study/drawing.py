@@ -10,6 +10,38 @@ from gf_jax.study.record import Reference, Run, join_references, percentiles
 
 FARTHEST = 1e200  # from zero, and its inverse the nearest: margins of axes stay within floats
 NOTE = "lines: predicted; marks: measured"
+# How every panel is read, in plain words for a newcomer.
+READINGS = {
+    "loss": (
+        "One curve for each run, at equal times. If they coincide, the loss does not tell the "
+        "step sizes apart."
+    ),
+    "both": (
+        "Upper curves: how far every run has moved from its start. Lower curves: how far it "
+        "is from the run with step size η₀. The larger the space between them, the better the "
+        "runs agree."
+    ),
+    "distance": ("How far every run has moved from its start in weight space."),
+    "difference": (
+        "The same losses, less that of the η₀ run, on a logarithmic axis: each line of the "
+        "grid is a factor. Dips are where the sign changes."
+    ),
+    "gap": (
+        "How far every run is from the η₀ run. Compare it with the way that the η₀ run "
+        "travels, in the title. Marks are measured; lines, where there are any, were "
+        "predicted without running descent."
+    ),
+    "flow": (
+        "How far every run is from the flow. Curves that keep the same spacing are in "
+        "proportion to the step size, as they should be for small steps. In a grey area the "
+        "flow is not known well enough to tell."
+    ),
+    "order": (
+        "The power of the step size with which that distance grows. One means: half the step "
+        "size, half the distance, which is what descent owes to theory. Elsewhere the steps "
+        "are too large for that, or runs have parted."
+    ),
+}
 
 
 @style.plain
@@ -36,19 +68,21 @@ def draw(run: Run) -> Figure:
     log = not np.isfinite(metrics.loss).all()
     _curves(axes[0, 0], run, metrics.loss, log=log)
     _curves(axes[0, 1], run, metrics.distance_from_init, log=log)
-    style.describe(axes[0, 0], "Training loss", _unit(run, log=log))
-    style.describe(axes[0, 1], "Distance from initialisation")
+    style.describe(axes[0, 0], "Training loss", _unit(run, log=log), READINGS["loss"])
+    style.describe(axes[0, 1], "Distance from initialisation", reading=READINGS["distance"])
     if reference is not None:
         _against_flow(axes[0, 2], run, reference)
     if others:
         _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
         axes[0, 1].set_title("From initialisation (above), from the $\\eta_0$ run (below)")
+        style.explain(axes[0, 1], READINGS["both"])
         differences = np.abs(metrics.loss - metrics.loss[..., :1])
         _curves(axes[1, 0], run, differences, first=1, log=True)
         style.describe(
             axes[1, 0],
             "Difference in training loss from the $\\eta_0$ run",
             _unit(run, log=True),
+            READINGS["difference"],
         )
         _to_base(axes[1, 1], run)
         if reference is not None:
@@ -105,7 +139,8 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     _marks(axes, run, distances, reference.predicted_to_flow[:, known])
     floor = WELL_BELOW * reference.resolution[:, known].max(axis=(1, 2))
     bottom = axes.get_ylim()[0]
-    style.describe(axes, "Distance from gradient flow", "Euclidean distance, logarithmic")
+    unit = "Euclidean distance, logarithmic"
+    style.describe(axes, "Distance from gradient flow", unit, READINGS["flow"])
     note = _note(reference.predicted_to_flow)
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
@@ -128,7 +163,7 @@ def _to_base(axes: Axes, run: Run) -> None:
     title = "Distance from the $\\eta_0$ run" + (
         f", which travels {whole[-1]:.3g}" if len(whole) else ""
     )
-    style.describe(axes, title, "Euclidean distance, logarithmic")
+    style.describe(axes, title, "Euclidean distance, logarithmic", READINGS["gap"])
     if reference is not None:
         axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(predicted)}")
 
@@ -145,7 +180,8 @@ def _order(axes: Axes, run: Run, reference: Reference) -> None:
     black = style.COLOURS[0]
     axes.plot(run.snapshot_times, median, "o", color=black, markersize=3, label="_order")
     axes.set_ylim(min(0.0, np.nanmin(low, initial=0)), max(2.0, 1.1 * np.nanmax(high, initial=0)))
-    style.describe(axes, "Order of that distance in the step size", "slope over all runs; Euler: 1")
+    title, unit = "Order of that distance in the step size", "slope over all runs; Euler: 1"
+    style.describe(axes, title, unit, READINGS["order"])
 
 
 def _has_flow(reference: Reference) -> np.ndarray:

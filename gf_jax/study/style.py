@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import matplotlib.style
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:  # Matplotlib is slow to import, and those who only name colours need none
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -30,6 +30,8 @@ def plain(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
 
     @functools.wraps(function)
     def under_defaults(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        import matplotlib.style
+
         with matplotlib.style.context("default"):
             return function(*args, **kwargs)
 
@@ -46,21 +48,27 @@ def run_name(ratio: int) -> str:
     return r"$\eta_0$" if ratio == 1 else rf"$\eta_0/{ratio}$"
 
 
-def count_time(figure: Figure, momentum: float) -> None:
+def count_time(figure: "Figure", momentum: float) -> None:
     """Says on every axis of time how it is counted with momentum, if there is any."""
     for axes in figure.axes if momentum else []:
         label = axes.get_xlabel().replace(TIME, rf"{TIME} / (1 - {momentum:g})")
         axes.set_xlabel(label)
 
 
-def describe(axes: Axes, title: str, unit: str = "Euclidean distance") -> None:
-    """Titles a panel whose horizontal axis is time."""
+def describe(axes: "Axes", title: str, unit: str = "Euclidean distance", reading: str = "") -> None:
+    """Titles a panel whose horizontal axis is time, and says how it is read, see ``explain``."""
     axes.set(title=title, xlabel=TIME, ylabel=unit)
+    explain(axes, reading)
     axes.margins(x=0.02)
     axes.grid(visible=True, alpha=0.25)
 
 
-def entitle(figure: Figure, named: Axes | None, title: str) -> None:
+def explain(axes: "Axes", reading: str) -> None:
+    """Says how a panel is read, in plain words, for pages that show it; figures do not."""
+    axes.set_label(reading)
+
+
+def entitle(figure: "Figure", named: "Axes | None", title: str) -> None:
     """Adds title and legend, the latter from the lines of one panel if given."""
     figure.suptitle(title[:1].upper() + title[1:])
     lines = [] if named is None else named.lines

@@ -85,12 +85,20 @@ class Axis(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes and all that is drawn on them; ``title`` is HTML."""
+    """One pair of axes and all that is drawn on them.
+
+    Attributes:
+      title: as HTML.
+      x, y: its axes.
+      series: what is drawn.
+      reading: how it is read, in plain words; "" if nobody said so.
+    """
 
     title: str
     x: Axis
     y: Axis
     series: list[Series]
+    reading: str
 
 
 def panels(figure: Figure) -> list[Panel]:
@@ -101,6 +109,7 @@ def panels(figure: Figure) -> list[Panel]:
             x=_axis(axes.xaxis, [o.xaxis for o in axes.get_shared_x_axes().get_siblings(axes)]),
             y=_axis(axes.yaxis, [o.yaxis for o in axes.get_shared_y_axes().get_siblings(axes)]),
             series=[each for each in _series(axes) if any(at is not None for at in each.y)],
+            reading=str(axes.get_label()),
         )
         for axes in figure.axes
     ]

@@ -6,16 +6,20 @@ import gzip
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from experiments.output import figures
-from experiments.output.figures import Figure, Panel
-from experiments.output.page import explanations, plots
+from experiments.output.figures import panels
+from experiments.output.figures.panels import Panel
+from experiments.output.page import plots
 from experiments.output.page.transcript import WARNING, Told
 from gf_jax.study.files import atomically, printable, read_json
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Figure
 
 FILE = "report.html"
 PROGRAM = "python -m experiments.main"
@@ -28,7 +32,11 @@ NO_VERDICT = (
 
 @figures.plain
 def write(
-    directory: Path, summary: dict[str, Any], figure: Figure | None, told: Sequence[Told]
+    directory: Path,
+    summary: dict[str, Any],
+    figure: "Figure | None",
+    told: Sequence[Told],
+    question: str = "",
 ) -> Path:
     """Writes the page of a run into its folder, where configuration and figure lie.
 
@@ -37,6 +45,7 @@ def write(
       summary: the numbers of the run, of which its verdict is taken.
       figure: as it was drawn and saved; None if it could not be.
       told: what was told on the terminal.
+      question: what the experiment asks, in plain words.
 
     Returns:
       The path written.
@@ -45,7 +54,7 @@ def write(
       OSError, ValueError: if configuration or figure cannot be read, or the page not written.
     """
     description = read_json(directory / "configuration.json")
-    drawn = [] if figure is None else figures.panels(figure)
+    drawn = [] if figure is None else panels.panels(figure)
     title, lines = _title(figure, description), _verdict(summary)
     environment = Environment(
         loader=PackageLoader("experiments.output", "page"),
@@ -67,6 +76,7 @@ def write(
         again=f"python -m experiments.show {shlex.quote(str(directory))}",
         static=_encoded((directory / "figure.png").read_bytes()) if drawn else "",
         library=_library() if drawn else "",
+        question=question,
         **_facts(description),
     )
     path = directory / FILE
@@ -76,11 +86,11 @@ def write(
     return path
 
 
-def _title(figure: Figure | None, description: dict[str, Any]) -> Markup:
+def _title(figure: "Figure | None", description: dict[str, Any]) -> Markup:
     """That of the figure as HTML; else what was studied."""
     if figure is None:
         return Markup.escape(_words(description.get("network")))
-    return Markup(figures.title(figure))
+    return Markup(panels.title(figure))
 
 
 def _verdict(summary: dict[str, Any]) -> list[str]:
@@ -95,8 +105,7 @@ def _sentence(line: str) -> str:
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    title = Markup(panel.title)
-    return {"title": title, "reading": explanations.of_panel(title.striptags())}
+    return {"title": Markup(panel.title), "reading": panel.reading}
 
 
 def _names(drawn: Sequence[Panel]) -> Iterator[Markup]:
@@ -119,7 +128,6 @@ def _facts(description: dict[str, Any]) -> dict[str, Any]:
     configuration = dict(pairs("configuration"))
     return {
         "experiment": configuration.get("experiment", ""),
-        "question": explanations.of_experiment(configuration.get("experiment", "")),
         "network": _words(description.get("network")),
         "data": data,
         "is_mnist": not data or data.get("label", "").startswith("MNIST"),

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from experiments.output.figures import Axis, Panel, Series
+from experiments.output.figures.panels import Axis, Panel, Series
 
 # Matplotlib's letters for marks.
 MARKS = {

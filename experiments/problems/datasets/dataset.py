@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.cli.mistakes import UsageError
+from experiments.process.mistakes import UsageError
 
 
 class Dataset(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.problems.datasets.dataset import UnreachableError
-from experiments.runs import interruption
+from experiments.process import interruption
 
 PROBE_SECONDS = 5.0
 PATIENCE_SECONDS, PATIENCE_BYTES = 15.0, 50_000  # a download is slower than that, or given up

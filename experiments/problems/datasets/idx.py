@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cli.mistakes import UsageError, expand
 from experiments.problems.datasets import download
 from experiments.problems.datasets.dataset import (
     Dataset,
@@ -28,6 +27,7 @@ from experiments.problems.datasets.dataset import (
     check_examples,
     select,
 )
+from experiments.process.mistakes import UsageError, expand
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 SHAPES: Mapping[str, tuple[int, ...]] = {

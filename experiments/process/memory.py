@@ -3,15 +3,11 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import jax
 
-from experiments.cli.configuration import Configuration, UsageError
-from gf_jax.descent.placement import Memory, flow_memory
-
-if TYPE_CHECKING:
-    from experiments.problems.problem import Problem
+from experiments.process.mistakes import UsageError
+from gf_jax.descent.placement import Memory
 
 MIB, GIB = 2.0**20, 2.0**30
 # Where control groups of version 2 and of version 1 have their folders, and in them what a
@@ -27,8 +23,12 @@ GROUPS = {
 }
 
 
-def check(config: Configuration, needed: Memory) -> None:
+def check(needed: Memory, *, several: bool) -> None:
     """Refuses a run that does not fit.
+
+    Args:
+      needed: what it needs.
+      several: whether it is from several starting points.
 
     Raises:
       UsageError: with what it needs, what there is, and which flag to change.
@@ -45,7 +45,7 @@ def check(config: Configuration, needed: Memory) -> None:
     for need, free, where in amounts:
         if free is not None and need > free:
             flag = "--snapshots" if needed.host > needed.device else "--examples"
-            flags = f"--seeds or {flag}" if (config.seeds or 1) > 1 else flag
+            flags = f"--seeds or {flag}" if several else flag
             raise UsageError(
                 f"memory: the run needs about {in_words(need)} and {in_words(free)} "
                 f"are free on {where}; take a smaller {flags}"
@@ -55,23 +55,6 @@ def check(config: Configuration, needed: Memory) -> None:
 def in_words(amount: float) -> str:
     """Bytes in the unit that suits them."""
     return f"{amount / GIB:.3g} GiB" if amount >= GIB else f"{amount / MIB:.3g} MiB"
-
-
-def check_flow(config: Configuration, study: "Problem") -> None:
-    """Refuses an experiment whose flow, or prediction, is known not to fit.
-
-    Raises:
-      UsageError: as ``check``.
-    """
-    if config.flow is False or config.along == "descent":
-        return
-    seeds = len(config.starts_of_seeds) or 1
-    weights = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
-    times = len(config.schedule.snapshot_iterations)
-    predicted = config.experiment in ("paper", "rounding", "predict") and config.predicts
-    # With kinks each run is predicted on its own, else all by the flow and its deviation.
-    lanes = (2 if study.network.smooth else len(config.all_step_sizes)) if predicted else 1
-    check(config, flow_memory(weights, times, lanes))
 
 
 def available(root: Path = Path("/")) -> int | None:

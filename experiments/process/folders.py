@@ -7,7 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
-from experiments.cli.configuration import UsageError, expand
+from experiments.process.mistakes import UsageError, expand
 
 LOCK = "lock"  # the file that a process holds as long as it works in the folder
 

@@ -1,20 +1,30 @@
 """Figure of a saddle on which steps must be exponentially small."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments.output.figures import style
-from experiments.studies.records import Saddle
+from experiments.studies.necessity.records import Saddle
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Axes, Figure
 
 SHOWN = 4  # every so many step sizes are drawn
 COORDINATES = ("x", "y")
 SHAPES = ("convex", "concave")
+# How the panels are read.
+GAPS = (
+    ("Errors die out here: one step size serves for all times."),
+    ("Errors grow exponentially here. Above the dotted line the accuracy is missed."),
+)
+ALLOWED = (
+    "The largest step that keeps the accuracy up to a time. Along y it falls exponentially: a "
+    "straight line on this axis. Along x it settles."
+)
 
 
-def draw_saddle(saddle: Saddle, directory: Path) -> Figure:
+def draw(saddle: Saddle) -> "Figure":
     """Draws gaps against time along both coordinates, and the step sizes they allow.
 
     Marks are measured, lines are the closed form.
@@ -22,7 +32,7 @@ def draw_saddle(saddle: Saddle, directory: Path) -> Figure:
     Returns:
       The figure.
     """
-    figure = Figure(figsize=(16.5, 5.2), layout="constrained")
+    figure = style.new(16.5, 5.2)
     along_y, along_x, allowed = figure.subplots(1, 3)
     along_x.sharey(along_y)
     for number, axes in ((1, along_y), (0, along_x)):
@@ -31,16 +41,17 @@ def draw_saddle(saddle: Saddle, directory: Path) -> Figure:
             axes,
             f"Gap along {COORDINATES[number]}, where f is {SHAPES[number]}",
             "|descent − flow|, logarithmic",
+            GAPS[number],
         )
     _allowed(allowed, saddle)
     title = (
         "A saddle, f(x, y) = ½ x² − ½ y²: marks are measured, lines are the closed form; "
         rf"accuracy $\epsilon$ = {saddle.epsilon:g}"
     )
-    return style.save(figure, along_y, title, directory)
+    return style.finish(figure, along_y, title)
 
 
-def _gaps(axes: Axes, saddle: Saddle, number: int) -> None:
+def _gaps(axes: "Axes", saddle: Saddle, number: int) -> None:
     kept = slice(4, None, 5)
     for lane in range(0, len(saddle.step_sizes), SHOWN):
         colour, name = style.colour(lane // SHOWN), rf"$\eta$ = {saddle.step_sizes[lane]:.3g}"
@@ -64,7 +75,7 @@ def _gaps(axes: Axes, saddle: Saddle, number: int) -> None:
     axes.set_yscale("log")
 
 
-def _allowed(axes: Axes, saddle: Saddle) -> None:
+def _allowed(axes: "Axes", saddle: Saddle) -> None:
     for number, colour in ((1, style.COLOURS[2]), (0, style.COLOURS[1])):
         name = f"along {COORDINATES[number]}"
         axes.plot(
@@ -94,7 +105,6 @@ def _allowed(axes: Axes, saddle: Saddle) -> None:
     )
     axes.set_yscale("log")
     axes.set_xlim(left=0)
-    style.describe(
-        axes, r"Largest step size of accuracy $\epsilon$ up to a time", "step size, logarithmic"
-    )
+    title = r"Largest step size of accuracy $\epsilon$ up to a time"
+    style.describe(axes, title, "step size, logarithmic", ALLOWED)
     axes.legend(frameon=False, loc="lower left")

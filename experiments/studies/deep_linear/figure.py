@@ -1,14 +1,15 @@
 """Figure of deep linear networks from many random balanced starts."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments.output.figures import style
-from experiments.studies.records import Starts
+from experiments.studies.deep_linear.records import Starts
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Axes, Figure
 
 DATA = 0  # the data set drawn in full
 FLOOR = 1e-15  # below it unbalancedness is rounding
@@ -18,6 +19,22 @@ TITLES = (
     "distance of descent from flow",
     "unbalancedness",
 )
+# How the panels are read.
+READINGS = (
+    (
+        "The red start, exactly opposite to the target, is the one that theory excepts. All "
+        "others fall."
+    ),
+    ("It climbs to 1 when all starts have arrived. Pale: other data."),
+    (
+        "For each step size the distance from the flow of the same start. Half the step size, "
+        "half the distance."
+    ),
+    (
+        "The flow conserves it, descent does so up to its step size. Balanced means that "
+        "neighbouring layers have equal singular values."
+    ),
+)
 UNITS = (
     "squared loss, logarithmic",
     "share of all starts",
@@ -26,9 +43,7 @@ UNITS = (
 )
 
 
-def draw_starts(
-    done: Sequence[Starts], labels: Sequence[str], epsilon: float, directory: Path
-) -> Figure:
+def draw(done: Sequence[Starts], labels: Sequence[str], epsilon: float) -> "Figure":
     """Draws what becomes of the starts, one column per depth.
 
     From above: loss above its minimum, with that of the start opposite to the target
@@ -40,12 +55,11 @@ def draw_starts(
       done: one entry per depth.
       labels: of the data sets; the first is drawn in full, of the others the share alone.
       epsilon: the accuracy.
-      directory: where.
 
     Returns:
       The figure.
     """
-    figure = Figure(figsize=(max(11, 1 + 5 * len(done)), 14), layout="constrained")
+    figure = style.new(max(11, 1 + 5 * len(done)), 14)
     panels = figure.subplots(4, len(done), squeeze=False, sharex=True, sharey="row")
     for column, starts in zip(panels.T, done, strict=True):
         loss, share, gap, unbalancedness = column
@@ -58,8 +72,8 @@ def draw_starts(
         opposite = {"color": "red", "linestyle": ":", "linewidth": 2.2}
         loss.plot(starts.times, starts.opposite[:, 1, DATA], label="opposite start", **opposite)
         loss.axhline(epsilon, color="0.5", linewidth=1, label=rf"accuracy $\epsilon$ = {epsilon:g}")
-        for axes, title in zip(column, TITLES, strict=True):
-            style.describe(axes, f"{starts.depth} layers: {title}", "")
+        for axes, title, reading in zip(column, TITLES, READINGS, strict=True):
+            style.describe(axes, f"{starts.depth} layers: {title}", "", reading)
             axes.label_outer()
         for axes in (loss, gap, unbalancedness):
             axes.set_yscale("log")
@@ -72,10 +86,12 @@ def draw_starts(
         f"(pale: {', '.join(labels[DATA + 1 :])})\n"
         "curves are medians over the starts, bands reach from the 5th to the 95th percentile"
     )
-    return style.save(figure, panels[0, 0], title, directory)
+    return style.finish(figure, panels[0, 0], title)
 
 
-def _curve(axes: Axes, starts: Starts, values: np.ndarray, lane: int, *, band: bool = True) -> None:
+def _curve(
+    axes: "Axes", starts: Starts, values: np.ndarray, lane: int, *, band: bool = True
+) -> None:
     """Median of one run, and its band."""
     low, median, high = np.where(np.isfinite(values) & (values > 0), values, np.nan)[
         :, :, lane, DATA
@@ -86,7 +102,7 @@ def _curve(axes: Axes, starts: Starts, values: np.ndarray, lane: int, *, band: b
     axes.plot(starts.times, median, color=colour, linestyle=_dash(lane), label=_name(starts, lane))
 
 
-def _share(axes: Axes, starts: Starts, lane: int, labels: Sequence[str]) -> None:
+def _share(axes: "Axes", starts: Starts, lane: int, labels: Sequence[str]) -> None:
     """Share of the starts that have arrived by a time, on every data set."""
     for number in range(len(labels)):
         arrivals = np.sort(starts.arrival[lane, number])

@@ -1,13 +1,13 @@
 """Figure of what a base iteration costs."""
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments.output.figures import style
+
+if TYPE_CHECKING:
+    from experiments.output.figures import Axes, Figure
 
 HORIZONTAL = {
     "steps": "steps per base iteration",
@@ -17,7 +17,7 @@ HORIZONTAL = {
 }
 
 
-def draw_benchmark(summary: dict[str, Any], directory: Path) -> Figure:
+def draw(summary: dict[str, Any]) -> "Figure":
     """Draws the time of every implementation, and how the engine's grows.
 
     Upper row: medians and quartiles, one panel per network, with the time that the matrix
@@ -28,7 +28,7 @@ def draw_benchmark(summary: dict[str, Any], directory: Path) -> Figure:
     """
     networks, growth = summary["networks"], summary["growth"]
     rows = 2 if growth else 1
-    figure = Figure(figsize=(16.5, 4.7 * rows), layout="constrained")
+    figure = style.new(16.5, 4.7 * rows)
     upper, *lower = figure.subfigures(rows, 1, squeeze=False).flat
     panels = upper.subplots(1, len(networks), squeeze=False, sharey=True)[0]
     for axes, network in zip(panels, networks, strict=True):
@@ -43,10 +43,10 @@ def draw_benchmark(summary: dict[str, Any], directory: Path) -> Figure:
     title = (
         f"Cost of a base iteration with ratios {ratios}: {summary['data']}, on {summary['device']}"
     )
-    return style.save(figure, panels[0], title, directory)
+    return style.finish(figure, panels[0], title)
 
 
-def _bars(axes: Axes, network: dict[str, Any]) -> None:
+def _bars(axes: "Axes", network: dict[str, Any]) -> None:
     """Time of every implementation; that of this engine is marked."""
     rows = network["implementations"]
     names = [row["name"] for row in rows]
@@ -85,7 +85,7 @@ def _bars(axes: Axes, network: dict[str, Any]) -> None:
     axes.grid(visible=True, alpha=0.25)
 
 
-def _growth(axes: Axes, sweep: dict[str, Any]) -> None:
+def _growth(axes: "Axes", sweep: dict[str, Any]) -> None:
     sizes = np.array(sweep["sizes"], float)
     medians, errors = _milliseconds(sweep["seconds"])
     axes.errorbar(sizes, medians, errors, fmt="o", color=style.COLOURS[2], capsize=2)

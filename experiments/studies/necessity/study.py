@@ -14,17 +14,22 @@ up to time 10 along y, and 0.053 up to any time along x.
 Source: Elkabetz & Cohen, NeurIPS 2021, section 3 (necessity of the bound's exponential).
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
+from rich.console import Console
 
 import gf_jax
-from experiments.cli.configuration import EXIT_INTERRUPTED, Configuration
-from experiments.output import figures, report
+from experiments.cli.experiment import Experiment
+from experiments.output import report
 from experiments.problems import problem
-from experiments.runs import harness, progress, store
-from experiments.studies import records
+from experiments.runs import harness, progress, store, structures
+from experiments.runs.harness import Workplace
+from experiments.studies import groups
+from experiments.studies.necessity import figure
+from experiments.studies.necessity.records import Saddle
 from gf_jax.comparison import WELL_BELOW
 from gf_jax.descent.schedule import Schedule
 
@@ -42,7 +47,14 @@ approximation: along y, 2 ε / (m² t y₀ e^(mt)). Blank: none among those run,
 since the gap is below the accuracy at every step size, or at none."""
 
 
-def run(config: Configuration) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(groups.Storage):
+    """What the experiment can be told."""
+
+    epsilon: float = groups.accuracy("Accuracy: the distance between descent and flow.", 1e-2)
+
+
+def run(options: Options) -> int:
     """Runs the experiment and writes its run directory.
 
     Returns:
@@ -52,19 +64,20 @@ def run(config: Configuration) -> int:
       UsageError: on an output directory that is not accepted.
     """
     problem.device()
-    workplace = harness.open_folder(config, None, None, LABEL, f"from {tuple(START.values())}")
-    assert config.epsilon is not None
+    workplace = harness.open_folder(
+        EXPERIMENT, options, None, None, LABEL, f"from {tuple(START.values())}"
+    )
     try:
-        saddle = measure(config.epsilon)
+        saddle = measure(workplace)
     except KeyboardInterrupt:
-        workplace.say("interrupted before the runs were complete")
-        return EXIT_INTERRUPTED
+        return harness.interrupt(workplace, "the runs are not complete")
     summary = summarise(saddle)
     with harness.results(workplace):
         store.write_record(workplace.directory, "saddle", saddle)
-    figure = harness.draw(workplace, lambda: figures.draw_saddle(saddle, workplace.directory))
-    _print(summary, workplace)
-    harness.end(workplace, summary, figure)
+    drawn = harness.draw(workplace, lambda: figure.draw(saddle))
+    _print(summary, workplace.console)
+    workplace.say(summary["verdict"])
+    harness.end(workplace, summary, drawn)
     return 0
 
 
@@ -73,21 +86,28 @@ def f(params: dict[str, Array]) -> Array:
     return 0.5 * (CURVATURES["x"] * params["x"] ** 2 + CURVATURES["y"] * params["y"] ** 2)
 
 
-def measure(epsilon: float) -> records.Saddle:
+def measure(workplace: Workplace[Options, None]) -> Saddle:
     """Runs descent and flow, and finds the largest step sizes of accuracy epsilon."""
+    epsilon = workplace.options.epsilon
     start = {name: np.array(value) for name, value in START.items()}
-    parts = [part for part, _ in progress.segments(f, start, SCHEDULE, "float64")]
     times = SCHEDULE.clock().times(SCHEDULE.snapshot_iterations)
-    flow = progress.solve(
+
+    def descend() -> gf_jax.Trajectory:
+        return gf_jax.join([part for part, _ in progress.segments(f, start, SCHEDULE, "float64")])
+
+    like = structures.trajectory(start, len(times))
+    descent = workplace.journal.once("descent", descend, like).snapshots
+    flow = harness.solve_once(
+        workplace,
         "flow",
         lambda tell: gf_jax.gradient_flow(f, start, times, tolerance=TOLERANCE, progress=tell),
+        structures.of(gf_jax.Flow, start, times=len(times)),
     )
-    descent = gf_jax.join(parts).snapshots
     step_sizes = np.array(SCHEDULE.step_sizes)
     gaps = [np.abs(descent[name] - flow.params[name][:, None]) for name in START]
     exact = [closed_form(name, times[:, None], step_sizes) for name in START]
     fine = [closed_form(name, times[:, None], FINE) for name in START]
-    return records.Saddle(
+    return Saddle(
         epsilon=epsilon,
         step_sizes=step_sizes,
         times=times,
@@ -134,7 +154,7 @@ def largest_step(step_sizes: np.ndarray, gaps: np.ndarray, epsilon: float) -> np
     return np.exp(found)
 
 
-def summarise(saddle: records.Saddle) -> dict[str, Any]:
+def summarise(saddle: Saddle) -> dict[str, Any]:
     """The numbers of the table, at ten times, and how well the closed form holds."""
     known = saddle.gap >= WELL_BELOW * saddle.flow_error[:, None]
     errors = np.abs(saddle.gap / saddle.exact - 1)
@@ -182,7 +202,7 @@ def _verdict(summary: dict[str, Any]) -> str:
     )
 
 
-def _print(summary: dict[str, Any], workplace: harness.Workplace) -> None:
+def _print(summary: dict[str, Any], console: Console) -> None:
     def cell(value: float | None) -> str:
         return "" if value is None else f"{value:.4g}"
 
@@ -199,5 +219,18 @@ def _print(summary: dict[str, Any], workplace: harness.Workplace) -> None:
     ]
     title = f"{LABEL}: largest step size for accuracy {summary['epsilon']:g}"
     columns = ("time", "along y", "closed form", "approximation", "along x", "closed form")
-    report.show_table(workplace.console, title, columns, rows, legend=LEGEND)
-    workplace.say(summary["verdict"])
+    report.show_table(console, title, columns, rows, legend=LEGEND)
+
+
+EXPERIMENT = Experiment(
+    name="necessity",
+    studies="a saddle that needs exponentially small steps",
+    question=(
+        "A function on which small steps are needed: a saddle. Along x it is convex and "
+        "errors die out; along y it is concave and errors grow exponentially, so that the "
+        "step size must be exponentially small. Marks are measured, lines are the exact "
+        "formula."
+    ),
+    options=Options,
+    run=run,
+)

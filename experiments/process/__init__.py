@@ -1,0 +1,1 @@
+"""The process and its surroundings: signals, streams, memory, folders, environment, mistakes."""

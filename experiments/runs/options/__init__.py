@@ -1,0 +1,1 @@
+"""Options of runs: where they lie, their steps, how the steps are made."""

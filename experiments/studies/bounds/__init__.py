@@ -1,0 +1,3 @@
+"""What theory allows, see ``study``."""
+
+from experiments.studies.bounds.study import EXPERIMENT as EXPERIMENT

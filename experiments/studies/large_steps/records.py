@@ -1,0 +1,25 @@
+"""The numbers of the sweep, of which file, figure and table are made."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
+
+
+class Sweep(NamedTuple):
+    """Distances of lanes from three descriptions of descent, at the snapshots.
+
+    Attributes:
+      edge: largest stable step size at the start, 2 / lambda_max.
+      travelled: distance of the flow from the initial point, shape (snapshots,).
+      from_flow: distance from gradient flow, shape (snapshots, lanes).
+      from_first_order: from the flow and its first-order deviation, likewise.
+      from_modified_flow: from the modified flow of the lane's step size, likewise.
+    """
+
+    edge: float
+    travelled: np.ndarray
+    from_flow: np.ndarray
+    from_first_order: np.ndarray
+    from_modified_flow: np.ndarray
