@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from experiments import studies
 from experiments.cli import command_line, usage
+from experiments.cli.experiment import Experiment
 from experiments.output import figures, report
 from experiments.output.page import document
 from experiments.output.page.transcript import Transcript
@@ -70,16 +71,16 @@ def _show(directory: Path) -> None:
         report.print_run(summary, console)
     try:
         figure = figures.attempt(lambda: report.draw_run(run), directory, console.print)
-        path = document.write(directory, summary, figure, console.told, _question(directory))
+        path = document.write(directory, summary, figure, console.told, _experiment(directory))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be written ({error.strerror})") from None
     console.print("drawn: " + escape(str(path)), soft_wrap=True, highlight=False)
 
 
-def _question(directory: Path) -> str:
-    """What the experiment asks; "" of one that is not known here."""
-    name = store.read_description(directory)["configuration"].get("experiment")
-    return studies.load(name).question if name in studies.MODULES else ""
+def _experiment(directory: Path) -> Experiment | None:
+    """Whose run it is; None of one that is not known here."""
+    name = str(store.read_description(directory)["configuration"].get("experiment"))
+    return studies.load(name) if name in studies.MODULES else None
 
 
 if __name__ == "__main__":

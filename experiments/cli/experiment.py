@@ -21,6 +21,7 @@ class Experiment(Generic[Told]):
       run: runs it; its result is the exit status.
       label: what its folders are called, of its options.
       on_hosts: whether it may run on several hosts at once.
+      shown: whether ``experiments.show`` draws its runs again.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Experiment(Generic[Told]):
     run: Callable[[Told], int]
     label: Callable[[Told], str] | None = None
     on_hosts: bool = False
+    shown: bool = False
 
     def folder(self, options: Any) -> str:
         """What a run directory is called."""

@@ -227,9 +227,7 @@ def end(
     dataset, console = workplace.dataset, workplace.console
     page = importlib.import_module("experiments.output.page.document")  # slow to load
     with results(workplace):
-        page.write(
-            workplace.directory, summary, figure, console.told, workplace.experiment.question
-        )
+        page.write(workplace.directory, summary, figure, console.told, workplace.experiment)
         store.write_summary(workplace.directory, summary)
     if dataset is not None and dataset.warning:
         console.print(f"[bold yellow]data:[/] {dataset.label}, not MNIST", soft_wrap=True)

@@ -214,4 +214,5 @@ EXPERIMENT = Experiment(
     run=run,
     label=lambda options: options.network,
     on_hosts=True,
+    shown=True,
 )

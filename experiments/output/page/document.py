@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from experiments.cli.experiment import Experiment
 from experiments.output import figures
 from experiments.output.figures import panels
 from experiments.output.figures.panels import Panel
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.output.figures import Figure
 
 FILE = "report.html"
-PROGRAM = "python -m experiments.main"
+PROGRAM, SHOW = "python -m experiments.main", "python -m experiments.show"
 LONGEST = 1_000  # letters of a value of the configuration
 NO_VERDICT = (
     "No verdict: there is no flow to compare with. Figures and tables tell how far the runs stand "
@@ -36,7 +37,7 @@ def write(
     summary: dict[str, Any],
     figure: "Figure | None",
     told: Sequence[Told],
-    question: str = "",
+    experiment: Experiment | None = None,
 ) -> Path:
     """Writes the page of a run into its folder, where configuration and figure lie.
 
@@ -45,7 +46,7 @@ def write(
       summary: the numbers of the run, of which its verdict is taken.
       figure: as it was drawn and saved; None if it could not be.
       told: what was told on the terminal.
-      question: what the experiment asks, in plain words.
+      experiment: which it is, None if that is not known.
 
     Returns:
       The path written.
@@ -73,10 +74,10 @@ def write(
         panels=[_panel(panel) for panel in drawn],
         plots=[plots.plot(panel) for panel in drawn],
         names=list(_names(drawn)),
-        again=f"python -m experiments.show {shlex.quote(str(directory))}",
+        again=experiment and experiment.shown and f"{SHOW} {shlex.quote(str(directory))}",
         static=_encoded((directory / "figure.png").read_bytes()) if drawn else "",
         library=_library() if drawn else "",
-        question=question,
+        question="" if experiment is None else experiment.question,
         **_facts(description),
     )
     path = directory / FILE
@@ -127,10 +128,10 @@ def _facts(description: dict[str, Any]) -> dict[str, Any]:
         data = {"label": "", "source": ""} | data
     configuration = dict(pairs("configuration"))
     return {
-        "experiment": configuration.get("experiment", ""),
         "network": _words(description.get("network")),
         "data": data,
         "is_mnist": not data or data.get("label", "").startswith("MNIST"),
+        "name": configuration.get("experiment", ""),
         "flags": configuration,
         "versions": pairs("versions"),
         "device": pairs("device"),
