@@ -37,7 +37,6 @@ OUTSIDE = {
     "sklearn": {"experiments.problems.data", "experiments.examples"},
     "flax": {"experiments.examples"},
     "torch": {"experiments.benchmark"},
-    "tqdm": {"experiments.runs.progress"},
     "orbax": {"experiments.runs.checkpoints"},
     "etils": {"experiments.runs.checkpoints"},
     "fcntl": {"experiments.runs.folders"},
@@ -68,7 +67,7 @@ def folder(module):
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("gf_jax.")))
 def test_the_library_imports_downwards(module):
     names = set(imported(MODULES[module]))
-    assert not {name.split(".")[0] for name in names} & {"experiments", "absl", "rich", "tqdm"}
+    assert not {name.split(".")[0] for name in names} & {"experiments", "absl", "rich"}
     inner = {name.split(".")[1] for name in names if name.startswith("gf_jax.")}
     own = module.split(".")[1]
     assert inner - {own} <= LIBRARY[own]
