@@ -1,5 +1,6 @@
 """What every solver of a flow works on, and what it reports."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -119,7 +120,8 @@ def cheap(program: Program) -> int:
     return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))
 
 
-class BetweenSolves(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class BetweenSolves:
     """A progress that small problems tell after every solve, and large ones meanwhile too.
 
     A compiled program that calls Python is compiled anew in every process; JAX's cache keeps the
