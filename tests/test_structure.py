@@ -34,7 +34,11 @@ OUTSIDE = {
     "plotly": {"experiments.output.page"},
     "jinja2": {"experiments.output.page"},
     "tensorflow_datasets": {"experiments.fetch"},
-    "sklearn": {"experiments.problems.data", "experiments.examples"},
+    "sklearn": {
+        *("experiments.problems.data", "experiments.problems.regression"),
+        "experiments.examples",
+    },
+    "scipy": {"gf_jax.theory.bounds", "experiments.studies.spectra"},
     "flax": {"experiments.examples"},
     "torch": {"experiments.benchmark"},
     "orbax": {"experiments.runs.checkpoints"},
