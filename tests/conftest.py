@@ -10,12 +10,17 @@ from pathlib import Path
 # Most of the time is compiling, and many tests compile the same programs: the processes
 # of one run of the suite share what they compiled. It is set before JAX is imported.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    programs = tempfile.mkdtemp(prefix="gf_jax_tests_")
-    atexit.register(shutil.rmtree, programs, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # .ci/run gives one to all its stages
+        programs = tempfile.mkdtemp(prefix="gf_jax_tests_")
+        atexit.register(shutil.rmtree, programs, ignore_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Programs that may raise call Python, and are never kept; diffrax looks at its arguments, which
+# are looked at before. The main job of .ci/run is as users have it.
+os.environ["EQX_ON_ERROR"] = "nan"
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -27,6 +32,9 @@ import gf_jax
 from experiments import main, studies
 from experiments.cli import command_line
 from experiments.problems import data
+
+hypothesis.settings.register_profile("suite", deadline=None)  # other programs run beside
+hypothesis.settings.load_profile("suite")
 
 WITH_FLOW = (
     "--dataset=digits",

@@ -34,6 +34,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.oldest
 def test_all_implementations_make_the_same_runs(small, tmp_path, capsys):
     assert call(*TINY, "--networks=relu", "--notorch", f"--output_dir={tmp_path}") == 0
     out = capsys.readouterr().out

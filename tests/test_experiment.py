@@ -25,6 +25,7 @@ from tests.conftest import SMALL, check_page, weights
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.oldest
 def test_everything_is_written(finished):
     folder, out = finished
     names = {path.name for path in folder.iterdir()}
@@ -107,6 +108,7 @@ def test_convolutional_networks_run_on_digits(network, invoke, tmp_path):
         assert ("conv_2.bias" in params.files) == (network == "lenet5")
 
 
+@pytest.mark.oldest
 def test_a_saved_run_is_drawn_and_tabulated_again(finished, capsys):
     folder, out = finished
     table = [line for line in out.splitlines() if line.lstrip().startswith("η")]

@@ -53,7 +53,9 @@ def test_a_run_without_flow(invoke, tmp_path):
     assert store.read_run(folder).reference is None
 
 
-@pytest.mark.parametrize("experiment", ["paper", "rounding", "large_steps"])
+@pytest.mark.parametrize(
+    "experiment", ["paper", pytest.param("rounding", marks=pytest.mark.long), "large_steps"]
+)
 def test_nothing_to_compare_where_every_run_diverges(experiment, invoke, tmp_path):
     sizes = ("--step_sizes=9000,4500", "--widths=6,6", "--iterations=40")
     arguments = (*WITH_FLOW[:2], *sizes, "--snapshots=1", f"--experiment={experiment}")

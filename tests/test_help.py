@@ -33,6 +33,7 @@ def printed(page, width):
     return out.getvalue()
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_page_fits_the_terminal(page, width):

@@ -56,6 +56,7 @@ SHOWN = re.compile(
 )
 
 
+@pytest.mark.long
 def test_the_first_command(finished_once, tmp_path):
     """From a new folder and into the default one, killed, and resumed by a relative path."""
     command = [sys.executable, "-W", "error", "-m"]

@@ -42,6 +42,7 @@ def made(tmp_path_factory, flag_definitions):
     return folder, out.getvalue()
 
 
+@pytest.mark.oldest
 def test_a_run_with_momentum(made, capsys):
     momentum_run, out = made
     saved = store.read_run(momentum_run)

@@ -35,6 +35,7 @@ def embedded(text):
     return json.loads(re.search(r'<script id="plots"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
 
 
+@pytest.mark.oldest
 def test_a_page_holds_all_that_was_told(finished):
     folder, _ = finished
     text = (folder / "report.html").read_text()

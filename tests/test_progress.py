@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import gf_jax
 from experiments.runs import progress
+from gf_jax.flow.problem import BetweenSolves, tells_meanwhile
+from gf_jax.program.program import prepare
 
-LINE = re.compile(r"solve: (\d+)%, \d\d:\d\d elapsed(, about \d\d:\d\d left)?")
+LINE = re.compile(r"solve: (\d+)%, \d:\d\d:\d\d elapsed(, about \d:\d\d:\d\d left)?")
 SHARES = st.lists(st.floats(0, 1), max_size=30)
 
 
@@ -53,8 +55,14 @@ def test_every_tenth_is_told():
     assert [LINE.fullmatch(line)[1] for line in lines[1:]] == [str(10 * n) for n in range(1, 11)]
 
 
-@pytest.mark.parametrize(("columns", "bar"), [(80, True), (20, True), (0, False)])
-def test_a_terminal_has_a_bar(columns, bar):
+@pytest.mark.parametrize(
+    ("columns", "kind", "bar"),
+    [(80, "xterm", True), (20, "xterm", True), (0, "xterm", False), (80, "dumb", False)],
+)
+def test_a_terminal_has_a_bar(columns, kind, bar, monkeypatch):
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, columns))
     with open(slave, "w") as stream:
@@ -63,9 +71,11 @@ def test_a_terminal_has_a_bar(columns, bar):
     with open(master, encoding="utf-8", newline="") as screen:
         text = "".join(iter(screen.readline, "over\r\n"))
     if bar:
-        assert text.startswith("\rsolve: compiling |")
+        drawn = [line.strip() for line in re.split("\r(?:\x1b\\[2K)?", text)]
+        assert drawn[0].startswith("solve: co")
+        assert drawn[-2].startswith("solve: 100%")
+        assert max(map(len, drawn)) <= columns, drawn
         assert text.count("\n") == 1
-        assert text.split("\r")[-2].startswith("solve: 100%")
     else:
         assert text.startswith("solve: compiling\r\nsolve: 20%,")
 
@@ -83,9 +93,9 @@ def test_silence_is_broken(monkeypatch):
         lines.tick()
     assert stream.getvalue().splitlines() == [
         "solve: compiling",
-        "solve: compiling, 01:00 elapsed",
-        "solve: compiling, 03:00 elapsed",
-        "solve: 5%, 07:00 elapsed",
+        "solve: compiling, 0:01:00 elapsed",
+        "solve: compiling, 0:03:00 elapsed",
+        "solve: 5%, 0:07:00 elapsed",
     ]
     lines.close()
     lines.tell(1.0)
@@ -129,3 +139,17 @@ def test_segments_are_told_from_where_they_are_resumed(monkeypatch):
 
 def square(w):
     return w @ w
+
+
+@pytest.mark.parametrize(("numbers", "meanwhile"), [(10, False), (100_000, True)])
+def test_small_problems_call_back_to_nobody_but_a_bar(numbers, meanwhile):
+    """So that JAX's cache keeps their programs; shares are told between solves."""
+    told, data = [], np.ones(numbers, np.float32)
+    program = prepare(lambda w: (data @ (data * w[0])) / numbers + square(w), np.ones(2))
+    brief = BetweenSolves(told.append)
+    assert tells_meanwhile(brief, program) == meanwhile
+    assert tells_meanwhile(told.append, program)
+    assert not tells_meanwhile(None, program)
+    if not meanwhile:
+        gf_jax.gradient_flow(program, np.ones(2), [0.1], progress=brief)
+        assert told == [0.5, 1.0]

@@ -59,7 +59,9 @@ def refused(invoke, folder, message, *flags):
 @pytest.mark.parametrize(
     ("name", "number", "said"),
     [
-        ("resumable_segments", 5, "resumed at iteration 5 of 12"),
+        pytest.param(
+            *("resumable_segments", 5, "resumed at iteration 5 of 12"), marks=pytest.mark.oldest
+        ),
         ("resumable_segments", 0, "no checkpoint was written yet: the run starts from the beg"),
         ("gradient_flow", 0, "resumed at iteration 12 of 12"),
     ],

@@ -36,10 +36,13 @@ OUTSIDE = {
     "plotly": {"experiments.output.page"},
     "jinja2": {"experiments.output.page"},
     "tensorflow_datasets": {"experiments.fetch"},
-    "sklearn": {"experiments.problems.datasets.digits", "experiments.examples"},
+    "sklearn": {
+        *("experiments.problems.datasets.digits", "experiments.problems.regression"),
+        "experiments.examples",
+    },
+    "scipy": {"gf_jax.theory.bounds", "experiments.studies.spectra"},
     "flax": {"experiments.examples"},
     "torch": {"experiments.benchmark"},
-    "tqdm": {"experiments.runs.progress"},
     "orbax": {"experiments.runs.checkpoints"},
     "etils": {"experiments.runs.checkpoints"},
     "fcntl": {"experiments.process.folders"},
@@ -70,7 +73,7 @@ def folder(module):
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("gf_jax.")))
 def test_the_library_imports_downwards(module):
     names = set(imported(MODULES[module]))
-    assert not {name.split(".")[0] for name in names} & {"experiments", "absl", "rich", "tqdm"}
+    assert not {name.split(".")[0] for name in names} & {"experiments", "absl", "rich"}
     inner = {name.split(".")[1] for name in names if name.startswith("gf_jax.")}
     own = module.split(".")[1]
     assert inner - {own} <= LIBRARY[own]

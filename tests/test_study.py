@@ -56,6 +56,7 @@ def test_distances_are_those_of_the_closed_form(found):
     assert found.kinks == 0
 
 
+@pytest.mark.oldest
 def test_it_prints_as_a_table_with_a_verdict(found):
     lines = str(found).splitlines()
     assert lines[0] == "quadratic <b>, 20 iterations to time 0.4"
@@ -68,6 +69,7 @@ def test_it_prints_as_a_table_with_a_verdict(found):
     assert page.count("<tr>") == 4
 
 
+@pytest.mark.oldest
 def test_it_draws_itself(found):
     panels = found.plot().axes
     assert len(panels) == 6
@@ -83,6 +85,7 @@ def test_progress_of_every_part_is_told(found, told):
     assert ("descent", 1.0) in told
 
 
+@pytest.mark.oldest
 def test_what_is_saved_is_read_again(found, tmp_path):
     found.save(tmp_path / "found.npz")
     again = gf_jax.load(tmp_path / "found.npz")
@@ -176,6 +179,7 @@ def test_any_pytree_and_numpy_data(found):
     np.testing.assert_allclose(other.resolution, found.resolution, rtol=1e-2)
 
 
+@pytest.mark.oldest
 def test_kinks_are_told():
     found = gf_jax.compare(
         lambda w: jnp.sum(jnp.abs(w - 0.1)) + jnp.sum(w**2), jnp.array([0.5, 0.3]), **OPTIONS

@@ -35,6 +35,7 @@ def test_snapshots_are_dense_at_first():
     assert spectra.times_of(schedule)[[0, 1, -1]].tolist() == pytest.approx([0, 0.1, 100])
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("along", ["descent", pytest.param("flow", marks=pytest.mark.long)])
 def test_curvature(along, invoke, tmp_path):
     folder = tmp_path / "run"

@@ -11,21 +11,24 @@ from tests.losses import CASES
 from tests.losses.cases import KEY, START, drawn, known, mean_square, outcome, x, y
 from tests.reference_flow import judged, reference
 
+# One of every kind: draws, kinks, stopped gradients, stiffness, points of no gradient, guards.
 QUICK = {
     "dropout_by_bernoulli",
-    "dropout_of_flax_linen",
     "zeros_before_relu",
-    "zeros_before_maximum",
     "half_stopped",
-    "simsiam",
-    "jitted_with_numpy_arrays",
     "rates_over_eight_decades",
     "loss_of_zero",
     "critical_point",
     "where_of_log_and_line",
     "where_with_other_constants",
-    "masked_attention",
     "lasso",
+}
+LONG = {
+    "dropout_of_flax_linen",
+    "zeros_before_maximum",
+    "simsiam",
+    "jitted_with_numpy_arrays",
+    "masked_attention",
     "segment_max",
     "relu_network_of_twenty_steps_0",
     "equation_by_odeint",
@@ -34,13 +37,18 @@ QUICK = {
 }
 NAMED = {case.name: case for case in CASES}
 SHORT = {"step_size": 0.05, "iterations": 10, "ratios": (2,)}
-assert set(NAMED) >= QUICK
+assert set(NAMED) >= QUICK | LONG
 
 
 def parameters():
     for case in CASES:
-        marks = () if case.name in QUICK else pytest.mark.thorough
-        yield pytest.param(case, id=case.name, marks=marks)
+        slow = pytest.mark.long if case.name in LONG else pytest.mark.thorough
+        yield pytest.param(case, id=case.name, marks=() if case.name in QUICK else slow)
+
+
+def also_long(*values):
+    """Values that what stands beside them covers in part."""
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 @pytest.mark.parametrize("case", list(parameters()))
@@ -153,12 +161,10 @@ def check(loss, **options):
     "options",
     [
         {"segments": 5},
-        {"snapshots": [1, 3]},
-        {"snapshots": (10,)},
         {"ratios": [3]},
         {"arithmetic": "float64"},
-        {"step_size": np.float32(0.05)},
-        {"iterations": np.int64(10)},
+        *also_long({"snapshots": [1, 3]}, {"snapshots": (10,)}),
+        *also_long({"step_size": np.float32(0.05)}, {"iterations": np.int64(10)}),
     ],
     ids=str,
 )
@@ -186,10 +192,12 @@ def of_leaves(start):
     [
         {"w": START, "empty": (), "nothing": None},
         [0.3, -0.2, 0.5, 0.1],
-        np.array([0.3, -0.2, 0.5, 0.1]),
-        [np.float32(0.3), jnp.array(-0.2), np.array([0.5, 0.1], np.float32)],
-        {"w": START, "none_at_all": jnp.zeros((0, 3))},
-        (START[:2], [{"b": START[2:]}]),
+        *also_long(
+            np.array([0.3, -0.2, 0.5, 0.1]),
+            [np.float32(0.3), jnp.array(-0.2), np.array([0.5, 0.1], np.float32)],
+            {"w": START, "none_at_all": jnp.zeros((0, 3))},
+            (START[:2], [{"b": START[2:]}]),
+        ),
     ],
     ids=["empty", "python_floats", "numpy_float64", "scalars", "no_entries", "nested"],
 )
@@ -201,7 +209,7 @@ def test_params_committed_to_a_device():
     check(of_leaves(jax.device_put(START, jax.devices()[0])))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, *also_long(jnp.float16)])
 def test_params_of_half_precision(dtype):
     word, why = outcome(of_leaves(START.astype(dtype)), SHORT)
     assert word in ("right", "told"), why
@@ -258,7 +266,9 @@ def test_a_transformation_that_ascends_is_refused():
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["zeros_before_relu", "masked_attention", "half_stopped"])
+@pytest.mark.parametrize(
+    "name", ["half_stopped", *also_long("zeros_before_relu", "masked_attention")]
+)
 def test_strict_promotion(name):
     case = NAMED[name]
     loss = case.make()
@@ -268,7 +278,9 @@ def test_strict_promotion(name):
     assert word in case.accepted, why
 
 
-@pytest.mark.parametrize("name", ["dropout_by_bernoulli", "half_stopped", "zeros_before_relu"])
+@pytest.mark.parametrize(
+    "name", ["dropout_by_bernoulli", *also_long("half_stopped", "zeros_before_relu")]
+)
 def test_under_x64(name):
     case = NAMED[name]
     with jax.enable_x64(True):

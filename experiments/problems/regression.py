@@ -56,12 +56,13 @@ def parity(dataset: Dataset) -> Regression:
       UsageError: if the examples are all even, all odd, or all the same image.
     """
     even = np.where(dataset.labels % 2 == 0, 1.0, -1.0)
-    inputs = whiten(dataset.images.reshape(len(dataset.images), -1), DIRECTIONS)
-    if np.ptp(even) == 0 or not inputs.shape[1]:
+    images = dataset.images.reshape(len(even), -1)
+    if np.ptp(even) == 0 or not np.ptp(images, axis=0).any():
         raise UsageError(
             f"--examples={len(even)}: all are even, all odd or all the same image, so that there "
             "is nothing to tell apart; give more examples"
         )
+    inputs = whiten(images, DIRECTIONS)
     what = "parity" if dataset.digits else "parity of class numbers"
     return Regression(inputs, _standardise(even), f"{what} of {dataset.label}")
 
@@ -85,14 +86,16 @@ def whiten(
 ) -> Float[np.ndarray, "examples directions"]:
     """The leading principal components, as many as there are, scaled to unit variance.
 
-    The largest entry of every direction is positive: its sign is otherwise the library's,
-    and changes with the number of threads.
+    The largest entry of every direction is positive by scikit-learn's rule: the sign of a
+    decomposition changes with the number of threads. Two examples are the least.
     """
-    centred = inputs.astype(np.float64) - inputs.mean(axis=0, dtype=np.float64)
-    u, values, vt = np.linalg.svd(centred, full_matrices=False)
-    kept = min(directions, int((values**2 > NEGLIGIBLE * values[0] ** 2).sum()))
-    largest = np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1)[:, 0]
-    return (u * np.sign(largest))[:, :kept] * np.sqrt(len(inputs))
+    from sklearn.decomposition import PCA
+
+    exact, examples = inputs.astype(np.float64), len(inputs)
+    found = PCA(min(directions, *inputs.shape), whiten=True, svd_solver="full").fit(exact)
+    kept = found.explained_variance_ > NEGLIGIBLE * found.explained_variance_[0]
+    # scikit-learn divides by one less than the number of examples.
+    return found.transform(exact)[:, kept] * np.sqrt(examples / (examples - 1))
 
 
 def _standardise(values: np.ndarray) -> np.ndarray:

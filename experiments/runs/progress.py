@@ -2,10 +2,12 @@
 
 At a terminal it is a bar. Elsewhere, as in the log of a batch job, it is a line at each tenth, and
 in between after one, two, four, ... minutes without one. Until something is computed both say that
-it is being compiled.
+it is being compiled. Where there is no bar, what is solved in seconds is told when it is solved, so
+that programs need not call back, and JAX's compilation cache keeps them.
 """
 
 import contextlib
+import datetime
 import os
 import sys
 import threading
@@ -15,7 +17,10 @@ from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from rich.console import Console
+from rich.live_render import LiveRender
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 import gf_jax
 from experiments.process import interruption
@@ -23,10 +28,9 @@ from experiments.runs import devices
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
-from gf_jax.flow.problem import Progress
+from gf_jax.flow.problem import BetweenSolves, Progress
 from gf_jax.program.program import Loss
 
-SHAPE = "{desc} |{bar}| {unit}"  # a label with its share, and what is to be said of the time
 TICK = 1.0  # seconds after which a bar is drawn again, as its clock goes on
 SILENCE = 60.0  # seconds after which a line is written though no tenth is done, doubled each time
 
@@ -62,7 +66,7 @@ def segments(
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
     """Calls a solver, which tells the share that is done, and shows its progress."""
     with _shown(label) as tell:
-        solution = interruption.call(lambda: solver(lambda share: tell(float(share))))
+        solution = interruption.call(lambda: solver(tell))
         tell(1.0)
     return solution
 
@@ -71,9 +75,9 @@ def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
 def _shown(label: str) -> Iterator[Progress]:
     """Shows the progress of what is done within, which is told by the function that it gives."""
     if not devices.leads() or sys.stderr is None:
-        yield lambda share: None
+        yield BetweenSolves(lambda share: None)
         return
-    display = (_Bar if _has_room(sys.stderr) else _Lines)(label)
+    display = (_Bar if _is_terminal(sys.stderr) else _Lines)(label)
     over = threading.Event()
 
     def tick() -> None:
@@ -83,17 +87,18 @@ def _shown(label: str) -> Iterator[Progress]:
     clock = threading.Thread(target=tick, daemon=True)
     clock.start()
     try:
-        yield display.tell
+        yield display.tell if isinstance(display, _Bar) else BetweenSolves(display.tell)
     finally:
         over.set()
         clock.join()
         display.close()
 
 
-def _has_room(stream: TextIO) -> bool:
-    """Whether it is a terminal of some size; those that record a session may have none."""
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether a bar can be redrawn there: those that record a session may have no size."""
     try:
-        return min(os.get_terminal_size(stream.fileno())) > 0
+        room = min(os.get_terminal_size(stream.fileno())) > 0
+        return room and os.environ.get("TERM") not in ("dumb", "unknown")
     except (OSError, ValueError):
         return False
 
@@ -111,10 +116,10 @@ class _Display:
         self.first: tuple[float, float] | None = None  # that was told: when, and what
         self.lock = threading.RLock()
 
-    def tell(self, share: float) -> None:
+    def tell(self, share: Any) -> None:
         """Takes the share that is done; the first that is told means that all is compiled."""
         with self.lock:
-            before, self.share = self.share, max(self.share, share)
+            before, self.share = self.share, max(self.share, float(share))
             self.first = self.first or (time.monotonic(), self.share)
             if self.open:
                 self.show(before)
@@ -137,12 +142,12 @@ class _Display:
     def times(self) -> str:
         """What has passed, and what is left if that can be told; compiling is no measure of it."""
         now = time.monotonic()
-        elapsed = f"{tqdm.format_interval(now - self.begun)} elapsed"
+        elapsed = f"{_clock(now - self.begun)} elapsed"
         since, first = self.first or (now, 1.0)
         if not first < self.share < 1:
             return elapsed
         left = (now - since) * (1 - self.share) / (self.share - first)
-        return f"{elapsed}, about {tqdm.format_interval(left)} left"
+        return f"{elapsed}, about {_clock(left)} left"
 
 
 class _Bar(_Display):
@@ -150,14 +155,23 @@ class _Bar(_Display):
 
     def __init__(self, label: str) -> None:
         super().__init__(label)
-        # With a delay, be it none, the first that is drawn is that of tick.
-        self._bar = tqdm(total=1.0, bar_format=SHAPE, dynamic_ncols=True, delay=1e-9)
+        self._stream = sys.stderr
+        self._console = Console(file=self._stream, highlight=False, markup=False)
+        self._drawn = LiveRender("")  # rich's Live hides the cursor, also from those who kill it
         self.tick()
 
     def show(self, before: float) -> None:
-        self._bar.set_description_str(f"{self.label}: {self.state()}", refresh=False)
-        self._bar.n, self._bar.unit = self.share, self.times()
-        self._bar.refresh()
+        line, done = Table.grid(expand=True, padding=(0, 1)), f"{self.label}: {self.state()}"
+        line.add_column(no_wrap=True, min_width=len(done))  # of what has no room the first to stay
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True)
+        bar = ProgressBar(total=1.0, completed=self.share)
+        line.add_row(done, bar, self.times())
+        self._drawn.set_renderable(line)
+        with contextlib.suppress(OSError, ValueError):  # of a terminal that was closed
+            self._console.width = os.get_terminal_size(self._stream.fileno()).columns
+            self._console.control(self._drawn.position_cursor())
+            self._console.print(self._drawn, end="")
 
     def tick(self) -> None:
         with self.lock:
@@ -165,7 +179,8 @@ class _Bar(_Display):
 
     def close(self) -> None:
         super().close()
-        self._bar.close()
+        with contextlib.suppress(OSError, ValueError):
+            self._console.line()
 
 
 class _Lines(_Display):
@@ -190,6 +205,11 @@ class _Lines(_Display):
         self._said = time.monotonic()
         with contextlib.suppress(OSError, ValueError):  # of a file that takes no more
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _whole(parts: float) -> int:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Float
+from scipy.integrate import cumulative_trapezoid
 
 import gf_jax
 from experiments.output.figures import style
@@ -122,9 +123,7 @@ def growth_integral(times: np.ndarray, lambda_min: np.ndarray) -> np.ndarray:
 
     A distance between solutions of the flow grows by at most its exponential.
     """
-    rates = np.maximum(-lambda_min, 0)
-    areas = np.diff(times) * (rates[1:] + rates[:-1]) / 2
-    return np.concatenate([[0.0], np.cumsum(areas)])
+    return cumulative_trapezoid(np.maximum(-lambda_min, 0), times, initial=0)
 
 
 def gradient_norms(study: Problem, stack: Params) -> np.ndarray:

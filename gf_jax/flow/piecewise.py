@@ -38,7 +38,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gf_jax.flow.problem import FlowProblem, Progress, Statistics, Telling, cheap
+from gf_jax.flow.problem import (
+    FlowProblem,
+    Progress,
+    Statistics,
+    Telling,
+    cheap,
+    tell_after_solve,
+    tells_meanwhile,
+)
 from gf_jax.program.kinks import Gated, Kink, step
 
 PyTree = Any
@@ -303,7 +311,8 @@ def halve(
         )
     done: list[int] = []
     everything = sum(division.number for division in divisions)
-    telling, solve = _solver(problem, exact_phase, progress is not None)
+    tells = tells_meanwhile(progress, problem.program)
+    telling, solve = _solver(problem, exact_phase, tells)
     if progress is not None:
         telling.progress = lambda number: progress((sum(done) + float(number)) / everything)
     solutions: list[PyTree] = []
@@ -315,6 +324,7 @@ def halve(
             )
         solutions, crossings = [*solutions[-2:], solution], [*crossings[-2:], crossed]
         done.append(division.number)
+        tell_after_solve(progress, sum(done) / everything)
         pairs = itertools.pairwise(solutions)
         if cost * sum(done) > cheap(problem.program):
             pairs = itertools.pairwise(solutions[-2:])

@@ -14,7 +14,16 @@ from gf_jax.flow import piecewise
 from gf_jax.flow.deviation import SERIES, Deviation, deviation
 from gf_jax.flow.flow import Flow, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.macro_steps import first_lane, macro_step_error
-from gf_jax.flow.problem import FlowProblem, Progress, Telling, cheap, flow_problem
+from gf_jax.flow.problem import (
+    FlowProblem,
+    Progress,
+    Telling,
+    cheap,
+    flow_problem,
+    part,
+    tell_after_solve,
+    tells_meanwhile,
+)
 from gf_jax.optimizers.momentum import Momentum
 from gf_jax.program.program import Loss, Program
 
@@ -212,12 +221,9 @@ def _predict_with_kinks(
     others = np.round(ratios[~plain]).astype(int)
     unit = base / np.gcd.reduce(others) if len(others) else 0.0
     runs_by_step = int(plain.sum())
-
-    def part(at: int) -> Progress | None:
-        return _part(progress, at / (2 * runs_by_step), 1 / (2 * runs_by_step))
-
+    length = 0.5 / max(1, runs_by_step)
     runs = [
-        _step_by_step(problem, step_size, counts * ratio, part(at))
+        _step_by_step(problem, step_size, counts * ratio, part(progress, at * length, length))
         for at, (step_size, ratio) in enumerate(zip(lanes[plain], ratios[plain], strict=True))
     ]
     positions = np.where(plain, plain.cumsum() - 1, runs_by_step + (~plain).cumsum() - 1)
@@ -260,7 +266,7 @@ def _predict_with_kinks(
         unit=unit,
         budget=budget,
         cost=piecewise.COST * (1 + (~plain).sum()),
-        progress=_part(progress, 0.5, 0.5),
+        progress=part(progress, 0.5, 0.5),
     )
     solution, statistics = halving.solution, halving.statistics
     steps = round(counts[-1] * ratios[plain].sum())
@@ -283,17 +289,12 @@ def _predict_with_kinks(
     )
 
 
-def _part(progress: Progress | None, begin: float, length: float) -> Progress | None:
-    """Progress of a part of the work, of some length, that begins at a share of the whole."""
-    return None if progress is None else lambda share: progress(begin + length * float(share))
-
-
 def _step_by_step(
     problem: FlowProblem, step_size: float, counts: np.ndarray, progress: Progress | None
 ) -> PyTree:
     """One run of descent at the sampling times, leaves of shape (times, ...)."""
     steps = np.diff(np.round(counts).astype(int), prepend=0)
-    pure, tells = problem.pure, progress is not None
+    pure, tells = problem.pure, tells_meanwhile(progress, problem.program)
 
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
@@ -318,4 +319,6 @@ def _step_by_step(
     telling, run = pure.once(("steps", tells, problem.numbers.dtype), make)
     telling.progress = progress
     with problem.numbers.context():
-        return jax.device_get(run(problem.data, problem.params, step_size, steps))
+        states = jax.device_get(run(problem.data, problem.params, step_size, steps))
+    tell_after_solve(progress, 1.0)
+    return states

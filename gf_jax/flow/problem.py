@@ -1,5 +1,6 @@
 """What every solver of a flow works on, and what it reports."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ PyTree = Any
 Progress = Callable[[float], None]
 
 CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
+QUICK = 5_000  # gradients, as a flow may take; where they cost next to nothing it takes seconds
 
 
 class Statistics(NamedTuple):
@@ -116,6 +118,47 @@ def cheap(program: Program) -> int:
     """Gradients that cost next to nothing beside compiling."""
     arrays = [*program.data, *jax.tree.leaves(program.shapes)]
     return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))
+
+
+@dataclasses.dataclass(frozen=True)
+class BetweenSolves:
+    """A progress that small problems tell after every solve, and large ones meanwhile too.
+
+    A compiled program that calls Python is compiled anew in every process; JAX's cache keeps the
+    others. Where a solve takes seconds, that is worth more than to hear of it meanwhile.
+
+    Attributes:
+      tell: takes the share of the work that is done.
+    """
+
+    tell: Progress
+
+    def __call__(self, share: Any) -> None:
+        """Tells a share of the work."""
+        self.tell(share)
+
+
+def tells_meanwhile(progress: Progress | None, program: Program) -> bool:
+    """Whether compiled solves of a program tell this progress while they run."""
+    brief = isinstance(progress, BetweenSolves) and cheap(program) >= QUICK
+    return progress is not None and not brief
+
+
+def tell_after_solve(progress: Progress | None, share: float) -> None:
+    """Tells the share that is done when a solve has ended, if the progress asks for it."""
+    if isinstance(progress, BetweenSolves):
+        progress(share)
+
+
+def part(progress: Progress | None, begin: float, length: float) -> Progress | None:
+    """Progress of a part of the work, of some length, that begins at a share of the whole."""
+    if progress is None:
+        return None
+
+    def tell(share: Any) -> None:
+        progress(begin + length * float(share))
+
+    return BetweenSolves(tell) if isinstance(progress, BetweenSolves) else tell
 
 
 class Telling:

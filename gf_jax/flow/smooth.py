@@ -13,7 +13,14 @@ import optax
 from jaxtyping import Array
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow.problem import FlowProblem, Progress, Statistics, Telling
+from gf_jax.flow.problem import (
+    FlowProblem,
+    Progress,
+    Statistics,
+    Telling,
+    tell_after_solve,
+    tells_meanwhile,
+)
 
 PyTree = Any
 
@@ -100,26 +107,25 @@ def solve_twice(
       The tighter solutions, with the distance from the looser ones as errors, one for
       each part of the state.
     """
-    telling, solve = _solver(problem, system, most_steps, progress is not None)
+    tells = tells_meanwhile(progress, problem.program)
+    telling, solve = _solver(problem, system, most_steps, tells)
     telling.progress = progress
     default = 1e-8 if problem.numbers.dtype == "float64" else 1e-6
     tolerance = problem.tolerance or default
     share = 1 / (2 * len(arguments))
     solutions = []
+
+    def once(argument: Any, accepted: float, done: float) -> Any:
+        found = solve((argument, accepted), start, problem.times, done, share)
+        found = jax.device_get(found)
+        tell_after_solve(progress, done + share)
+        return found
+
     with problem.numbers.context():
         for number, argument in enumerate(arguments):
-            rough, fine = (
-                jax.device_get(
-                    solve(
-                        (argument, tolerance * factor),
-                        start,
-                        problem.times,
-                        2 * number * share + at,
-                        share,
-                    )
-                )
-                for factor, at in ((system.looser, 0.0), (1.0, share))
-            )
+            begin = 2 * number * share
+            rough = once(argument, tolerance * system.looser, begin)
+            fine = once(argument, tolerance, begin + share)
             whole = (rough.states, fine.states)
             pairs = [whole] if system.parts == 1 else zip(*whole, strict=True)
             errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
+from scipy.special import exprel
 
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.program import Loss, Program, prepare_at_stack
@@ -181,7 +182,7 @@ def allowed_step_size(
     grid = np.concatenate([*fine, times[-1:]])
     m = -np.interp(grid, times, np.asarray(lambda_min, np.float64))
     exponents, grows = np.diff(grid) * (m[1:] + m[:-1]) / 2, np.maximum(m, 0)
-    integrals = _accumulate(exponents, np.diff(grid) * _first_phi(exponents))
+    integrals = _accumulate(exponents, np.diff(grid) * exprel(exponents))
     worst = int(integrals.argmax())
     with np.errstate(over="ignore"):
         growth = np.exp(np.trapezoid(grows, grid))
@@ -205,11 +206,6 @@ def _accumulate(exponents: np.ndarray, added: np.ndarray) -> np.ndarray:
         initial=0.0,
     )
     return np.fromiter(bounds, np.float64)
-
-
-def _first_phi(x: np.ndarray) -> np.ndarray:
-    """∫₀¹ exp(x (1 - u)) du = (exp(x) - 1) / x."""
-    return np.where(x == 0, 1.0, np.expm1(x) / np.where(x == 0, 1.0, x))
 
 
 def _second_phi(x: np.ndarray) -> np.ndarray:
