@@ -48,7 +48,7 @@ def write(
     drawn = [] if figure is None else figures.panels(figure)
     title, lines = _title(figure, description), _verdict(summary)
     environment = Environment(
-        loader=PackageLoader("experiments", "page"),
+        loader=PackageLoader("experiments.output", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
