@@ -271,11 +271,14 @@ def test_further_starting_points_compile_nothing():
         return jnp.mean((jnp.tanh(X @ w) - 1) ** 2)
 
     def whole(loss, start):
-        stack = jnp.stack([start, start])
         options = {"step_size": 0.1, "iterations": 20, "ratios": (2,)}
         found = gf_jax.compare(loss, start, **options, curvature=True)
+        gf_jax.gradient_flow(loss, start, found.times)
         gf_jax.modified_flow(loss, start, found.times, found.step_sizes)
-        gf_jax.theory.defects(loss, stack, 0.1)
+        gf_jax.predict(loss, start, found.times, found.step_sizes)
+        gf_jax.deviation(loss, start, found.times)
+        gf_jax.curvature(loss, found.flow)
+        gf_jax.theory.defects(loss, found.flow, 0.1)
         return found
 
     starts = [jnp.asarray(factor * START) for factor in (1.0, 1.5, -0.5)]
@@ -286,10 +289,6 @@ def test_further_starting_points_compile_nothing():
     program = gf_jax.prepare(f, starts[0])
     traced = len(calls)
     whole(program, starts[2])
-    for solve in (gf_jax.gradient_flow, gf_jax.deviation):
-        solve(program, starts[1], first.times)
-    gf_jax.predict(program, starts[2], first.times, first.step_sizes)
-    gf_jax.curvature(program, first.flow)
     assert (counts.compiled, len(calls)) == (before, traced)
     assert second.run.metrics.loss[0, 0] != first.run.metrics.loss[0, 0]
 
