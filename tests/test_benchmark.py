@@ -20,7 +20,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 
 def call(*arguments):
     values = flags.FlagValues()
-    command_line.define(benchmark.GROUPS, program.Settings, values)
+    command_line.define(benchmark.page().groups, values)
     return benchmark.main(command_line.parse_flags(["benchmark", *arguments], values), values)
 
 
@@ -124,7 +124,7 @@ def test_other_errors_are_not_taken_for_too_little_memory(unmeasured, tmp_path):
 
 
 def test_the_first_of_several_starts_is_that_of_a_single_one():
-    settings = program.Settings(("relu",), examples=20, ratios=(2,), dataset="digits")
+    settings = program.Settings(networks=("relu",), examples=20, ratios=(2,), dataset="digits")
     single = program.build_workloads(settings)["relu"]
     several = program._changed(single, single.study.dataset, seeds=2)
     assert several.starts == 2
@@ -150,7 +150,7 @@ def test_other_runs_are_found_out():
 
 
 def test_runs_that_have_steps_left_are_not_compared():
-    settings = program.Settings(("relu",), examples=20, ratios=(2, 3), dataset="digits")
+    settings = program.Settings(networks=("relu",), examples=20, ratios=(2, 3), dataset="digits")
     runs = program.build_workloads(settings)["relu"]._replace(iterations=2)
     whole = textbook.final_losses(runs, engine.engine(runs, calls=1).run(1))
     for make, units in ((textbook.jitted_step, 6 + 4), (textbook.padded_vmap, 3 + 2)):
@@ -167,7 +167,7 @@ NETWORKS = [
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_forms_agree_on_every_network(network):
     ratios = (2,) if network in ("linear", "relu") else ()  # one run compiles sooner
-    settings = program.Settings((network,), examples=20, ratios=ratios, dataset="digits")
+    settings = program.Settings(networks=(network,), examples=20, ratios=ratios, dataset="digits")
     runs = program.build_workloads(settings)[network]
     makers = [textbook.jitted_step, textbook.padded_vmap, textbook.scan_per_run]
     if TORCH:
@@ -213,7 +213,7 @@ def test_pytorch_that_is_wanted_and_missing(monkeypatch, capsys):
         (["--ratios=0"], "--ratios: got 0"),
         (["--ratios=a"], "integers separated by commas"),
         (["--examples=0"], "--examples=0"),
-        (["--dataset=digits", "--data_dir=x"], "--data_dir: holds MNIST files"),
+        (["--dataset=digits", "--data_dir=x"], "--data_dir: holds files of a data set"),
         (["--data_dir=/no/such/folder"], "--data_dir=/no/such/folder: no such folder"),
         (["word"], "word: not a flag"),
     ],
