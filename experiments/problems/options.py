@@ -23,6 +23,12 @@ def meanings(registry: Mapping[str, Any]) -> dict[str, str]:
     return {name: entry.meaning for name, entry in registry.items()}
 
 
+def is_smooth(network: str, activation: str) -> bool:
+    """Whether outputs have no kinks, of a network with that activation if it takes one."""
+    kind = NETWORKS[network]
+    return ACTIVATIONS[activation].smooth if "activation" in kind.options else kind.smooth
+
+
 def accuracy(meaning: str, default: float) -> Any:
     """The option epsilon of an experiment that reaches for an accuracy."""
     return option(meaning, default, "What to run", accepted=positive_number)
@@ -170,9 +176,7 @@ class Network(Data, RandomStart, Widths, Loss, Activation, Architecture):
     @property
     def smooth(self) -> bool:
         """Whether the network's outputs have no kinks."""
-        kind = NETWORKS[self.network]
-        chosen = "activation" in kind.options
-        return ACTIVATIONS[self.activation].smooth if chosen else kind.smooth
+        return is_smooth(self.network, self.activation)
 
     @property
     def in_row_space(self) -> bool:

@@ -20,9 +20,12 @@ import gf_jax
 from experiments.cli.experiment import Experiment
 from experiments.output import report
 from experiments.output.figures import style
+from experiments.problems.networks import NETWORKS
+from experiments.problems.options import is_smooth
 from experiments.process.mistakes import UsageError
 from experiments.runs import descending, harness, store, structures
 from experiments.studies import groups
+from gf_jax.problems.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure
@@ -48,7 +51,8 @@ class Options(groups.Momentum, groups.Ratios):
     def by_largest(cls, step_sizes: tuple[float, ...], given: dict[str, Any]) -> dict[str, Any]:
         """Fields that say the same as the step sizes, of which a smooth flow takes any."""
         network = given.get("network", cls.network), given.get("activation", cls.activation)
-        if network == ("fully_connected", "linear"):  # no iterations would have to meet
+        known = network[0] in NETWORKS and network[1] in ACTIVATIONS  # others are refused later
+        if known and is_smooth(*network):  # no iterations would have to meet
             return {"step_size": max(step_sizes), "ratios": ()}
         return super().by_largest(step_sizes, given)
 
@@ -61,9 +65,10 @@ class Options(groups.Momentum, groups.Ratios):
         """Raises UsageError if nothing can be predicted."""
         super().check()
         if not self.predicts:
+            smooth = [name for name, each in ACTIVATIONS.items() if each.smooth]
             raise UsageError(
                 f"--momentum={self.momentum:g}: gaps with momentum are predicted for losses "
-                "without kinks; accepted is --activation=linear"
+                f"without kinks; accepted is --activation={' or '.join(smooth)}"
             )
 
 
