@@ -98,5 +98,5 @@ def test_one_compilation(caplog, small_problem, starts):
     "params", [{"x": np.ones((2, 3)), "y": np.ones((3, 3))}, {"x": np.float32(1)}]
 )
 def test_leaves_without_a_common_axis_are_refused(params):
-    with pytest.raises(ValueError, match="accepted with starts=True is one length"):
+    with pytest.raises(ValueError, match="accepted is a stack of points, with one length"):
         gf_jax.gradient_descent(quadratic, params, **OPTIONS, starts=True)
