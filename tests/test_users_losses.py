@@ -301,6 +301,7 @@ def found_or_refused(f, start, **options):
         return None, str(refused)
 
 
+@pytest.mark.long  # the generator has loops, which compile for long
 def test_a_draw_that_depends_on_params_is_no_data():
     """Its float64 form would draw otherwise, so there is no reference but honesty."""
     found, refused = found_or_refused(
