@@ -30,6 +30,7 @@ from experiments.problems.data import Dataset
 from experiments.problems.problem import Problem
 from experiments.runs import harness, progress, store, structures
 from experiments.studies import groups, spectra
+from gf_jax.problems.activations import ACTIVATIONS
 from gf_jax.problems.networks import Params
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def run(options: Options) -> int:
     dataset = problem.load_data(options)
     studies = [_study(options, depth, dataset) for depth in options.depths]
     depths = ", ".join(map(str, options.depths))
+    activation = ACTIVATIONS[options.activation].label
     label = problem.named_loss(
-        options.loss, f"fully connected {options.activation} networks of {depths} layers"
+        options.loss, f"fully connected {activation} networks of {depths} layers"
     )
     size = f"hidden layers of width {options.widths[0]}"
     workplace = harness.open_folder(
