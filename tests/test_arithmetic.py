@@ -125,7 +125,7 @@ def test_products_have_the_precision_of_the_arithmetic(arithmetic, precision, sm
     from gf_jax.program.program import prepare
 
     f, start = small_problem
-    pure, data, _ = prepare(f, start, products=ARITHMETICS[arithmetic].products)
+    pure, data, *_ = prepare(f, start, products=ARITHMETICS[arithmetic].products)
     program = str(jax.make_jaxpr(pure.gradient)(data, start))
     products = program.count("dot_general")
     assert products == program.count(f"precision=(Precision.{precision}") > 0

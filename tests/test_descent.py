@@ -130,7 +130,7 @@ def test_closed_over_data_is_an_argument_not_a_constant(generator):
 
     from gf_jax.program.program import prepare
 
-    pure, constants, _ = prepare(f, START)
+    pure, constants, *_ = prepare(f, START)
     assert [c.shape for c in constants] == [(300, 3)]
     text = str(jax.make_jaxpr(pure.loss)(constants, START))
     assert "HIGHEST" in text  # full float32 products, asked for where f is traced
