@@ -88,7 +88,8 @@ def assert_same_results(folder, other):
 
 def interrupted_at(name, number):
     """A function of gf_jax that is interrupted when it is called, or asked, for that time."""
-    original, calls = getattr(gf_jax, name), []
+    face, calls = gf_jax if hasattr(gf_jax, name) else gf_jax.theory, []
+    original = getattr(face, name)
 
     def call(*arguments, **options):
         calls.append(arguments)

@@ -25,7 +25,7 @@ PAPER = (*WITH_FLOW, "--ratios=2,3")
 
 def replace(patch, name, function):
     """Puts a function in the place of one of gf_jax wherever experiments find it."""
-    for place in (gf_jax, gf_jax.study.following, gf_jax.flow.prediction):
+    for place in (gf_jax, gf_jax.theory, gf_jax.study.following, gf_jax.flow.prediction):
         if hasattr(place, name):
             patch.setattr(place, name, function)
 
