@@ -52,7 +52,7 @@ def test_killed_while_a_checkpoint_is_written(finished_once, invoke, tmp_path):
 
 
 SHOWN = re.compile(
-    r"(descent|prediction|rounding|gradient flow): (compiling|\d+%, \d\d:\d\d elapsed.*)"
+    r"(descent|prediction|rounding|gradient flow): (compiling|\d+%, \d:\d\d:\d\d elapsed.*)"
 )
 
 
