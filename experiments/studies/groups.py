@@ -14,6 +14,7 @@ from experiments.problems.options import Widths as Widths
 from experiments.problems.options import accuracy as accuracy
 from experiments.runs.options.descent import Arithmetic as Arithmetic
 from experiments.runs.options.descent import Batches as Batches
+from experiments.runs.options.descent import BesideFlow as BesideFlow
 from experiments.runs.options.descent import Momentum as Momentum
 from experiments.runs.options.descent import NetworkRun as NetworkRun
 from experiments.runs.options.descent import Starts as Starts

@@ -30,7 +30,6 @@ import numpy as np
 
 import gf_jax
 from experiments.cli.experiment import Experiment
-from experiments.cli.options import option
 from experiments.output import report
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, devices, effort, harness, store, structures
@@ -45,17 +44,15 @@ PATIENCE = 300.0  # seconds of flows to come that are not worth a word
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(groups.Starts, groups.Batches, groups.Arithmetic, groups.Segments, groups.Ratios):
+class Options(
+    groups.BesideFlow,
+    groups.Starts,
+    groups.Batches,
+    groups.Arithmetic,
+    groups.Segments,
+    groups.Ratios,
+):
     """What the experiment can be told."""
-
-    flow: bool = option(
-        "Compare with gradient flow and with the gaps that it predicts.", True, "What to run"
-    )
-
-    @property
-    def flow_runs(self) -> int:
-        """As many trajectories as the flow and what it predicts amount to; 0 is no flow."""
-        return self.prediction_runs() if self.flow else 0
 
 
 def run(options: Options) -> int:

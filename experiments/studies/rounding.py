@@ -18,7 +18,6 @@ from rich.console import Console
 
 import gf_jax
 from experiments.cli.experiment import Experiment
-from experiments.cli.options import option
 from experiments.output import report
 from experiments.output.figures import style
 from experiments.process.mistakes import EXIT_DIVERGED
@@ -41,17 +40,8 @@ READING = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(groups.Momentum, groups.Segments, groups.Ratios):
+class Options(groups.BesideFlow, groups.Segments, groups.Ratios):
     """What the experiment can be told."""
-
-    flow: bool = option(
-        "Compare with gradient flow and with the gaps that it predicts.", True, "What to run"
-    )
-
-    @property
-    def flow_runs(self) -> int:
-        """As many trajectories as the flow and what it predicts amount to; 0 is no flow."""
-        return self.prediction_runs() if self.flow else 0
 
 
 def run(options: Options) -> int:

@@ -92,6 +92,20 @@ class Momentum(NetworkRun):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BesideFlow(Momentum):
+    """Runs that are compared with their flow, unless it is left out."""
+
+    flow: bool = option(
+        "Compare with gradient flow and with the gaps that it predicts.", True, "What to run"
+    )
+
+    @property
+    def flow_runs(self) -> int:
+        """As many trajectories as the flow and what it predicts amount to; 0 is no flow."""
+        return self.prediction_runs() if self.flow else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches(Momentum):
     """Steps that follow the gradient of some examples."""
 
