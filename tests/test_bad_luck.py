@@ -145,8 +145,9 @@ def test_a_signal_at_any_moment(seed, tmp_path):
         out, _ = process.communicate(timeout=120)
     assert "Traceback" not in out
     assert "ignored" not in out
-    assert process.returncode in (0, 128 + number)
-    if process.returncode:
+    # Before the module is found, and after Python has begun to end, the system answers itself.
+    assert process.returncode in (0, 128 + number, -number)
+    if process.returncode > 0:
         assert out.count("interrupted") == 1
         if (folder / "checkpoints").exists():
             assert f"--resume={folder}\n" in out

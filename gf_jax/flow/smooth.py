@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from gf_jax.comparison import precise_distance
@@ -160,15 +161,14 @@ def _solver(
 
         @jax.jit
         def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
-            # Leaves alone: in a pytree, diffrax takes an empty tuple for a leaf.
-            leaves = jax.tree.leaves(start)
-            structure: Any = jax.tree.structure(start)
+            # One vector: what diffrax does to every leaf is most of what is compiled.
+            vector, unravel = ravel_pytree(start)
 
-            def velocity(_: Any, state: list[Array], args: Any) -> list[Array]:
-                return jax.tree.leaves(system.velocity(args[0], structure.unflatten(state)))
+            def velocity(_: Any, state: Array, args: Any) -> Array:
+                return ravel_pytree(system.velocity(args[0], unravel(state)))[0]
 
-            def size(argument: Any, *states: list[Array]) -> Array:
-                return system.error(argument, *map(structure.unflatten, states))
+            def size(argument: Any, *states: Array) -> Array:
+                return system.error(argument, *map(unravel, states))
 
             found = diffrax.diffeqsolve(
                 diffrax.ODETerm(velocity),
@@ -176,7 +176,7 @@ def _solver(
                 t0=0.0,
                 t1=times[-1],
                 dt0=FIRST * times[-1],
-                y0=leaves,
+                y0=vector,
                 args=arguments,
                 saveat=diffrax.SaveAt(ts=times),
                 stepsize_controller=_Controller(
@@ -190,10 +190,11 @@ def _solver(
                 ),
                 max_steps=most_steps,
                 throw=False,
+                adjoint=diffrax.ForwardMode(),  # nothing differentiates it: less is traced
                 progress_meter=_Meter(telling, done, share) if tells else diffrax.NoProgressMeter(),
             )
             complete = found.result == diffrax.RESULTS.successful
-            return _Solved(structure.unflatten(found.ys), found.stats, complete)
+            return _Solved(jax.vmap(unravel)(found.ys), found.stats, complete)
 
         return telling, solve
 
