@@ -26,6 +26,7 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import macro_steps, smooth
 from gf_jax.flow.flow import PRODUCT, Flow, check_twice, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem
+from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program
 
 PyTree = Any
@@ -197,7 +198,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
 
     start, pure = problem.params, problem.pure
     with problem.numbers.context():
-        find = pure.once("gradient", lambda: jax.jit(pure.gradient))
+        find = pure.once("gradient", lambda: jit(pure.gradient, quickly=pure.small))
         gradient = jax.device_get(find(problem.data, start))
     steepest, scale = (
         float(precise_distance(tree, jax.tree.map(np.zeros_like, tree), 0))
@@ -215,7 +216,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     params, e, second, followed = solution.state
     flow = make_flow(problem, params, solution.error[0], solution.statistics)
     with problem.numbers.context():
-        stack = pure.once("gradients", lambda: jax.jit(_along(pure.gradient)))
+        stack = pure.once("gradients", lambda: jit(_along(pure.gradient), quickly=pure.small))
         actual = jax.device_get(stack(problem.data, params))
     away = precise_distance(actual, followed, 1)
     with np.errstate(invalid="ignore"):  # what was not reached is no number

@@ -43,10 +43,10 @@ from gf_jax.flow.problem import (
     Progress,
     Statistics,
     Telling,
-    cheap,
     tell_after_solve,
     tells_meanwhile,
 )
+from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated, Kink, step
 
 PyTree = Any
@@ -326,9 +326,9 @@ def halve(
         done.append(division.number)
         tell_after_solve(progress, sum(done) / everything)
         pairs = itertools.pairwise(solutions)
-        if cost * sum(done) > cheap(problem.program):
+        if cost * sum(done) > problem.pure.cheap:
             pairs = itertools.pairwise(solutions[-2:])
-        certain = len(done) > 2 or cost * sum(done) > cheap(problem.program)
+        certain = len(done) > 2 or cost * sum(done) > problem.pure.cheap
         if len(done) > 1 and certain and all(itertools.starmap(enough, pairs)):
             break
     evaluations = [round(cost * count) for count in done]
@@ -350,7 +350,6 @@ def _solver(problem: FlowProblem, exact_phase: bool, tells: bool) -> tuple[Telli
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
 
-        @jax.jit
         def solve(
             data: list[Array],
             params: PyTree,
@@ -368,7 +367,7 @@ def _solver(problem: FlowProblem, exact_phase: bool, tells: bool) -> tuple[Telli
                 tell=telling if tells else None,
             )
 
-        return telling, solve
+        return telling, jit(solve, quickly=problem.pure.small)
 
     name = ("macro steps", exact_phase, tells, problem.numbers.dtype)
     return problem.pure.once(name, make)

@@ -18,13 +18,13 @@ from gf_jax.flow.problem import (
     FlowProblem,
     Progress,
     Telling,
-    cheap,
     flow_problem,
     part,
     tell_after_solve,
     tells_meanwhile,
 )
 from gf_jax.optimizers.momentum import Momentum
+from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program
 
 PyTree = Any
@@ -195,8 +195,9 @@ def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarr
         return tuple(optax.tree.vdot(*pair) for pair in ((e, e), (e, gradient), (gradient,) * 2))
 
     with problem.numbers.context():
-        make = lambda: jax.jit(lambda c, stack: jax.lax.map(lambda point: one(c, *point), stack))  # noqa: E731
-        return jax.device_get(pure.once("products", make)(problem.data, (params, e)))
+        along = lambda data, stack: jax.lax.map(lambda point: one(data, *point), stack)  # noqa: E731
+        find = pure.once("products", lambda: jit(along, quickly=pure.small))
+        return jax.device_get(find(problem.data, (params, e)))
 
 
 def _predict_with_kinks(
@@ -216,7 +217,7 @@ def _predict_with_kinks(
 
     # Runs with few steps are taken step by step, once; the others and the flow by macro steps,
     # in which every one of these runs takes a whole number of steps.
-    few = counts[-1] * ratios.sum() <= cheap(problem.program)
+    few = counts[-1] * ratios.sum() <= problem.pure.cheap
     plain = np.ones_like(ratios, bool) if few else ratios < STEP_BY_STEP + 0.5
     others = np.round(ratios[~plain]).astype(int)
     unit = base / np.gcd.reduce(others) if len(others) else 0.0
@@ -295,11 +296,11 @@ def _step_by_step(
     """One run of descent at the sampling times, leaves of shape (times, ...)."""
     steps = np.diff(np.round(counts).astype(int), prepend=0)
     pure, tells = problem.pure, tells_meanwhile(progress, problem.program)
+    quickly = pure.brief(int(steps.sum()))
 
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
 
-        @jax.jit
         def run(data: list[Array], params: PyTree, step_size: Array, steps: Array) -> PyTree:
             def one(_: Array, params: PyTree) -> PyTree:
                 gradient = pure.gradient(data, params)
@@ -314,9 +315,9 @@ def _step_by_step(
 
             return jax.lax.scan(between_times, params, (jnp.arange(len(steps)), steps))[1]
 
-        return telling, run
+        return telling, jit(run, quickly=quickly)
 
-    telling, run = pure.once(("steps", tells, problem.numbers.dtype), make)
+    telling, run = pure.once(("steps", tells, quickly, problem.numbers.dtype), make)
     telling.progress = progress
     with problem.numbers.context():
         states = jax.device_get(run(problem.data, problem.params, step_size, steps))

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
+from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated
 from gf_jax.program.program import Loss, Program, Pure, prepare
 
 PyTree = Any
 Progress = Callable[[float], None]
 
-CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
 QUICK = 5_000  # gradients, as a flow may take; where they cost next to nothing it takes seconds
 
 
@@ -110,14 +110,9 @@ class FlowProblem(NamedTuple):
             return jax.lax.map(lambda points: along(data, points, axes - 1), stack)
 
         with self.numbers.context():
-            solve = self.pure.once("losses", lambda: jax.jit(along, static_argnums=2))
+            quickly = self.pure.small
+            solve = self.pure.once("losses", lambda: jit(along, quickly=quickly, static_argnums=2))
             return np.asarray(solve(self.data, stack, stack_axes))
-
-
-def cheap(program: Program) -> int:
-    """Gradients that cost next to nothing beside compiling."""
-    arrays = [*program.data, *jax.tree.leaves(program.shapes)]
-    return int(CHEAP / max(1, sum(array.size for array in arrays) / SMALL))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +135,7 @@ class BetweenSolves:
 
 def tells_meanwhile(progress: Progress | None, program: Program) -> bool:
     """Whether compiled solves of a program tell this progress while they run."""
-    brief = isinstance(progress, BetweenSolves) and cheap(program) >= QUICK
+    brief = isinstance(progress, BetweenSolves) and program.pure.cheap >= QUICK
     return progress is not None and not brief
 
 

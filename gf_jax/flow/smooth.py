@@ -22,6 +22,7 @@ from gf_jax.flow.problem import (
     tell_after_solve,
     tells_meanwhile,
 )
+from gf_jax.program.compiling import jit
 
 PyTree = Any
 
@@ -159,7 +160,6 @@ def _solver(
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
 
-        @jax.jit
         def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
             # One vector: what diffrax does to every leaf is most of what is compiled.
             vector, unravel = ravel_pytree(start)
@@ -196,7 +196,7 @@ def _solver(
             complete = found.result == diffrax.RESULTS.successful
             return _Solved(jax.vmap(unravel)(found.ys), found.stats, complete)
 
-        return telling, solve
+        return telling, jit(solve, quickly=problem.pure.small)
 
     return problem.pure.once((system.name, most_steps, tells, problem.numbers.dtype), make)
 

@@ -11,6 +11,7 @@ over, so that a second comparison of the same kind compiles nothing.
 
 import collections
 import functools
+import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from gf_jax.program import compiling
 from gf_jax.program.equations import equations_within
 from gf_jax.program.flattening import Parts, split
 from gf_jax.program.identity import identity
@@ -77,6 +79,25 @@ class Pure:
     def products(self) -> str:
         """Precision of the matrix products in it."""
         return self._settings.products
+
+    @property
+    def cheap(self) -> int:
+        """Gradients that cost next to nothing beside compiling."""
+        return compiling.cheap(self._numbers)
+
+    @property
+    def small(self) -> bool:
+        """Whether that is so of all gradients that a flow takes."""
+        return self._numbers <= compiling.SMALL
+
+    def brief(self, evaluations: int) -> bool:
+        """Whether so many gradients are worth no compiler that does its best."""
+        return evaluations <= compiling.cheap(compiling.SLOWER * self._numbers)
+
+    @property
+    def _numbers(self) -> int:
+        """In data and params."""
+        return sum(math.prod(variable.shape) for variable in self._parts.moving.in_avals)
 
     @property
     def data_shapes(self) -> list[jax.ShapeDtypeStruct]:

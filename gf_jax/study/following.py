@@ -15,7 +15,7 @@ from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow import prediction
 from gf_jax.flow.flow import Flow, gradient_flow
-from gf_jax.flow.problem import Progress, Statistics, cheap, flow_problem
+from gf_jax.flow.problem import Progress, Statistics, flow_problem
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.record import Reference, Run, clean_label
@@ -193,7 +193,7 @@ def _rounding(
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"
-    base_alone = compensated and _work(run) > cheap(program)
+    base_alone = compensated and _work(run) > program.pure.cheap
     options: dict[str, Any] = {"arithmetic": "float64"}
     options |= {key: descent[key] for key in ("transformation", "batches") if key in descent}
     schedule = Schedule(
@@ -279,7 +279,7 @@ def _standing(params: PyTree, run: Run) -> Flow:
 
 def _budget(program: Program, run: Run) -> int:
     """Gradients that the flow may take: half of those of the runs, and what costs nothing."""
-    return max(cheap(program), _work(run) // 2)
+    return max(program.pure.cheap, _work(run) // 2)
 
 
 def _work(run: Run) -> int:

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 from scipy.special import exprel
 
 from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program, prepare_at_stack
 
 PyTree = Any
@@ -67,7 +68,7 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
 
     numbers = flow_arithmetic()
     with numbers.context():
-        solve = pure.once("defects", lambda: jax.jit(mean))
+        solve = pure.once("defects", lambda: jit(mean, quickly=pure.small))
         return np.asarray(solve(data, numbers.cast(params), step_size))
 
 

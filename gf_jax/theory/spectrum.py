@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from matfree import decomp
 
 from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program, Pure, prepare_at_stack
 
 PyTree = Any
@@ -115,9 +116,8 @@ def curvature(
         _check_symmetric(pure, data, first)
         flat, unravel = ravel_pytree(first)
         depth = min(products, flat.size)
-        ends = pure.once(
-            ("spectrum", depth), lambda: jax.jit(functools.partial(_ends, pure, unravel, depth))
-        )
+        of_one = functools.partial(_ends, pure, unravel, depth)
+        ends = pure.once(("spectrum", depth), lambda: jit(of_one, quickly=pure.small))
         found, start = [], ravel_pytree(pure.gradient(data, first))[0]
         for at in range(points):
             here = ravel_pytree(_point(stack, at))[0]
