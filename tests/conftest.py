@@ -22,6 +22,7 @@ os.environ["EQX_ON_ERROR"] = "nan"
 
 import hypothesis
 import jax
+import jaxlib
 import numpy as np
 import pytest
 from absl import flags
@@ -32,6 +33,16 @@ import gf_jax
 from experiments import main, studies
 from experiments.cli import command_line
 from experiments.problems import data
+
+# What runs in this process is compiled quickly, but where MNIST makes it large: nothing else is
+# asked of the numbers. XLA looks once, so that commands that tests start are as users have them.
+if not {"XLA_FLAGS", "GF_JAX_MNIST_DIR"} & set(os.environ):
+    known = ["--xla_backend_optimization_level=0"]
+    if jaxlib.__version_info__ < (0, 11):
+        known.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(known)
+    jax.devices()
+    del os.environ["XLA_FLAGS"]
 
 hypothesis.settings.register_profile("suite", deadline=None)  # other programs run beside
 hypothesis.settings.load_profile("suite")
