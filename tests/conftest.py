@@ -22,7 +22,6 @@ os.environ["EQX_ON_ERROR"] = "nan"
 
 import hypothesis
 import jax
-import jaxlib
 import numpy as np
 import pytest
 from absl import flags
@@ -38,7 +37,7 @@ from experiments.problems import data
 # asked of the numbers. XLA looks once, so that commands that tests start are as users have them.
 if not {"XLA_FLAGS", "GF_JAX_MNIST_DIR"} & set(os.environ):
     known = ["--xla_backend_optimization_level=0"]
-    if jaxlib.__version_info__ < (0, 11):
+    if jax.__version_info__ < (0, 11):
         known.append("--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(known)
     jax.devices()
