@@ -56,6 +56,20 @@ WITH_FLOW = (
 SMALL = (*WITH_FLOW, "--noflow")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Marks the tests in long.txt: they take over three seconds, and others cover them in part."""
+    listed = set(Path(__file__).with_name("long.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker("long")
+    files = {item.nodeid.split("::")[0] for item in items if "::" not in "".join(config.args)}
+    known, root = {item.nodeid for item in items}, Path(__file__).parents[1]
+    for name in listed - known:
+        file = name.split("::")[0]
+        if file in files or not (root / file).exists():
+            raise pytest.UsageError(f"tests/long.txt: there is no {name}; rename or remove it")
+
+
 def weights(**changes):
     """Weights that SMALL takes, with some of them changed, or left out where None."""
     shapes = gf_jax.problems.fully_connected((64, 6, 10)).shapes

@@ -63,7 +63,7 @@ def test_zero_decay_is_plain_descent(kind):
 
 
 def test_every_start_is_its_own_run():
-    """On a quadratic entries do not meet in sums, so that all is the same to the last bit."""
+    """In one call or three to the last bit, and to rounding as if it were alone."""
     options = {"step_size": 0.05, "ratios": (2, 3), "iterations": 6}
     options["transformation"] = gf_jax.nesterov(0.7).transformation
     starts = {"x": np.stack([START["x"], START["x"] / 3])}
@@ -73,7 +73,7 @@ def test_every_start_is_its_own_run():
     )
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     alone = gf_jax.gradient_descent(quadratic, START, **options)
-    np.testing.assert_array_equal(whole.snapshots["x"][:, 0], alone.snapshots["x"])
+    np.testing.assert_allclose(whole.snapshots["x"][:, 0], alone.snapshots["x"], rtol=1e-6)
 
 
 def test_any_transformation_with_a_state_of_its_own():
