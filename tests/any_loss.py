@@ -21,6 +21,7 @@ FAILURES = ("wrong", "raised", "refused")
 # Half of the losses are smooth: a part is taken from those without kinks, or from all.
 PLAIN = 0.5
 NONE_OFTEN = 0.5  # share of losses that leave out a part that may be left out
+OFTEN = 50  # losses between which the counts are told
 
 
 class Built(NamedTuple):
@@ -98,6 +99,11 @@ def _outcome(seed: int) -> tuple[int, bool, str, str]:
 
 def main(count: int, first: int, processes: int) -> int:
     table, failures = collections.Counter(), []
+
+    def tell():
+        for (kind, word), number in sorted(table.items()):
+            print(f"{kind:>10} {word:>8} {number:5d}", flush=True)
+
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=50) as pool:
         for seed, kinked, word, why in pool.imap_unordered(_outcome, range(first, first + count)):
             kind = "with kinks" if kinked else "smooth"
@@ -105,8 +111,9 @@ def main(count: int, first: int, processes: int) -> int:
             if word in FAILURES or (word == "told" and not kinked):
                 failures.append(seed)
                 print(f"{seed}: {kind}, {word}: {why}", flush=True)
-    for (kind, word), number in sorted(table.items()):
-        print(f"{kind:>10} {word:>8} {number:5d}")
+            if table.total() % OFTEN == 0:
+                tell()
+    tell()
     print("seeds:", *sorted(failures))
     return int(any(word in FAILURES for _, word in table))
 
