@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 HALVINGS = 8  # of the scale, and of the width of the tube
 RANDOM = 2  # points on the boundary of a tube
 LEGEND = """\
-λ_min at starts scaled by the factor on top, and its sharpened lower bound.
-slope: of log -λ_min against log scale between the two smallest scales; the
-number of layers less two in theory."""
-
+λ_min at starts scaled by the factor on top.
+slope: of log -λ_min against log scale between the two smallest scales."""
+OF_THEORY = """
+bound: sharpened lower bound; with it goes a slope of the number of layers
+less two."""
 
 READINGS = (
     (
@@ -254,6 +255,7 @@ def _slope(scales: np.ndarray, values: np.ndarray) -> float | None:
 
 def _print(summary: dict[str, Any], console: Console) -> None:
     shown = slice(None, None, 2)
+    bounded = any(value is not None for entry in summary["depths"] for value in entry["bound"])
     rows = [
         (
             f"{entry['depth']}",
@@ -266,6 +268,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
             ("λ_min", "lambda_min", report.text(entry["slope"], ".2f")),
             ("bound", "bound", ""),
         )
+        if bounded or name != "bound"
     ]
     heads = (f"{scale:.3g}" for scale in summary["scales"][shown])
     report.show_table(
@@ -273,7 +276,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         f"{summary['network']} on {summary['data']}\nsmallest eigenvalue by scale of the start",
         ("layers", "", *heads, "slope"),
         rows,
-        legend=LEGEND,
+        legend=LEGEND + (OF_THEORY if bounded else ""),
         left=2,
     )
 
