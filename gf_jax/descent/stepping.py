@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.schedule import Schedule
 from gf_jax.program.arithmetic import Arithmetic
-from gf_jax.program.program import Program, Pure, trace
+from gf_jax.program.program import Program, trace
+from gf_jax.program.pure import Pure
 
 PyTree = Any
 

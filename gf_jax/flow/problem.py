@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated
-from gf_jax.program.program import Loss, Program, Pure, prepare
+from gf_jax.program.program import Loss, Program, prepare
+from gf_jax.program.pure import Pure
 
 PyTree = Any
 Progress = Callable[[float], None]

@@ -13,7 +13,8 @@ from matfree import decomp
 
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.compiling import jit
-from gf_jax.program.program import Loss, Program, Pure, prepare_at_stack
+from gf_jax.program.program import Loss, Program, prepare_at_stack
+from gf_jax.program.pure import Pure
 
 PyTree = Any
 Progress = Callable[[float], None]
