@@ -12,11 +12,15 @@ def check(seeds):
 
 
 SMOOTH, KINKED = 8, 5
+FOUND = (1199, 1258, 1273)  # were wrong: ties at the start, a kink crossed to and fro at once
 
 
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(n, marks=() if n in (SMOOTH, KINKED) else pytest.mark.long) for n in range(10)],
+    [
+        pytest.param(n, marks=() if n in (SMOOTH, KINKED) else pytest.mark.long)
+        for n in (*range(10), *FOUND)
+    ],
 )
 def test_what_is_claimed_of_a_random_loss_holds(seed):
     check([seed])

@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow import macro_steps, smooth
+from gf_jax.flow import macro_steps, smooth, ties
 from gf_jax.flow.flow import PRODUCT, Flow, check_twice, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem
 from gf_jax.program.compiling import jit
@@ -196,7 +196,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
         allowed = RELATIVE * (optax.tree.norm(state[1]) + floor)
         return jnp.maximum(of_params, jnp.maximum(of_e, step_size * of_second) / allowed)
 
-    start, pure = problem.params, problem.pure
+    start, pure = ties.start(problem), problem.pure
     with problem.numbers.context():
         find = pure.once("gradient", lambda: jit(pure.gradient, quickly=pure.small))
         gradient = jax.device_get(find(problem.data, start))

@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow import macro_steps, smooth
+from gf_jax.flow import macro_steps, smooth, ties
 from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.program.program import Loss, Program
 
@@ -103,7 +103,9 @@ def gradient_flow(
 
     system = smooth.System("flow", velocity, smooth.HIGH_ORDER, smooth.whole, 1, LOOSER)
     arguments, most = [problem.data], smooth.most_steps(system, budget)
-    (solution,) = smooth.solve_twice(problem, system, problem.params, arguments, progress, most)
+    (solution,) = smooth.solve_twice(
+        problem, system, ties.start(problem), arguments, progress, most
+    )
     if not solution.statistics.complete and most < smooth.MOST_STEPS:
         # The gradient jumps where no kink was seen; macro steps get across.
         return _flow_by_macro_steps(problem, budget, progress)
@@ -166,7 +168,7 @@ def modified_flow(
     cost = 1 + PRODUCT
     system = smooth.System("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
     arguments = [(problem.data, float(step_size)) for step_size in lanes]
-    solutions = smooth.solve_twice(problem, system, problem.params, arguments, progress)
+    solutions = smooth.solve_twice(problem, system, ties.start(problem), arguments, progress)
     states, error = jax.tree.map(
         lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
     )

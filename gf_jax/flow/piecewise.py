@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gf_jax.flow import ties
 from gf_jax.flow.problem import (
     FlowProblem,
     Progress,
@@ -311,7 +312,7 @@ def halve(
         )
     done: list[int] = []
     everything = sum(division.number for division in divisions)
-    tells = tells_meanwhile(progress, problem.program)
+    tells, start = tells_meanwhile(progress, problem.program), ties.start(problem)
     telling, solve = _solver(problem, exact_phase, tells)
     if progress is not None:
         telling.progress = lambda number: progress((sum(done) + float(number)) / everything)
@@ -320,7 +321,7 @@ def halve(
     for division in divisions:
         with problem.numbers.context():
             solution, crossed = jax.device_get(
-                solve(problem.data, problem.params, step_sizes, division, problem.times)
+                solve(problem.data, start, step_sizes, division, problem.times)
             )
         solutions, crossings = [*solutions[-2:], solution], [*crossings[-2:], crossed]
         done.append(division.number)

@@ -13,7 +13,7 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import piecewise
 from gf_jax.flow.deviation import SERIES, Deviation, deviation
 from gf_jax.flow.flow import Flow, checked_step_sizes, make_flow, tree_norm
-from gf_jax.flow.macro_steps import first_lane, macro_step_error
+from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, first_lane, macro_step_error
 from gf_jax.flow.problem import (
     FlowProblem,
     Progress,
@@ -258,12 +258,15 @@ def _predict_with_kinks(
             share = moved / np.maximum(to_flow(after).min(axis=1), np.finfo(float).tiny)
         return bool((share < (CHEAP_CHANGE if few else PREDICTION_CHANGE)).all())
 
+    longest = MACRO_STEP * base
+    if few:  # long ones may all miss that a kink is crossed and crossed back
+        longest = min(longest, problem.times[-1] / FIRST_MACRO_STEPS)
     halving = piecewise.halve(
         problem,
         np.array([0.0, *lanes[~plain]]),
         enough,
         exact_phase=True,
-        longest=MACRO_STEP * base,
+        longest=longest,
         unit=unit,
         budget=budget,
         cost=piecewise.COST * (1 + (~plain).sum()),
