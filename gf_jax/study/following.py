@@ -149,6 +149,13 @@ def _predict(
     except FAILURES as error:
         doubts.append(missing("prediction", error))
         return None
+    if not predicted.flow.statistics.complete:
+        doubts.append(
+            "Nothing is predicted: the deviation of descent from its flow was not followed to the "
+            "end, with half as many gradients as the runs took; it is stiff, or not finite, or the "
+            "gradient of f jumps where no kink was seen, as it does with sorting."
+        )
+        return None
     if predicted.jumps or not np.isfinite(predicted.to_flow).all():
         doubts.append(
             "Nothing is predicted: the gradient of f jumps where no kink was seen, as it does "
