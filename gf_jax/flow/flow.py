@@ -83,7 +83,8 @@ def gradient_flow(
       with steps twice as long.
 
     Raises:
-      ValueError: on times, tolerance, parameters or an f that are not accepted.
+      ValueError: on times, tolerance, parameters or an f that are not accepted, and if entries that
+        f sorts tie at the start, so that there are many flows.
 
     Example:
       >>> def f(w):
