@@ -93,8 +93,8 @@ class Deviation(NamedTuple):
         time by chance. That makes a geometric series, and five times the sum of what follows
         the second order is taken, as networks with large first steps are off by. Where the
         second is a quarter of the first or more, the series tells nothing, and the error is the
-        gap itself. What is off at one time is taken to be so later, or as large a share of the gap,
-        whichever is less.
+        gap itself. What was off before is taken to be so still, or as large a share of the gap, or
+        of the second order, whichever is the least. NaN with kinks, where nothing tells.
         """
         largest = max(step_size, other)
         second = largest * tree_norm(self.second)
@@ -103,11 +103,11 @@ class Deviation(NamedTuple):
             ratio = self._largest_nearby(np.where(self.norm > 0, second / self.norm, 0.0))
             left_out = SERIES * largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.75)
             left_out = np.where(ratio < 0.25, left_out, np.maximum(gap, left_out))
-            # What was off before is still, or as large a share of the gap as it was.
-            share = np.where(gap > 0, left_out / gap, 0.0)
-            before = np.fmin(np.fmax.accumulate(left_out), np.fmax.accumulate(share) * gap)
+            shares = np.fmax.accumulate(np.where(gap > 0, left_out / gap, 0.0)) * gap
+            orders = np.fmax.accumulate(ratio) * SERIES * largest * self._largest_nearby(second)
+            before = np.fmin(np.fmax.accumulate(left_out), np.fmin(shares, orders))
             solved = abs(step_size - other) * self.error
-        return np.maximum(left_out, before) + solved
+        return np.where(np.isnan(self.jumps), np.nan, np.maximum(left_out, before) + solved)
 
     def _largest_nearby(self, values: np.ndarray) -> np.ndarray:
         """The largest value at times that differ by no more than a factor."""
