@@ -126,8 +126,10 @@ def test_a_signal_while_modules_are_imported_is_one_line(module, number, tmp_pat
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "interrupted\n")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(n, marks=pytest.mark.long if n < 3 else pytest.mark.thorough) for n in range(8)],
+)
 def test_a_signal_at_any_moment(seed, tmp_path):
     """It ends the run within seconds, in a line or two, or comes too late."""
     chance, folder = np.random.default_rng(seed), tmp_path / "run"
@@ -139,7 +141,7 @@ def test_a_signal_at_any_moment(seed, tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        time.sleep(chance.uniform(0.2, 20))
+        time.sleep(chance.uniform(0.2, 10))
         number = SIGNALS[chance.integers(3)]
         process.send_signal(number)
         out, _ = process.communicate(timeout=120)

@@ -196,22 +196,33 @@ def _shorter_run(given):
     return {name: value for name, value in wanted.items() if name in used}
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("line", RUN)
-def test_a_command_runs(line, tmp_path, request):
-    if PROGRAM.match(line)[1] == "api" and importlib.util.find_spec("pdoc") is None:
+def runs():
+    """The benchmark's takes minutes, and tests of its own run it; the README's is .ci/run's."""
+    for line in RUN:
+        if line not in SET_UP[0]:
+            mark = pytest.mark.thorough if "benchmark" in line else pytest.mark.long
+            yield pytest.param(line, marks=mark)
+
+
+@pytest.mark.parametrize("line", list(runs()))
+def test_a_command_runs(line, tmp_path, monkeypatch, invoke, request):
+    """Those of the main program in this process."""
+    program = PROGRAM.match(line)[1]
+    if program == "api" and importlib.util.find_spec("pdoc") is None:
         pytest.skip('the pages are built by pdoc: pip install -e ".[docs]"')
     if named := re.search(r"\bruns/[\w*-]+", line):  # what an earlier command has made
         made, _ = request.getfixturevalue("finished_once")
         shutil.copytree(made, tmp_path / named[0].replace("*", "1"))
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", shortened(line)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == (EXIT_DIVERGED if "--step_size=1 " in line else 0), done.stderr
-    assert done.stdout
+    monkeypatch.chdir(tmp_path)
+    if program == "main":
+        status, out, err = invoke(*shlex.split(shortened(line))[3:])
+    else:
+        variables = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+        command = ["bash", "-euo", "pipefail", "-c", shortened(line)]
+        done = subprocess.run(
+            command, env=os.environ | variables, check=False, capture_output=True, text=True
+        )
+        status, out, err = done.returncode, done.stdout, done.stderr
+    assert status == (EXIT_DIVERGED if "--step_size=1 " in line else 0), err
+    assert out
     assert list(tmp_path.glob("*/*/*")) or list(tmp_path.glob("build/api/*"))
