@@ -12,13 +12,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from gf_jax.records import record
+
 PyTree = Any
 AnyArray = Any  # a JAX array while computed, a NumPy array once recorded
 
 WELL_BELOW = 10.0  # a distance counts as measured from this many times its error on
 
 
-class Metrics(NamedTuple):
+@record
+class Metrics:
     """What is recorded of every lane at one base iteration.
 
     Attributes:

@@ -1,6 +1,7 @@
 """Comparisons and run directories made without computing, and files of them that are damaged."""
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -45,7 +46,7 @@ def run(generator, *, seeds=(), flow=True, method=None, diverged=False, short=Fa
         metrics.loss[12:, ..., 0] = np.nan
     fields = ("network", "data", 0.1, RATIOS, iterations, metrics, kept, norms(len(kept)))
     found = Run(*fields, _reference(generator, lanes) if flow else None, seeds, method=method)
-    return found._replace(doubts=("The flow may be known less well than it says.",))
+    return dataclasses.replace(found, doubts=("The flow may be known less well than it says.",))
 
 
 def _reference(generator, lanes):
@@ -70,9 +71,9 @@ def comparisons(generator):
     curvature = gf_jax.Curvature(*ends, 30)
     plain, alone = run(generator), run(generator, flow=False, diverged=True)
     return [
-        gf_jax.Comparison(plain._replace(accuracy=None), snapshots, flow, curvature, 2),
+        gf_jax.Comparison(dataclasses.replace(plain, accuracy=None), snapshots, flow, curvature, 2),
         gf_jax.Comparison(run(generator, method=momentum), snapshots, flow),
-        gf_jax.Comparison(alone._replace(doubts=()), snapshots),
+        gf_jax.Comparison(dataclasses.replace(alone, doubts=()), snapshots),
     ]
 
 

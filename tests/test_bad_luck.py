@@ -1,6 +1,7 @@
 """Signals, streams that take no more, and settings of others: results come first."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import shutil
@@ -315,8 +316,8 @@ def test_any_two_losses_can_be_compared(loss, of_flow):
 @pytest.mark.parametrize("loss", [0.0, math.inf, math.nan])
 def test_a_flow_may_end_at_any_loss(loss, finished):
     run = store.read_run(finished[0])
-    reference = run.reference._replace(loss=np.full_like(run.reference.loss, loss))
-    (first, *_) = report.summarise(run._replace(reference=reference))["flow"]["verdict"]
+    reference = dataclasses.replace(run.reference, loss=np.full_like(run.reference.loss, loss))
+    (first, *_) = report.summarise(dataclasses.replace(run, reference=reference))["flow"]["verdict"]
     assert first.startswith("Verdict: none") == (not math.isfinite(loss))
     assert ("that of the flow 0: they differ by" in first) == (loss == 0)
 

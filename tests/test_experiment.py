@@ -1,6 +1,7 @@
 """The command line as a user meets it: outputs, repetition, mistakes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pty
@@ -147,8 +148,8 @@ def test_a_diverging_lane_is_drawn_up_to_there(finished_once):
     run = store.read_run(finished_once[0])
     loss = run.metrics.loss.copy()
     loss[5:, 1] = np.inf
-    metrics = run.metrics._replace(loss=loss)
-    figure = drawing.draw(run._replace(metrics=metrics, reference=None))
+    metrics = dataclasses.replace(run.metrics, loss=loss)
+    figure = drawing.draw(dataclasses.replace(run, metrics=metrics, reference=None))
     base, wild, other = figure.axes[0].lines
     assert "diverged at 5" in wild.get_label()
     np.testing.assert_array_equal(wild.get_ydata()[:5], loss[:5, 1])

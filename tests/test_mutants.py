@@ -170,7 +170,7 @@ def test_doubts_of_strangers_are_bounded(tmp_path):
     path = tmp_path / "found.npz"
     found = mutants.comparisons(np.random.default_rng(14))[0]
     doubts = ("\x1b[2J" + "x" * 999, *["say\nno $more"] * 99)
-    dataclasses.replace(found, run=found.run._replace(doubts=doubts)).save(path)
+    dataclasses.replace(found, run=dataclasses.replace(found.run, doubts=doubts)).save(path)
     read = gf_jax.load(path).run.doubts
     assert len(read) == 50
     assert len(read[0]) == 500
@@ -195,7 +195,7 @@ def test_what_is_kept_of_another_run_is_refused(spoil):
     generator = np.random.default_rng(15)
     run, schedule = mutants.run(generator), gf_jax.Schedule(0.1, (2, 5), 20, snapshots=4)
     point, stack = {"dense": {"bias": np.zeros(2)}}, generator.random((4, 3, 2))
-    leaves = [run.iterations, *run.metrics, run.snapshot_iterations, stack]
+    leaves = [run.iterations, *vars(run.metrics).values(), run.snapshot_iterations, stack]
     (part,) = structures.trajectories("descent", [leaves], point, schedule, 0)
     assert part.snapshots["dense"]["bias"] is stack
     with pytest.raises(UsageError, match="checkpoints hold no descent of this run") as told:

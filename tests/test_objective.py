@@ -45,7 +45,7 @@ def test_the_same_run_in_fewer_coordinates(activation, inputs, digits):
         plain = run(inputs.astype(np.float64), start)
         exact = rows._replace(inputs=inputs.astype(np.float64) @ rows.basis.T)
         reduced = run(exact.inputs, rows.reduce(start))
-    for name, values in plain.metrics._asdict().items():
+    for name, values in vars(plain.metrics).items():
         other = getattr(reduced.metrics, name)
         np.testing.assert_allclose(other, values, rtol=1e-9, atol=1e-13, err_msg=name)
     restored = rows.restore(reduced.snapshots, start)

@@ -1,5 +1,6 @@
 """The page of a run: what it holds, for any run, and from strangers' labels. See test_browser."""
 
+import dataclasses
 import json
 import re
 
@@ -171,7 +172,9 @@ def test_divergence_and_interrupts_are_told(finished, tmp_path):
     run = store.read_run(folder)
     loss = run.metrics.loss.copy()
     loss[5:, 1] = np.inf
-    run = run._replace(metrics=run.metrics._replace(loss=loss), reference=None)
+    run = dataclasses.replace(
+        run, metrics=dataclasses.replace(run.metrics, loss=loss), reference=None
+    )
     summary = report.summarise(run)
     console = Transcript(quiet=True)
     report.print_run(summary, console)

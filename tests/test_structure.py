@@ -10,16 +10,17 @@ ROOT = Path(__file__).parents[1]
 
 # What each folder of the library may import of the others; nothing in gf_jax imports experiments.
 LIBRARY = {
-    "comparison": set(),
+    "records": set(),
+    "comparison": {"records"},
     "program": set(),
     "optimizers": set(),
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
     "descent": {"comparison", "optimizers", "program"},
     "flow": {"comparison", "optimizers", "program"},
     "problems": {"descent", "program"},
-    "theory": {"flow", "problems", "program"},
+    "theory": {"flow", "problems", "program", "records"},
     # What runs amount to; only here the library touches the world.
-    "study": {"comparison", "descent", "flow", "optimizers", "program", "theory"},
+    "study": {"comparison", "descent", "flow", "optimizers", "program", "records", "theory"},
 }
 # The same of experiments: each folder imports those before it. In front are those that run.
 EXPERIMENTS = ("process", "cli", "problems", "output", "runs", "studies", "benchmark")

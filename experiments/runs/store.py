@@ -37,7 +37,7 @@ from experiments.problems.weights import named, reason
 from experiments.process.mistakes import LARGEST, SMALLEST, UsageError
 from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.networks import Params
-from gf_jax.study.fields import encode
+from gf_jax.study.fields import encode, optional
 from gf_jax.study.files import (
     check_format,
     open_arrays,
@@ -122,7 +122,7 @@ def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
         "iteration": run.iterations,
         "time": run.times,
     }
-    arrays |= _seeds(run) | _method(run) | _doubts(run) | run.metrics._asdict()
+    arrays |= _seeds(run) | _method(run) | _doubts(run) | vars(run.metrics)
     write_arrays(directory / f"{name}.npz", arrays)
 
 
@@ -139,7 +139,7 @@ def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
 def write_flow(directory: Path, run: Run, params: Params) -> None:
     """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
     assert run.reference is not None
-    known = {name: each for name, each in run.reference._asdict().items() if each is not None}
+    known = {name: each for name, each in vars(run.reference).items() if each is not None}
     arrays = {"time": run.snapshot_times} | known | _seeds(run) | _doubts(run)
     write_arrays(directory / "flow.npz", arrays | _params(params))
 
@@ -171,8 +171,8 @@ def write_record(directory: Path, name: str, record: Any) -> None:
 
 def _fields(record: Any, prefix: str = "") -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    for name, value in record._asdict().items():
-        if hasattr(value, "_asdict"):
+    for name, value in vars(record).items():
+        if dataclasses.is_dataclass(value):
             arrays |= _fields(value, f"{prefix}{name}.")
         elif value is not None:
             arrays[prefix + name] = value
@@ -220,7 +220,7 @@ def _read_run(directory: Path, description: dict[str, Any]) -> Run:
     kept = _read("snapshots", directory, ("iteration", "accuracy"))
     flow: dict[str, np.ndarray] = {}
     if (directory / "flow.npz").exists():
-        later = tuple(Reference._field_defaults)  # which older files do not have
+        later = tuple(optional(Reference))  # which older files do not have
         wanted = [name for name in REFERENCE.fields if name not in later]
         flow = _read("flow", directory, wanted, (*later, "doubts"))
     step_size = description["configuration"].get("step_size")

@@ -4,6 +4,7 @@ Checkpoints hold arrays only; what they are put together to is known here, and n
 not fit is. They may be a stranger's, or another version's.
 """
 
+import dataclasses
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def of(
     """The structure of a record, as the annotations of its fields have it.
 
     Args:
-      kind: a named tuple of arrays, numbers, and such tuples; what has no annotation of its own
+      kind: a record or named tuple of arrays, numbers, and such; what has no annotation of its own
         is stacked parameters.
       params: a single point, whose leaves those of stacked parameters are like.
       stack: axes in front of these; they take the place of the first of them in other arrays.
@@ -51,7 +52,7 @@ def of(
         return tuple(axis for axis in known if axis is not None)
 
     def field(hint: Any) -> Any:
-        if hasattr(hint, "_fields"):
+        if hasattr(hint, "_fields") or dataclasses.is_dataclass(hint):
             return of(hint, params, stack, **sizes)
         if hint in _SINGLE:
             return _SINGLE[hint]

@@ -11,7 +11,7 @@ and the exponential is 6.7 up to time 10.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import groups, spectra
 from experiments.studies.spectra import Spectrum
 from gf_jax.problems.networks import Params
+from gf_jax.records import record
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure
@@ -73,7 +74,8 @@ class Options(groups.Arithmetic, groups.Segments):
         return super().unused() | (of_descent if self.along == "flow" else {})
 
 
-class CurvatureRun(NamedTuple):
+@record
+class CurvatureRun:
     """Curvature along gradient flow or descent.
 
     Attributes:
@@ -179,7 +181,7 @@ def summarise(saved: CurvatureRun) -> dict[str, Any]:
         "verdict": verdict,
         "points": [
             {"time": float(saved.times[at]), "loss": float(saved.loss[at])}
-            | {name: report.finite(values[at]) for name, values in spectrum._asdict().items()}
+            | {name: report.finite(values[at]) for name, values in vars(spectrum).items()}
             | {"integral": float(integral[at])}
             for at in range(len(saved.times))
         ],

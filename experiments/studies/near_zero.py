@@ -14,7 +14,7 @@ vanishes. A minute on two CPU cores; on MNIST the powers found are 0.00, 1.00, 2
 import dataclasses
 import functools
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from experiments.runs import harness, progress, store, structures
 from experiments.studies import groups, spectra
 from gf_jax.problems.activations import ACTIVATIONS
 from gf_jax.problems.networks import Params
+from gf_jax.records import record
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure
@@ -72,7 +73,8 @@ class Options(
     depths: tuple[int, ...] = (2, 3, 4, 5)
 
 
-class NearZero(NamedTuple):
+@record
+class NearZero:
     """The smallest eigenvalue of the Hessian near zero, for several depths.
 
     Attributes:
@@ -95,7 +97,8 @@ class NearZero(NamedTuple):
     tubes_bound: np.ndarray
 
 
-class Depth(NamedTuple):
+@record
+class Depth:
     """The same of one depth."""
 
     at_starts: Float[np.ndarray, " scales"]
@@ -136,8 +139,8 @@ def run(options: Options) -> int:
         ]
     except KeyboardInterrupt:
         return harness.interrupt(workplace, "the sweep is not complete")
-    together = map(np.stack, zip(*measured, strict=True))
-    saved = NearZero(label, dataset.label, np.array(options.depths), scales, *together)
+    together = vars(jax.tree.map(lambda *values: np.stack(values), *measured))
+    saved = NearZero(label, dataset.label, np.array(options.depths), scales, **together)
     summary = summarise(saved)
     with harness.results(workplace):
         store.write_record(workplace.directory, "near_zero", saved)

@@ -106,7 +106,7 @@ def _follow(
         followed = _followed(workplace, run, trajectory)
     except KeyboardInterrupt:
         return run, True
-    run = run._replace(reference=followed.reference, doubts=followed.doubts)
+    run = dataclasses.replace(run, reference=followed.reference, doubts=followed.doubts)
     if followed.flow is not None:
         with harness.results(workplace):
             flow_params = workplace.study.restore(followed.flow.params)
@@ -152,7 +152,7 @@ def _follow_seeds(
             for kept, leaf in leaves:
                 kept[:, number] = leaf
     reference = join_references(references)
-    run = run._replace(reference=reference, doubts=tuple(doubts))
+    run = dataclasses.replace(run, reference=reference, doubts=tuple(doubts))
     if run.reference is not None:
         with harness.results(workplace):
             store.write_flow(workplace.directory, run, study.restore(points))

@@ -11,7 +11,7 @@ kinks take a tenth of the gradient evaluations of the runs, see ``gf_jax.predict
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -26,6 +26,7 @@ from experiments.process.mistakes import UsageError
 from experiments.runs import descending, harness, store, structures
 from experiments.studies import groups
 from gf_jax.problems.activations import ACTIVATIONS
+from gf_jax.records import record
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure
@@ -72,7 +73,8 @@ class Options(groups.Momentum, groups.Ratios):
             )
 
 
-class Prediction(NamedTuple):
+@record
+class Prediction:
     """Predicted distances between flow and descent, told without running descent.
 
     Attributes:

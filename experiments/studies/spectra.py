@@ -1,7 +1,7 @@
 """Where descent and flow are looked at closely, and the curvature found there."""
 
 import operator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from experiments.runs.harness import NetworkWorkplace
 from gf_jax.descent.schedule import Schedule
 from gf_jax.problems.networks import Params
 from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.records import record
 from gf_jax.theory import network_bounds
 from gf_jax.theory.lower_bounds import LowerBound
 from gf_jax.theory.network_bounds import NetworkBound
@@ -30,7 +31,8 @@ READING = (
 )
 
 
-class Spectrum(NamedTuple):
+@record
+class Spectrum:
     """Curvature at stacked points, each array of shape (points,).
 
     Attributes:

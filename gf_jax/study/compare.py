@@ -1,5 +1,6 @@
 """A whole study in one call: does descent on a loss stay near its gradient flow?"""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ def compare(
             )
         except FAILURES as error:
             doubts.append(missing("curvature", error))
-    run = run._replace(reference=followed.reference, doubts=tuple(doubts))
+    run = dataclasses.replace(run, reference=followed.reference, doubts=tuple(doubts))
     path = None if followed.flow is None else followed.flow.params
     return Comparison(run, trajectory.snapshots, path, found, followed.kinks)
 

@@ -1,10 +1,13 @@
 """The figure of runs of descent beside their flow."""
 
+import dataclasses
+
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gf_jax.comparison import WELL_BELOW, Metrics
+from gf_jax.comparison import WELL_BELOW
 from gf_jax.study import style
 from gf_jax.study.record import Reference, Run, join_references, percentiles
 
@@ -104,8 +107,9 @@ def _unit(run: Run, *, log: bool) -> str:
 
 def _with_seeds(run: Run) -> Run:
     """A run from a single starting point, with the axis of seeds that several would have."""
-    return run._replace(
-        metrics=Metrics(*(values[:, None] for values in run.metrics)),
+    return dataclasses.replace(
+        run,
+        metrics=jax.tree.map(lambda values: values[:, None], run.metrics),
         accuracy=None,
         reference=join_references([run.reference]),
         seeds=(0,),
@@ -124,11 +128,9 @@ def _within_axes(run: Run) -> Run:
     reference = run.reference
     if reference is not None and not _has_flow(reference).any():
         reference = None
-    if reference is not None:
-        fields = reference._asdict().items()
-        known = {name: moved(values) for name, values in fields if values is not None}
-        reference = reference._replace(**known)
-    return run._replace(metrics=Metrics(*map(moved, run.metrics)), reference=reference)
+    return dataclasses.replace(
+        run, metrics=jax.tree.map(moved, run.metrics), reference=jax.tree.map(moved, reference)
+    )
 
 
 def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:

@@ -67,9 +67,10 @@ class Record(NamedTuple):
     fields: "Mapping[str, Numbers | Text | Texts | Record]"
 
 
-def declare(kind: type, **fields: "Numbers | Text | Texts | Record") -> Record:
+def declare(kind: Any, **fields: "Numbers | Text | Texts | Record") -> Record:
     """The declaration of a record; all of its fields have to be named, in their order."""
-    assert tuple(fields) == _names(kind), f"{kind.__name__} has the fields {_names(kind)}"
+    names = tuple(field.name for field in dataclasses.fields(kind))
+    assert tuple(fields) == names, f"{kind.__name__} has the fields {names}"
     return Record(kind, fields)
 
 
@@ -86,12 +87,12 @@ def build(record: Record, found: Mapping[str, Any], sizes: Sizes, name: str = ""
     Raises:
       ValueError: if a field is missing or not what was declared; names the field.
     """
-    values, optional = {}, _defaults(record.kind)
+    values, not_needed = {}, optional(record.kind)
     for field, declared in record.fields.items():
         value = found.get(field)
         if value is not None:
             values[field] = _value(name + field, value, declared, sizes)
-        elif field not in optional:
+        elif field not in not_needed:
             raise ValueError(f"{name}{field} is missing")
     return record.kind(**values)
 
@@ -169,15 +170,6 @@ def _bound(value: float) -> Any:
     return np.float64(value) if isinstance(value, float) else value
 
 
-def _names(kind: type) -> Sequence[str]:
-    """Names of the fields of a dataclass or named tuple; none of any other class."""
-    if dataclasses.is_dataclass(kind):
-        return tuple(field.name for field in dataclasses.fields(kind))
-    return getattr(kind, "_fields", ())
-
-
-def _defaults(kind: type) -> Sequence[str]:
-    """Names of the fields that have a default."""
-    if dataclasses.is_dataclass(kind):
-        return [f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
-    return getattr(kind, "_field_defaults", ())
+def optional(kind: Any) -> Sequence[str]:
+    """Names of the fields of a record that have a default."""
+    return [f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]

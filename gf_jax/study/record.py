@@ -1,13 +1,16 @@
 """The numbers of runs of descent beside their gradient flow."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
 
 from gf_jax.comparison import Metrics
 from gf_jax.descent.schedule import MOST_ITERATIONS, MOST_STEPS, Clock
 from gf_jax.optimizers.method import Method
+from gf_jax.records import record
 from gf_jax.study.fields import (
     BOOLEANS,
     INTEGERS,
@@ -24,7 +27,8 @@ from gf_jax.study.files import clean_label as clean_label
 PERCENTILES = (5, 50, 95)
 
 
-class Reference(NamedTuple):
+@record
+class Reference:
     """Gradient flow and the predicted deviation, at the times of the snapshots.
 
     Attributes:
@@ -61,7 +65,8 @@ class Reference(NamedTuple):
     rounding: np.ndarray | None = None
 
 
-class Run(NamedTuple):
+@record
+class Run:
     """The numbers of a run that figures and tables are made of.
 
     A run from several starting points has an axis of seeds in every array, before that of
@@ -104,15 +109,16 @@ class Run(NamedTuple):
     @property
     def of_seeds(self) -> "list[Run]":
         """The run from each of several starting points."""
-        return [
-            self._replace(
-                metrics=Metrics(*(values[:, number] for values in self.metrics)),
-                accuracy=None if self.accuracy is None else self.accuracy[:, number],
-                reference=self.reference and _of_seed(self.reference, number),
-                seeds=(),
-            )
-            for number in range(len(self.seeds))
-        ]
+        return [self._of_seed(number) for number in range(len(self.seeds))]
+
+    def _of_seed(self, number: int) -> "Run":
+        return dataclasses.replace(
+            self,
+            metrics=jax.tree.map(lambda values: values[:, number], self.metrics),
+            accuracy=None if self.accuracy is None else self.accuracy[:, number],
+            reference=self.reference and _of_seed(self.reference, number),
+            seeds=(),
+        )
 
     @property
     def clock(self) -> Clock:
@@ -155,7 +161,7 @@ def join_references(references: Sequence[Reference | None]) -> Reference | None:
         return None
     fields: dict[str, Any] = {
         name: _joined([each and getattr(each, name) for each in references])
-        for name in Reference._fields
+        for name in REFERENCE.fields
     }
     return Reference(**fields)
 
@@ -174,7 +180,7 @@ def _of_seed(reference: Reference, number: int) -> Reference | None:
     def single(value: Any) -> Any:
         return value[number] if np.ndim(value) == 1 else value[:, number]
 
-    found = Reference._make(value if value is None else single(value) for value in reference)
+    found = jax.tree.map(single, reference)
     return found if found.flow_evaluations else None
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program, prepare_at_stack
 from gf_jax.program.pure import Pure
+from gf_jax.records import record
 
 PyTree = Any
 Progress = Callable[[float], None]
@@ -23,7 +24,8 @@ ASYMMETRY = 1e-8  # of the Jacobian of the gradient, beyond rounding
 FRESH = 0.01  # share of a random direction in every start: what the others are blind to is found
 
 
-class Eigenvalue(NamedTuple):
+@record
+class Eigenvalue:
     """Eigenvalues of the Hessian at stacked points, as NumPy arrays.
 
     Attributes:
@@ -44,7 +46,8 @@ class Eigenvalue(NamedTuple):
     residual: Float[np.ndarray, " points"]
 
 
-class Curvature(NamedTuple):
+@record
+class Curvature:
     """Both ends of the Hessian's spectrum at stacked points.
 
     Attributes:

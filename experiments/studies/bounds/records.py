@@ -1,14 +1,14 @@
 """The numbers of the experiment, of which file, figure and tables are made."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from experiments.studies.spectra import Spectrum
+from gf_jax.records import record
 from gf_jax.theory.bounds import AllowedStepSize
 
 
-class Tube(NamedTuple):
+@record
+class Tube:
     """Constants that hold in the tube of width epsilon around the flow.
 
     Attributes:
@@ -22,7 +22,8 @@ class Tube(NamedTuple):
     gamma: float
 
 
-class Answer(NamedTuple):
+@record
+class Answer:
     """A step size for an accuracy.
 
     Attributes:
@@ -38,7 +39,8 @@ class Answer(NamedTuple):
     gap: float | None = None
 
 
-class BoundsRun(NamedTuple):
+@record
+class BoundsRun:
     """A run of descent, its gap to the flow, and what theory and prediction say of it.
 
     Attributes:

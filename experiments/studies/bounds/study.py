@@ -93,7 +93,7 @@ def _base(workplace: NetworkWorkplace[Options], schedule: Schedule) -> BoundsRun
     # Back along descent, so that neighbours in the stack are neighbours in weight space.
     points = jax.tree.map(lambda a, b: np.concatenate([a, b[::-1]]), flow.params, descent)
     spectrum = spectra.measure(workplace, "flow and descent", points)
-    at_flow = spectra.Spectrum(*(values[: len(times)] for values in spectrum))
+    at_flow = jax.tree.map(lambda values: values[: len(times)], spectrum)
     at_descent = spectrum.lambda_min[len(times) :][::-1]
     defects = interruption.call(
         lambda: gf_jax.theory.defects(study.objective.loss, descent, step_size)

@@ -1,12 +1,13 @@
 """The numbers of the starts, of which files, figure and tables are made."""
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Float
 
+from gf_jax.records import record
 
-class Starts(NamedTuple):
+
+@record
+class Starts:
     """Many starts of a deep linear network, on every data set, under flow and descent.
 
     Runs are the flow and then descent at every step size. Shapes are (runs, data sets,

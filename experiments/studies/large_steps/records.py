@@ -1,13 +1,14 @@
 """The numbers of the sweep, of which file, figure and table are made."""
 
-from typing import NamedTuple
-
 import numpy as np
+
+from gf_jax.records import record
 
 DESCRIPTIONS = ("from_flow", "from_first_order", "from_modified_flow")
 
 
-class Sweep(NamedTuple):
+@record
+class Sweep:
     """Distances of lanes from three descriptions of descent, at the snapshots.
 
     Attributes:

@@ -1,11 +1,12 @@
 """The numbers of the saddle, of which file, figure and table are made."""
 
-from typing import NamedTuple
-
 import numpy as np
 
+from gf_jax.records import record
 
-class Saddle(NamedTuple):
+
+@record
+class Saddle:
     """Descent against flow on a saddle, along its coordinates x and y.
 
     Attributes:
