@@ -99,6 +99,28 @@ def test_the_error_of_a_gap_is_told():
     assert result.gap_error(0.0005)[0] < 0.01 * result.gap(0.0005)[0]
 
 
+def test_what_is_off_in_a_steep_direction_dies_with_it():
+    """Rates of 1.6 to 1e-7, Hilbert's matrix: the error at first is no longer one at last."""
+    hilbert = 1 / (1 + np.arange(6.0) + np.arange(6.0)[:, None])
+    iterations, step_size = np.array([1, 2, 5, 10, 100]), 0.2
+    times = iterations * step_size
+    result = gf_jax.deviation(lambda w: 0.5 * w @ hilbert @ w - w.sum(), np.ones(6), times)
+    values, vectors = np.linalg.eigh(hilbert)
+    away = vectors.T @ (np.ones(6) - np.linalg.solve(hilbert, np.ones(6)))
+    factors = (1 - step_size * values) ** iterations[:, None] - np.exp(-times[:, None] * values)
+    exact = np.linalg.norm(factors * away, axis=1)
+    off, told = np.abs(result.gap(step_size) - exact), result.gap_error(step_size)
+    assert (off <= told).all()
+    assert told[0] > 0.05 * exact[0]
+    assert told[-1] < 0.02 * exact[-1]
+
+
+def test_with_kinks_nothing_tells_the_error_of_a_gap():
+    result = gf_jax.deviation(lambda w: jnp.abs(w - 0.3).sum(), np.ones(2), np.array([0.1]))
+    assert np.isfinite(result.gap(0.01)).all()
+    assert np.isnan(result.gap_error(0.01)).all()
+
+
 DATA = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 
 
