@@ -34,7 +34,7 @@ PyTree = Any
 DEVIATION_COST = 1 + 3 * PRODUCT + 2 * 3  # three products, and two second derivatives
 DEVIATION_TOLERANCE = 1e-6
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
-SERIES = 5.0  # share of the rest of a geometric series that an expansion may leave out
+SERIES = 3.0  # share of the rest of a geometric series that an expansion may leave out
 NEARBY = 1.5  # factor between two times at which an expansion is about as good
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and gradients
@@ -90,7 +90,7 @@ class Deviation(NamedTuple):
 
         Every order is taken to be as much smaller than the one before as the second is smaller
         than the first, at the times nearby at which it is the largest: it may be small at one
-        time by chance. That makes a geometric series, and five times the sum of what follows
+        time by chance. That makes a geometric series, and three times the sum of what follows
         the second order is taken, as networks with large first steps are off by. Where the
         second is a quarter of the first or more, the series tells nothing, and the error is the
         gap itself. What was off before is taken to be so still, or as large a share of the gap, or
