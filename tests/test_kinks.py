@@ -32,6 +32,11 @@ def attention(x):
     return jnp.sum(jax.nn.softmax(scores) @ x)
 
 
+def of_the_largest(x):
+    largest = jnp.max(x)
+    return jnp.sum(jnp.where(x == largest, x, 0.1 * x)) + largest
+
+
 def recurrent(x):
     """Four rounds of which each has a ReLU, and a carry that starts without parameters."""
 
@@ -125,6 +130,9 @@ def _(primals, tangents):
         (lambda x: jax.nn.logsumexp(x), 0),
         (lambda x: jax.nn.gelu(x).sum() + jnp.tanh(x).sum(), 0),
         (lambda x: jnp.where(jnp.arange(4) > 1, x, x**2).sum(), 0),
+        # What is equal to the largest entry is a mask that changes where that entry does.
+        (of_the_largest, 3 + 4),
+        (lambda x: jnp.where(x == 0, 1.0, jnp.where(x != x, 0.0, x)).sum(), 0),
     ],
 )
 def test_kinks_are_found_and_the_gated_form_is_the_function(f, kinks):
@@ -137,6 +145,16 @@ def test_kinks_are_found_and_the_gated_form_is_the_function(f, kinks):
             value, gradient = jax.value_and_grad(lambda x, g=given: gated.both(x, g)[0])(x)
             np.testing.assert_allclose(value, f(x), rtol=1e-14)
             np.testing.assert_allclose(gradient, jax.grad(f)(x), rtol=1e-14, atol=1e-14)
+
+
+def test_between_the_sides_the_largest_entry_has_its_equal():
+    """Its gate is between 0 and 1 where a run slides, and the largest is then no entry at all."""
+    x, share = jnp.array([1.0, 2.0]), 0.3
+    sides = 1.9 * x + 0.1 * x.sum()
+    gated = gate(of_the_largest, x)
+    gates = [jnp.array([share]), jnp.array([share, 1 - share])]
+    value, _ = gated.both(x, gates)
+    np.testing.assert_allclose(value, share * sides[0] + (1 - share) * sides[1], rtol=1e-6)
 
 
 def test_kinks_of_the_networks(generator):

@@ -13,6 +13,7 @@ from gf_jax.program.facts import REARRANGE, STEPS, Fact
 
 # A comparison of floating values, and the sign of left minus right where it is true.
 COMPARISONS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
+EQUALITIES = {"eq": 1.0, "ne": -1.0}
 COMPARING = {"max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "reduce_window_max"}
 # What only calls a program. All else that holds one is evaluated as it is, or handled below.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
@@ -48,9 +49,16 @@ def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None
     """What a truth value, an output of this equation, compares with zero.
 
     For a > b it is a - b; for a > b and c > d the smaller one of both differences, and so on.
+    For a == b, where one of them is what a kink chooses, as the largest entry, it is 1 where they
+    are equal and -1 elsewhere: between the sides of that kink no two would be.
     None if it is no truth value that may change with the parameters.
     """
     name, compared = eqn.primitive.name, [fact.compared for fact in known]
+    if name in EQUALITIES and floating(eqn.invars[0]):
+        if not any(fact.chosen for fact in known) or known[0].name == known[1].name:
+            return None
+        dtype = jnp.result_type(*operands)
+        return jnp.where(operands[0] == operands[1], 1.0, -1.0).astype(dtype) * EQUALITIES[name]
     if name in COMPARISONS and floating(eqn.invars[0]):
         if not any(fact.depends for fact in known) or settled("max", known):
             return None

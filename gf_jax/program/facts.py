@@ -34,6 +34,7 @@ class Fact(NamedTuple):
       compared: of the truth value of a comparison, such as a > b, the difference of what is
         compared, with the sign at which the comparison is true: here a - b. None of all else.
       number: whether it is a single number that the program itself holds.
+      chosen: whether it is made of what kinks choose, as a largest entry.
     """
 
     name: int
@@ -42,6 +43,7 @@ class Fact(NamedTuple):
     nonpositive: bool = False
     compared: Array | None = None
     number: bool = False
+    chosen: bool = False
 
 
 class Facts:
@@ -53,9 +55,9 @@ class Facts:
         self._numbers: dict[int, float] = {}
         self._summed: dict[int, int] = {}
 
-    def argument(self, *, depends: bool) -> Fact:
+    def argument(self, *, depends: bool, chosen: bool = False) -> Fact:
         """Of a value that comes from outside."""
-        return Fact(self.fresh(), depends)
+        return Fact(self.fresh(), depends, chosen=chosen)
 
     def literal(self, value: Any) -> Fact:
         """Of a constant; NaN, which no sum of it hides, has both signs."""
@@ -78,6 +80,7 @@ class Facts:
             depends and bool(jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)),
             self._nonnegative(eqn, operands),
             kind in SAME_SIGN and all(fact.nonpositive for fact in operands),
+            chosen=any(fact.chosen for fact in operands),
         )
 
     def _nonnegative(self, eqn: Any, operands: list[Fact]) -> bool:

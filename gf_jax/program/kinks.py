@@ -177,7 +177,7 @@ class _Walker:
         if any(matters):
             chosen = self.chosen(eqn, operands, known)
             if chosen is not None:
-                return [chosen], [fact]
+                return [chosen], [fact._replace(chosen=True)]
         results = evaluate(eqn, operands)
         if eqn.primitive.multiple_results:
             return results, [fact._replace(name=self.facts.fresh()) for _ in results]
@@ -320,16 +320,17 @@ class _Walker:
         consts, carries = loop_parts(eqn)
         given, first, rows = _split(operands, consts, carries)
         depends, outs = self.reach(inner, [fact.depends for fact in known], consts, carries)
+        chosen = any(fact.chosen for fact in known)
 
         def body(carry: list[Any], row: tuple[list[Any], list[Array] | None]) -> Any:
             walker = self.within(row[1])
-            arguments = [self.facts.argument(depends=each) for each in depends]
+            arguments = [self.facts.argument(depends=each, chosen=chosen) for each in depends]
             values, _ = walker.run(inner.jaxpr, inner.consts, [*given, *carry, *row[0]], arguments)
             return values[:carries], (values[carries:], walker.found)
 
         one = [jax.ShapeDtypeStruct(jnp.shape(row)[1:], jnp.result_type(row)) for row in rows]
         number = len(jax.eval_shape(body, first, (one, None))[1][1])
-        facts = [self.facts.argument(depends=each) for each in outs]
+        facts = [self.facts.argument(depends=each, chosen=chosen or number > 0) for each in outs]
         if not number:
             return evaluate(eqn, operands), facts
         at = len(self.found)
@@ -376,8 +377,9 @@ class _Walker:
         depends = [fact.depends for fact in known[1:]]
         shapes = [variable.aval for variable in eqn.invars[1:]]
         tried = [self.dry(branch, shapes, depends) for branch in branches]
+        chosen = any(fact.chosen for fact in known) or any(number for _, number in tried)
         facts = [
-            self.facts.argument(depends=any(each) or compared is not None)
+            self.facts.argument(depends=any(each) or compared is not None, chosen=chosen)
             for each in zip(*(outs for outs, _ in tried), strict=True)
         ]
         if compared is None and not any(number for _, number in tried):
