@@ -24,7 +24,7 @@ from gf_jax.descent.schedule import Clock, Schedule
 from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
 from gf_jax.optimizers.momentum import Momentum
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
-from gf_jax.program.compiling import jit
+from gf_jax.program.compiling import Speed, jit
 from gf_jax.program.program import Loss, Program, one_of, prepare, prepare_at_stack
 
 PyTree = Any
@@ -158,8 +158,9 @@ def resumable_segments(
         shapes = _state_shapes(rule, data, point, stack, sharding)
         sizes = np.array(schedule.step_sizes)
         evaluations = schedule.gradient_evaluations * math.prod(stack[:-1])
-        quickly = rule.pure.brief(evaluations)
-        run_segment: Any = _compiled(rule, schedule, starts, sharding, quickly)
+        losses = [rule.pure] if rule.of_batch is None else [rule.pure, rule.of_batch]
+        speed = min(loss.speed(evaluations) for loss in losses)
+        run_segment: Any = _compiled(rule, schedule, starts, sharding, speed)
         if check_memory is not None:
             slots, _ = schedule.snapshot_slots(0)
             lowered = run_segment.lower(data, shapes, params, sizes, slots, True)
@@ -223,12 +224,12 @@ def _with_start(part: Trajectory, start: Metrics) -> Trajectory:
 
 
 def _compiled(
-    rule: Rule, schedule: Schedule, starts: bool, sharding: NamedSharding | None, quickly: bool
+    rule: Rule, schedule: Schedule, starts: bool, sharding: NamedSharding | None, speed: Speed
 ) -> Callable:
     """The function of one segment, kept with the loss that it is of."""
     capacity, unbound = schedule.snapshot_capacity, rule._replace(pure=None)  # type: ignore[arg-type]
-    name = ("segment", unbound, capacity, starts, sharding, quickly)
-    return rule.pure.once(name, lambda: _jit(_segment(rule, capacity, starts), sharding, quickly))
+    name = ("segment", unbound, capacity, starts, sharding, speed)
+    return rule.pure.once(name, lambda: _jit(_segment(rule, capacity, starts), sharding, speed))
 
 
 def _segment(rule: Rule, capacity: int, starts: bool) -> Callable:
@@ -270,13 +271,13 @@ def _segment(rule: Rule, capacity: int, starts: bool) -> Callable:
     return run
 
 
-def _jit(segment: Callable, sharding: NamedSharding | None, quickly: bool) -> Callable:
+def _jit(segment: Callable, sharding: NamedSharding | None, speed: Speed) -> Callable:
     """Compiles a segment; all that is stacked comes out placed as it went in."""
     options: dict[str, Any] = {}
     if sharding is not None:
         rows = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
         options["out_shardings"] = (sharding, sharding, rows, rows)
-    return jit(segment, quickly=quickly, donate_argnums=1, **options)
+    return jit(segment, speed=speed, donate_argnums=1, **options)
 
 
 def _start(rule: Rule, data: Data, params: PyTree, blank: _State) -> _State:

@@ -203,7 +203,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
 
     start, pure = ties.start(problem), problem.pure
     with problem.numbers.context():
-        find = pure.once("gradient", lambda: jit(pure.gradient, quickly=pure.small))
+        find = pure.once("gradient", lambda: jit(pure.gradient, speed=pure.flow_speed))
         gradient = jax.device_get(find(problem.data, start))
     steepest, scale = (
         float(precise_distance(tree, jax.tree.map(np.zeros_like, tree), 0))
@@ -221,7 +221,7 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     params, e, second, followed = solution.state
     flow = make_flow(problem, params, solution.error[0], solution.statistics)
     with problem.numbers.context():
-        stack = pure.once("gradients", lambda: jit(_along(pure.gradient), quickly=pure.small))
+        stack = pure.once("gradients", lambda: jit(_along(pure.gradient), speed=pure.flow_speed))
         actual = jax.device_get(stack(problem.data, params))
     away = precise_distance(actual, followed, 1)
     with np.errstate(invalid="ignore"):  # what was not reached is no number

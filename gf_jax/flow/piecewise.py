@@ -368,7 +368,7 @@ def _solver(problem: FlowProblem, exact_phase: bool, tells: bool) -> tuple[Telli
                 tell=telling if tells else None,
             )
 
-        return telling, jit(solve, quickly=problem.pure.small)
+        return telling, jit(solve, speed=problem.pure.flow_speed)
 
     name = ("macro steps", exact_phase, tells, problem.numbers.dtype)
     return problem.pure.once(name, make)

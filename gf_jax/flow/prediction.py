@@ -196,7 +196,7 @@ def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarr
 
     with problem.numbers.context():
         along = lambda data, stack: jax.lax.map(lambda point: one(data, *point), stack)  # noqa: E731
-        find = pure.once("products", lambda: jit(along, quickly=pure.small))
+        find = pure.once("products", lambda: jit(along, speed=pure.flow_speed))
         return jax.device_get(find(problem.data, (params, e)))
 
 
@@ -299,7 +299,7 @@ def _step_by_step(
     """One run of descent at the sampling times, leaves of shape (times, ...)."""
     steps = np.diff(np.round(counts).astype(int), prepend=0)
     pure, tells = problem.pure, tells_meanwhile(progress, problem.program)
-    quickly = pure.brief(int(steps.sum()))
+    speed = pure.speed(int(steps.sum()))
 
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
@@ -318,9 +318,9 @@ def _step_by_step(
 
             return jax.lax.scan(between_times, params, (jnp.arange(len(steps)), steps))[1]
 
-        return telling, jit(run, quickly=quickly)
+        return telling, jit(run, speed=speed)
 
-    telling, run = pure.once(("steps", tells, quickly, problem.numbers.dtype), make)
+    telling, run = pure.once(("steps", tells, speed, problem.numbers.dtype), make)
     telling.progress = progress
     with problem.numbers.context():
         states = jax.device_get(run(problem.data, problem.params, step_size, steps))

@@ -111,8 +111,8 @@ class FlowProblem(NamedTuple):
             return jax.lax.map(lambda points: along(data, points, axes - 1), stack)
 
         with self.numbers.context():
-            quickly = self.pure.small
-            solve = self.pure.once("losses", lambda: jit(along, quickly=quickly, static_argnums=2))
+            speed = self.pure.flow_speed
+            solve = self.pure.once("losses", lambda: jit(along, speed=speed, static_argnums=2))
             return np.asarray(solve(self.data, stack, stack_axes))
 
 

@@ -196,7 +196,7 @@ def _solver(
             complete = found.result == diffrax.RESULTS.successful
             return _Solved(jax.vmap(unravel)(found.ys), found.stats, complete)
 
-        return telling, jit(solve, quickly=problem.pure.small)
+        return telling, jit(solve, speed=problem.pure.flow_speed)
 
     return problem.pure.once((system.name, most_steps, tells, problem.numbers.dtype), make)
 

@@ -43,7 +43,7 @@ def start(problem: FlowProblem) -> PyTree:
         return bool(precise_distance(gradient, other, 0) > allowed)
 
     with problem.numbers.context():
-        find = pure.once("gradient", lambda: jit(pure.gradient, quickly=pure.small))
+        find = pure.once("gradient", lambda: jit(pure.gradient, speed=pure.flow_speed))
         params = jax.device_get(params)
         gradient = jax.device_get(find(problem.data, params))
         if not jumps(gradient, jax.device_get(find(problem.data, descended(params, gradient)))):
@@ -75,4 +75,4 @@ def _gradients(problem: FlowProblem) -> Any:
         given = own if gates is None else gradient(params, gates)[0]
         return given, own, [step(kink) for kink in kinks]
 
-    return problem.pure.once("gradients at ties", lambda: jit(both, quickly=problem.pure.small))
+    return problem.pure.once("gradients at ties", lambda: jit(both, speed=problem.pure.flow_speed))

@@ -2,8 +2,14 @@
 
 XLA spends most of the time of a small problem on making its program fast. On a CPU it may be told
 not to, which compiles twice as fast and runs at half the speed, or a quarter.
+
+Told to do nothing at all, it computes one value twice in slightly different ways, with a fused
+multiply-add or without. So no entry may be equal to the largest of them, and the derivative of
+``jnp.max`` is 0/0. Losses that hold such a comparison are compiled with the first level of its
+optimisations, at which none was found to differ, and less is saved.
 """
 
+import enum
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +19,30 @@ import jax
 CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
 # One by one, those that the installed XLA knows. Kernels by its older emitter compile faster.
 SLOWER = 4  # times as slow is what is compiled quickly, at worst
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+class Speed(enum.IntEnum):
+    """How fast a program is compiled; the faster, the slower it runs."""
+
+    FULL = 0  # as JAX does
+    QUICK = 1
+    QUICKEST = 2  # where no value is compared with itself
+
+
+OPTIONS: dict[Speed, dict[str, Any]] = {
+    Speed.FULL: {},
+    Speed.QUICK: {
+        "xla_backend_optimization_level": 1,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    },
+    Speed.QUICKEST: {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+}
+# Operations that compare a value with what is made of it, or whose derivatives do.
+COMPARING = {
+    *("reduce_max", "reduce_min", "argmax", "argmin", "cummax", "cummin", "sort", "top_k"),
+    *("reduce_window_max", "reduce_window_min", "eq", "ne"),
+}
 
 
 def cheap(numbers: int) -> int:
@@ -21,25 +50,25 @@ def cheap(numbers: int) -> int:
     return int(CHEAP / max(1, numbers / SMALL))
 
 
-def jit(function: Callable, *, quickly: bool, **options: Any) -> Callable:
+def jit(function: Callable, *, speed: Speed, **options: Any) -> Callable:
     """As ``jax.jit``.
 
     Args:
       function: what is compiled.
-      quickly: whether all that it will ever compute is done in a moment.
+      speed: with which it is, if all that it will ever compute is done in a moment.
       **options: of ``jax.jit``.
     """
-    chosen = _known(jax.default_backend()) if quickly else None
+    chosen = _known(jax.default_backend(), speed) if speed else None
     return jax.jit(function, compiler_options=chosen, **options)
 
 
 @functools.cache
-def _known(platform: str) -> dict[str, Any] | None:
+def _known(platform: str, speed: Speed) -> dict[str, Any] | None:
     """Those of the options that this XLA knows; versions differ."""
     if platform != "cpu":
         return None
     known = {}
-    for name, value in QUICKLY.items():
+    for name, value in OPTIONS[speed].items():
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
         except jax.errors.JaxRuntimeError:

@@ -17,6 +17,7 @@ from jax.extend import core
 from jaxtyping import Array
 
 from gf_jax.program import compiling
+from gf_jax.program.compiling import Speed
 from gf_jax.program.equations import equations_within
 from gf_jax.program.flattening import Parts
 from gf_jax.program.kinks import Gated, gate
@@ -76,13 +77,19 @@ class Pure:
         return compiling.cheap(self._numbers)
 
     @property
-    def small(self) -> bool:
-        """Whether that is so of all gradients that a flow takes."""
-        return self._numbers <= compiling.SMALL
+    def flow_speed(self) -> Speed:
+        """How fast is compiled what takes all the gradients of a flow."""
+        return self._quick if self._numbers <= compiling.SMALL else Speed.FULL
 
-    def brief(self, evaluations: int) -> bool:
-        """Whether so many gradients are worth no compiler that does its best."""
-        return evaluations <= compiling.cheap(compiling.SLOWER * self._numbers)
+    def speed(self, evaluations: int) -> Speed:
+        """How fast is compiled what takes so many gradients."""
+        few = evaluations <= compiling.cheap(compiling.SLOWER * self._numbers)
+        return self._quick if few else Speed.FULL
+
+    @functools.cached_property
+    def _quick(self) -> Speed:
+        names = {eqn.primitive.name for eqn in equations_within(self._parts.moving.jaxpr)}
+        return Speed.QUICK if names & compiling.COMPARING else Speed.QUICKEST
 
     @property
     def _numbers(self) -> int:

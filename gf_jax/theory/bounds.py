@@ -68,7 +68,7 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
 
     numbers = flow_arithmetic()
     with numbers.context():
-        solve = pure.once("defects", lambda: jit(mean, quickly=pure.small))
+        solve = pure.once("defects", lambda: jit(mean, speed=pure.flow_speed))
         return np.asarray(solve(data, numbers.cast(params), step_size))
 
 

@@ -121,7 +121,7 @@ def curvature(
         flat, unravel = ravel_pytree(first)
         depth = min(products, flat.size)
         of_one = functools.partial(_ends, pure, unravel, depth)
-        ends = pure.once(("spectrum", depth), lambda: jit(of_one, quickly=pure.small))
+        ends = pure.once(("spectrum", depth), lambda: jit(of_one, speed=pure.flow_speed))
         found, start = [], ravel_pytree(pure.gradient(data, first))[0]
         for at in range(points):
             here = ravel_pytree(_point(stack, at))[0]

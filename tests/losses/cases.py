@@ -73,6 +73,9 @@ def outcome(loss: Loss, options: dict[str, Any]) -> tuple[str, str]:
         return ("raised" if "\n" in str(error) else "refused"), str(error)
     except Exception as error:
         return "raised", f"{type(error).__name__}: {error}"
+    if not found.run.arrived:
+        finite = np.isfinite(known(loss, options, found.run).distance[-1]).any()
+        return ("wrong" if finite else "right"), "every run diverged"
     if found.run.reference is None:
         doubts = getattr(found, "doubts", ())
         return ("told" if doubts else "wrong"), f"no flow; doubts: {doubts}"
