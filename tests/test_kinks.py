@@ -133,6 +133,9 @@ def _(primals, tangents):
         # What is equal to the largest entry is a mask that changes where that entry does.
         (of_the_largest, 3 + 4),
         (lambda x: jnp.where(x == 0, 1.0, jnp.where(x != x, 0.0, x)).sum(), 0),
+        # Guards against what no number is are none, of what kinks have chosen neither.
+        (lambda x: jnp.logaddexp(jnp.clip(x, -0.5, 9.0), 0.0).sum(), 8),
+        (lambda x: jnp.nan_to_num(jnp.abs(x)).sum(), 4),
     ],
 )
 def test_kinks_are_found_and_the_gated_form_is_the_function(f, kinks):

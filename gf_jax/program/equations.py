@@ -55,7 +55,9 @@ def difference(eqn: Any, operands: list[Any], known: list[Fact]) -> Array | None
     """
     name, compared = eqn.primitive.name, [fact.compared for fact in known]
     if name in EQUALITIES and floating(eqn.invars[0]):
-        if not any(fact.chosen for fact in known) or known[0].name == known[1].name:
+        infinite = any(fact.number and np.isinf(x) for fact, x in zip(known, operands, strict=True))
+        same = known[0].name == known[1].name  # so that NaN is asked for
+        if infinite or same or not any(fact.chosen for fact in known):
             return None
         dtype = jnp.result_type(*operands)
         return jnp.where(operands[0] == operands[1], 1.0, -1.0).astype(dtype) * EQUALITIES[name]

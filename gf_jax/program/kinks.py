@@ -277,7 +277,10 @@ class _Walker:
         moving = [
             floating(atom) and fact.depends for atom, fact in zip(eqn.invars, known, strict=True)
         ]
-        here = [jax.lax.stop_gradient(jnp.asarray(x)) for x in operands]
+        here = [
+            x if fact.number else jax.lax.stop_gradient(jnp.asarray(x))
+            for x, fact in zip(operands, known, strict=True)
+        ]
         chosen = [(x, at) for x, at, moves in zip(operands, here, moving, strict=True) if moves]
         rule = _rule(eqn, here, moving)
         arguments = [*known, *(self.facts.argument(depends=True) for _ in chosen)]
