@@ -47,8 +47,7 @@ def test_what_is_no_float_is_held_fixed():
     model = model_of()
     f, moving = by_hand(model)
     found, expected = gf_jax.compare(loss, model, **OPTIONS), gf_jax.compare(f, moving, **OPTIONS)
-    for one, other in zip(found.run.metrics, expected.run.metrics, strict=True):
-        np.testing.assert_array_equal(one, other)
+    jax.tree.map(np.testing.assert_array_equal, found.run.metrics, expected.run.metrics)
     np.testing.assert_array_equal(found.distance, expected.distance)
     assert found.snapshots["w"].shape == (8, 2, 4)
     assert found.flow["shift"].shape == (8,)

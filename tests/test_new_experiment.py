@@ -20,7 +20,6 @@ SOURCE = '''
 """How long the flow of a quartic is."""
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +30,7 @@ from experiments.cli.experiment import Experiment
 from experiments.cli.options import option, positive, positive_number
 from experiments.output.figures import style
 from experiments.runs import harness, store, structures
+from gf_jax.records import record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ class Options(groups.Storage):
     samples: int = option("Times of the flow.", 5, "Quartic", accepted=positive)
 
 
-class Quartic(NamedTuple):
+@record
+class Quartic:
     """Times, and where the flow is."""
 
     times: Float[np.ndarray, " times"]
