@@ -39,7 +39,7 @@ OPTIONS: dict[Speed, dict[str, Any]] = {
     Speed.QUICKEST: {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
 }
 # Operations that compare a value with what is made of it, or whose derivatives do.
-COMPARING = {
+EQUATING = {
     *("reduce_max", "reduce_min", "argmax", "argmin", "cummax", "cummin", "sort", "top_k"),
     *("reduce_window_max", "reduce_window_min", "eq", "ne"),
 }

@@ -89,7 +89,7 @@ class Pure:
     @functools.cached_property
     def _quick(self) -> Speed:
         names = {eqn.primitive.name for eqn in equations_within(self._parts.moving.jaxpr)}
-        return Speed.QUICK if names & compiling.COMPARING else Speed.QUICKEST
+        return Speed.QUICK if names & compiling.EQUATING else Speed.QUICKEST
 
     @property
     def _numbers(self) -> int:
