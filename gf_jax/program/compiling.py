@@ -17,7 +17,6 @@ from typing import Any
 import jax
 
 CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
-# One by one, those that the installed XLA knows. Kernels by its older emitter compile faster.
 SLOWER = 4  # times as slow is what is compiled quickly, at worst
 
 
@@ -29,6 +28,7 @@ class Speed(enum.IntEnum):
     QUICKEST = 2  # where no value is compared with itself
 
 
+# One by one, those that the installed XLA knows. Kernels by its older emitter compile faster.
 OPTIONS: dict[Speed, dict[str, Any]] = {
     Speed.FULL: {},
     Speed.QUICK: {
