@@ -13,7 +13,7 @@ LIBRARY = {
     "records": set(),
     "comparison": {"records"},
     "program": set(),
-    "optimizers": set(),
+    "optimizers": {"program"},
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
     "descent": {"comparison", "optimizers", "program"},
     "flow": {"comparison", "optimizers", "program"},

@@ -1,0 +1,267 @@
+"""The continuous limit of any optimiser, and its deviation, solved along the flow.
+
+``gf_jax.optimizers.limit`` makes the equation of a program; here it is solved for a loss. Beside
+the limit z and its deviation e three more are solved: q' = DF F, which is the velocity itself
+unless something jumps; and the modified flow of the largest step size h, z' = F + h (G − ½ DF F)
+from z(0) + h e(0), whose distance from z + h e tells how good the first order is.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from gf_jax.comparison import precise_distance
+from gf_jax.flow import smooth
+from gf_jax.flow.flow import tree_norm
+from gf_jax.flow.problem import FlowProblem, Progress
+from gf_jax.optimizers.limit import Given, Limit, Optimizer, Point
+from gf_jax.optimizers.search import Start, find_limit
+from gf_jax.program.compiling import jit
+from gf_jax.program.pure import Pure
+
+PyTree = Any
+
+PRODUCT = 2  # a Hessian-vector product, in gradients
+TOLERANCE = 1e-7
+RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
+LOOSER = 10.0
+NEAR = 1e-6  # length of a difference, over that of params
+NEGLIGIBLE = 1e-9  # e, over params per time and velocity
+TINY = 1e-300  # so that nothing over nothing is nothing
+
+
+class Expansion(NamedTuple):
+    """The limit of an optimiser and its first order, at the times asked for.
+
+    Attributes:
+      start: the limit from its start.
+      params: z, leaves (times, ...), in double precision like all that follows.
+      e: the deviation at the ends of periods, likewise.
+      offsets: what is added to e within a period, leaves (times, period, ...).
+      error: estimated error of z.
+      e_error: of e.
+      rest: norm of what z + h e leaves out of the modified flow, over h².
+      jumps: how far the velocity is from what its Jacobian makes of it, over its norm at first.
+      statistics: what the solve took.
+    """
+
+    start: Start
+    params: PyTree
+    e: PyTree
+    offsets: PyTree
+    error: Float[np.ndarray, " times"]
+    e_error: Float[np.ndarray, " times"]
+    rest: Float[np.ndarray, " times"]
+    jumps: Float[np.ndarray, " times"]
+    statistics: Any
+
+    def apart(self, steps: Sequence[int]) -> PyTree:
+        """How far a run stands from the limit after so many steps, over its step size."""
+        behind = self.start.behind(steps)
+        phases = np.asarray(steps) % self.start.limit.period
+        rows = np.arange(len(phases))
+        return jax.tree.map(
+            lambda e, inner, late: e + inner[rows, phases] + late, self.e, self.offsets, behind
+        )
+
+
+def limit_from(
+    problem: FlowProblem, optimizer: Optimizer, step_size: float
+) -> Start:
+    """The limit of an optimiser on a loss from its start.
+
+    Args:
+      problem: the loss, start and times.
+      optimizer: the function of the step size.
+      step_size: the smallest of those that it is compared with.
+
+    Raises:
+      LimitError: if there is none.
+    """
+    pure = problem.pure
+
+    def slope(data: list[Array], params: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[None], pure.gradient(data, params))
+
+    def derivative(data: list[Array], params: PyTree, direction: PyTree) -> PyTree:
+        """By a difference: not every gradient can be differentiated."""
+        length = (optax.tree.norm(params) + NEAR) / (optax.tree.norm(direction) + TINY)
+        ahead = optax.tree.add_scale(params, NEAR * length, direction)
+        return jax.tree.map(
+            lambda b, a: (b - a) / (NEAR * length), slope(data, ahead), slope(data, params)
+        )
+
+    with problem.numbers.context():
+        find = pure.once("slope", lambda: jit(slope, speed=pure.flow_speed))
+        change = pure.once("derivative", lambda: jit(derivative, speed=pure.flow_speed))
+        return find_limit(
+            optimizer,
+            problem.params,
+            find(problem.data, problem.params),
+            lambda direction: change(problem.data, problem.params, direction),
+            step_size=step_size,
+            time=float(problem.times[-1]),
+        )
+
+
+def solve_limit(
+    problem: FlowProblem, start: Start, budget: int | None, progress: Progress | None
+) -> tuple[PyTree, np.ndarray, Any]:
+    """The limit alone: params, their errors, and statistics."""
+    limit = start.limit
+
+    def velocity(arguments: Any, state: Any) -> Any:
+        data, given = arguments
+        gradients = _gradients(problem.pure, limit, data)
+        return tuple(limit.velocity(given, gradients, Point(*state)))
+
+    def size(arguments: Any, error: Any, state: Any) -> Array:
+        return _size(error, state)
+
+    system = smooth.System(
+        ("limit", limit), velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3
+    )
+    arguments = [(problem.data, start.given)]
+    most = smooth.most_steps(system, budget)
+    (solution,) = smooth.solve_twice(
+        _from(problem, start), system, tuple(start.point), arguments, progress, most
+    )
+    return solution.state[0], solution.error[0], solution.statistics
+
+
+def expand(
+    problem: FlowProblem,
+    start: Start,
+    largest: float,
+    budget: int | None,
+    progress: Progress | None,
+) -> Expansion:
+    """The limit with its first order.
+
+    Args:
+      problem: a smooth loss whose gradient can be differentiated, start, and times.
+      start: the limit of an optimiser from there.
+      largest: of the step sizes that it is compared with.
+      budget: gradients beyond which it is given up.
+      progress: is told the share that is done.
+    """
+    limit, pure = start.limit, problem.pure
+
+    def velocity(arguments: Any, state: Any) -> Any:
+        data, given, step_size, _ = arguments
+        (*z, e, e_slow, _, _, z_h, slow_h) = state
+        point, behind = Point(*z), Point(e, e_slow, jnp.zeros_like(z[2]))
+        gradients, products = _gradients(pure, limit, data), _products(pure, data)
+        expansion = functools.partial(limit.expansion, given, gradients, products)
+        f, first, bend, (along,) = expansion(point, behind)
+        e_velocity = optax.tree.add(along, first)
+        f_h, first_h, _, _ = expansion(Point(z_h, slow_h, point.time))
+        modified = optax.tree.add_scale(f_h, step_size, first_h)
+        return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
+
+    def size(arguments: Any, error: Any, state: Any) -> Array:
+        _, _, step_size, floor = arguments
+        own = _size(error[:2], state[:2])
+        allowed = RELATIVE * (_size(state[3:5], state[:2]) + floor)
+        of_e = _size(error[3:5], state[:2]) / allowed
+        of_modified = _size(error[7:9], state[:2]) / (step_size * allowed)
+        return jnp.maximum(own, jnp.maximum(of_e, of_modified))
+
+    problem = problem._replace(tolerance=problem.tolerance or TOLERANCE)
+    with problem.numbers.context():
+
+        def first(data: list[Array], given: Given, point: Point, moment: PyTree) -> Any:
+            gradients = _gradients(pure, limit, data)
+            still = Point(moment, *jax.tree.map(jnp.zeros_like, point[1:]))
+            f, along = jax.jvp(lambda p: limit.velocity(given, gradients, p), (point,), (still,))
+            return f, along.params
+
+        compiled = pure.once(("limit velocity", limit), lambda: jit(first, speed=pure.flow_speed))
+        f, back = compiled(problem.data, start.given, start.point, start.moment)
+    z, e = start.point, start.deviation
+    moved = optax.tree.add_scale((z.params, z.slow), largest, (e.params, e.slow))
+    begin = (*z, e.params, e.slow, f.params, f.slow, *moved)
+    steepest, scale = (float(optax.tree.norm(tree)) for tree in (f.params, z.params))
+    floor = NEGLIGIBLE * (scale / problem.times[-1] + steepest) + TINY
+    cost = 2 + 5 * PRODUCT + (2 * limit.period * PRODUCT if limit.period > 1 else 0)
+    system = smooth.System(
+        ("expansion", limit), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
+    )
+    arguments = [(problem.data, start.given, largest, floor)]
+    most = smooth.most_steps(system, budget)
+    begin = jax.device_get(begin)
+    (solution,) = smooth.solve_twice(
+        _from(problem, start), system, begin, arguments, progress, most
+    )
+    params, slow, time, e_params, _, q, _, z_h, _ = solution.state
+
+    def along(data: list[Array], given: Given, points: Point) -> tuple[PyTree, PyTree, Array]:
+        gradients = _gradients(pure, limit, data)
+
+        def one(point: Point) -> tuple[PyTree, PyTree, Array]:
+            offsets = limit.offsets(given, gradients, point)
+            f = limit.velocity(given, gradients, point)
+            bend = jax.jvp(lambda p: limit.velocity(given, gradients, p), (point,), (f,))[1]
+            return f.params, offsets, optax.tree.norm(jax.tree.map(jnp.nan_to_num, bend.params))
+
+        return jax.lax.map(one, points)
+
+    with problem.numbers.context():
+        compiled = pure.once(("limit along", limit), lambda: jit(along, speed=pure.flow_speed))
+        actual, offsets, bends = jax.device_get(
+            compiled(problem.data, start.given, Point(params, slow, time))
+        )
+    linear = jax.tree.map(lambda p, d: p + largest * d, params, e_params)
+    rates = bends / (tree_norm(actual) + TINY)
+    of_transient = jax.tree.map(lambda s, b: s - jnp.nan_to_num(b), start.second, back)
+    rest = precise_distance(z_h, linear, 1) / largest**2
+    rest = rest + float(optax.tree.norm(of_transient)) + rates * tree_norm(e_params)
+    with np.errstate(invalid="ignore"):  # what was not reached is no number
+        away = precise_distance(actual, q, 1) - LOOSER * solution.error[5]
+        jumps = np.maximum(away, 0) / (steepest or 1.0)
+    return Expansion(
+        start, params, e_params, offsets, solution.error[0], solution.error[3], rest, jumps,
+        solution.statistics,
+    )  # fmt: skip
+
+
+def _from(problem: FlowProblem, start: Start) -> FlowProblem:
+    """The problem with times counted from the start's own."""
+    times = np.maximum(problem.times - float(start.point.time), 0)
+    return problem._replace(times=times)
+
+
+def _size(tree: Any, of: Any) -> Array:
+    """Norm of an error of params and slow leaves, the latter as shares of theirs."""
+    squares = optax.tree.norm(tree[0]) ** 2
+    for error, leaf in zip(tree[1], of[1], strict=True):
+        squares += optax.tree.norm(error) ** 2 / (optax.tree.norm(leaf) ** 2 + TINY)
+    return jnp.sqrt(squares)
+
+
+def _gradients(pure: Pure, limit: Limit, data: list[Array]) -> Callable[[PyTree], PyTree]:
+    """Maps params to the gradients of all steps of a period."""
+
+    def gradients(params: PyTree) -> PyTree:
+        gradient = pure.field(data, params)(params)
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (limit.period, *leaf.shape)), gradient
+        )
+
+    return gradients
+
+
+def _products(pure: Pure, data: list[Array]) -> Callable[[PyTree, PyTree], PyTree]:
+    """Maps params and directions, one for each step of a period, to derivatives of gradients."""
+
+    def products(params: PyTree, directions: PyTree) -> PyTree:
+        _, product = pure.linearize(data, params)
+        return jax.lax.map(product, directions)
+
+    return products
