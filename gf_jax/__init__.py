@@ -27,7 +27,8 @@ from gf_jax.flow.deviation import Deviation as Deviation
 from gf_jax.flow.deviation import deviation as deviation
 from gf_jax.flow.flow import Flow as Flow
 from gf_jax.flow.flow import gradient_flow as gradient_flow
-from gf_jax.flow.flow import modified_flow as modified_flow
+from gf_jax.flow.limit_flow import limit_flow as limit_flow
+from gf_jax.flow.modified import modified_flow as modified_flow
 from gf_jax.flow.prediction import Prediction as Prediction
 from gf_jax.flow.prediction import predict as predict
 from gf_jax.optimizers.momentum import Momentum as Momentum

@@ -56,7 +56,7 @@ def test_a_quadratic_against_a_loop(segments, beta):
         iterations=9,
         segments=segments,
         arithmetic="float64",
-        transformation=gf_jax.heavy_ball(beta).transformation,
+        optimizer=gf_jax.heavy_ball(beta),
         batches=BATCHES,
     )
     for lane, ratio in enumerate((1, 2, 5)):

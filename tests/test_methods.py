@@ -50,13 +50,12 @@ def test_a_run_with_momentum(made, capsys):
     with np.load(momentum_run / "metrics.npz") as metrics:
         np.testing.assert_allclose(metrics["time"], np.arange(13) * 0.1)  # 0.05 / (1 - 0.5)
     objective, start = problem()
-    transformation = gf_jax.nesterov(0.5).transformation
     run = gf_jax.gradient_descent(
         *(objective.loss, start),
         step_size=0.05,
         ratios=(4,),
         iterations=12,
-        transformation=transformation,
+        optimizer=gf_jax.nesterov(0.5),
     )
     jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)
     # At other times than these the flow would be far away: it travels 1.3 in 1.2.
@@ -113,7 +112,7 @@ def test_a_run_in_batches(made, invoke, tmp_path):
         step_size=0.05,
         ratios=(4,),
         iterations=12,
-        transformation=gf_jax.heavy_ball(0.5).transformation,
+        optimizer=gf_jax.heavy_ball(0.5),
         batches=objective.batches(20),
     )
     jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)

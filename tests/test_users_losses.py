@@ -257,9 +257,9 @@ def test_a_python_number_of_the_params_is_told():
         gf_jax.compare(lambda w: float(w.sum()) * w.sum(), START, **SHORT)
 
 
-def test_a_transformation_that_ascends_is_refused():
-    with pytest.raises(ValueError, match=r"^transformation: ") as told:
-        gf_jax.gradient_descent(PLAIN.f, START, **SHORT, transformation=optax.sgd(1.0))
+def test_a_transformation_without_a_step_size_is_refused():
+    with pytest.raises(ValueError, match=r"^optimizer: got a transformation; accepted") as told:
+        gf_jax.gradient_descent(PLAIN.f, START, **SHORT, optimizer=optax.sgd(1.0))
     assert "\n" not in str(told.value)
 
 

@@ -96,7 +96,7 @@ def steps(told: Network, study: Problem) -> dict[str, Any]:
     """Options of descent that say what its steps are made of."""
     method, options = told.method, dict[str, Any]()
     if method.optimizer is not None:
-        options["transformation"] = method.optimizer
+        options["optimizer"] = method.optimizer
     if method.batch_size:
         options["batches"] = study.objective.batches(method.batch_size)
     return options

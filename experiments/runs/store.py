@@ -156,7 +156,11 @@ def _seeds(run: Run) -> dict[str, Any]:
 def _method(run: Run) -> dict[str, Any]:
     """How steps are made, if not by plain descent on all examples."""
     fields = dataclasses.asdict(run.method)
-    return {name: np.array(value) for name, value in fields.items() if value}
+    return {
+        name: encode(value) if isinstance(value, str) else np.array(value)
+        for name, value in fields.items()
+        if value
+    }
 
 
 def _doubts(run: Run) -> dict[str, Any]:

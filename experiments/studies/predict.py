@@ -123,7 +123,7 @@ def run(options: Options) -> int:
                 study.initial_params,
                 options.schedule.clock(options.method.time_scale).times(times),
                 step_sizes,
-                momentum=options.method.optimizer,
+                optimizer=options.method.optimizer,
                 progress=tell,
             ),
             like,

@@ -169,7 +169,7 @@ def _predicted(workplace: NetworkWorkplace[Options], saved: Run) -> np.ndarray:
             study.initial_params,
             saved.snapshot_times,
             saved.step_sizes,
-            momentum=saved.method.optimizer,
+            optimizer=saved.method.optimizer,
             progress=tell,
         ),
         structures.of(

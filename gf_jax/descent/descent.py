@@ -24,14 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import PyTree, Trajectory, resumable_segments
 from gf_jax.descent.stepping import Batches
-from gf_jax.optimizers.momentum import Momentum
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.program import Loss, Program
 
 
@@ -45,7 +44,7 @@ def gradient_descent(
     snapshots: int | tuple[int, ...] | None = None,
     segments: int | None = 1,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | Momentum | None = None,
+    optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -65,10 +64,10 @@ def gradient_descent(
       arithmetic: "compensated" (the weights' own precision, at least float32, free
         of the rounding of updates), "float32", "float64" or "tf32", see
         ``gf_jax.program.arithmetic``.
-      transformation: makes of gradients the directions that lanes step in, times
-        -step_size: a momentum such as ``gf_jax.heavy_ball(0.9)``, or any of optax whose
-        directions do not depend on the step size; its time scale is then taken to be 1. None
-        is plain descent.
+      optimizer: maps a step size, that of a lane, to the optax transformation that makes its
+        updates of gradients: ``optax.adam``, ``lambda h: optax.sgd(h, momentum=0.9)``, or
+        ``gf_jax.heavy_ball(0.9)``, which has a time scale; that of others is 1. None is plain
+        descent, which ``optax.sgd`` is.
       batches: what the steps follow the gradients of, see ``Batches``. Metrics are those
         of f, at the price of an evaluation of f per base iteration and lane. None is f.
       starts: whether every leaf of params has a leading axis that enumerates starting
@@ -103,7 +102,7 @@ def gradient_descent(
         params,
         schedule,
         arithmetic=arithmetic,
-        transformation=transformation,
+        optimizer=optimizer,
         batches=batches,
         starts=starts,
         sharding=sharding,
@@ -117,7 +116,7 @@ def descent_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | Momentum | None = None,
+    optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -134,7 +133,7 @@ def descent_segments(
       params: the initial point, or a stack of them.
       schedule: the steps.
       arithmetic: name of the arithmetic.
-      transformation: makes directions of gradients.
+      optimizer: makes updates of gradients.
       batches: what the gradients are of.
       starts: whether params are a stack.
       sharding: of params.
@@ -157,7 +156,7 @@ def descent_segments(
         params,
         schedule,
         arithmetic=arithmetic,
-        transformation=transformation,
+        optimizer=optimizer,
         batches=batches,
         starts=starts,
         sharding=sharding,

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
@@ -22,7 +21,8 @@ from gf_jax.descent import stepping
 from gf_jax.descent.placement import Memory, fetch, memory_needed, place
 from gf_jax.descent.schedule import Clock, Schedule
 from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
-from gf_jax.optimizers.momentum import Momentum
+from gf_jax.optimizers.momentum import time_scale
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.program.compiling import Speed, jit
 from gf_jax.program.program import Loss, Program, one_of, prepare, prepare_at_stack
@@ -109,7 +109,7 @@ def resumable_segments(
     schedule: Schedule,
     *,
     arithmetic: str = "compensated",
-    transformation: optax.GradientTransformation | Momentum | None = None,
+    optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
     sharding: NamedSharding | None = None,
@@ -139,9 +139,7 @@ def resumable_segments(
       >>> [part.iterations.tolist() for part, _ in rest]
       [[6, 7, 8, 9, 10]]
     """
-    numbers, scale = get_arithmetic(arithmetic), 1.0
-    if isinstance(transformation, Momentum):
-        transformation, scale = transformation.transformation, transformation.time_scale
+    numbers, scale = get_arithmetic(arithmetic), time_scale(optimizer)
     if starts:
         program, params = prepare_at_stack(f, params, products=numbers.products)
     else:
@@ -150,7 +148,7 @@ def resumable_segments(
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
         point = one_of(params) if starts else params
-        rule, data = stepping.rule(program, point, schedule, numbers, transformation, batches)
+        rule, data = stepping.rule(program, point, schedule, numbers, optimizer, batches)
         if sharding is not None:
             constants, params = place([*data.whole, *data.batched], params, sharding)
             data = Data(constants[: len(data.whole)], constants[len(data.whole) :])
@@ -245,7 +243,7 @@ def _segment(rule: Rule, capacity: int, starts: bool) -> Callable:
         slots: Int[Array, " length"],
         is_first: bool,
     ) -> tuple[_State, Metrics, Metrics, PyTree]:
-        start_all = each_start(functools.partial(_start, rule, data))
+        start_all = each_start(functools.partial(_start, rule, data, sizes))
         advance = each_start(functools.partial(_advance, rule, data, sizes))
         measure_all = each_start(_State.measure)
         state = lax.cond(is_first, lambda s: start_all(initial_params, s), lambda s: s, state)
@@ -280,10 +278,11 @@ def _jit(segment: Callable, sharding: NamedSharding | None, speed: Speed) -> Cal
     return jit(segment, speed=speed, donate_argnums=1, **options)
 
 
-def _start(rule: Rule, data: Data, params: PyTree, blank: _State) -> _State:
+def _start(rule: Rule, data: Data, sizes: Array, params: PyTree, blank: _State) -> _State:
     """All lanes at an initial point, from one evaluation."""
     loss, gradient = jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point))(params)
-    residual, first = rule.numbers.residual(params), rule.transformation.init(params)
+    residual = rule.numbers.residual(params)
+    first = jax.vmap(lambda size: rule.initial(size, params))(sizes)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
         _State(params, residual, loss, gradient, first, blank.batch),
@@ -315,7 +314,7 @@ def _state_shapes(
     """Shapes of the state, and where it lies; the first segment fills it."""
 
     def of_one(params: PyTree) -> _State:
-        first = rule.transformation.init(params)
+        first = rule.initial(jnp.asarray(1.0), params)
         batch = jnp.int32(0) if rule.batches else None
         residual, loss = rule.numbers.residual(params), rule.pure.loss(data.whole, params)
         return _State(params, residual, loss, params, first, batch)

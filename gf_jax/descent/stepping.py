@@ -1,8 +1,8 @@
 """The steps of descent: which gradient is taken, what is made of it, how it is added.
 
-A step adds −step_size × direction to the weights, in the chosen arithmetic. The direction
-is what an optax transformation makes of the gradient: the gradient itself in plain descent,
-a sum of past gradients with momentum. The gradient is that of f, or of a batch of examples.
+A step adds an update to the weights, in the chosen arithmetic: what the optimiser of the lane's
+step size makes of the gradient, which is −step_size times it in plain descent. The gradient is
+that of f, or of a batch of examples.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.schedule import Schedule
+from gf_jax.optimizers.steps import Optimizer, check_optimizer
 from gf_jax.program.arithmetic import Arithmetic
 from gf_jax.program.program import Program, trace
 from gf_jax.program.pure import Pure
 
 PyTree = Any
-
-PLAIN = optax.identity()  # plain descent
 
 
 class Batches(NamedTuple):
@@ -63,7 +62,7 @@ class Rule(NamedTuple):
       batches: number of batches, 0 without.
       lanes: the ratios, ascending from 1.
       numbers: the arithmetic.
-      transformation: makes directions of gradients.
+      optimizer: makes updates of gradients, of every lane's own step size.
     """
 
     pure: Pure
@@ -71,7 +70,23 @@ class Rule(NamedTuple):
     batches: int
     lanes: tuple[int, ...]
     numbers: Arithmetic
-    transformation: optax.GradientTransformation
+    optimizer: Optimizer
+
+    def at(self, step_size: Array, params: PyTree) -> optax.GradientTransformation:
+        """The optimiser of a step size, which has the precision of params."""
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return self.optimizer(step_size.astype(dtype))
+
+    def initial(self, step_size: Array, params: PyTree) -> PyTree:
+        """The optimiser's state before the first step."""
+        return jax.tree.map(jnp.asarray, self.at(step_size, params).init(params))
+
+    def update(
+        self, gradient: PyTree, state: PyTree, params: PyTree, step_size: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Updates and state of a step, in the precision of params and state."""
+        updates, after = self.at(step_size, params).update(gradient, state, params)
+        return jax.tree.map(_as, updates, params), jax.tree.map(_as, after, state)
 
 
 class Data(NamedTuple):
@@ -87,7 +102,7 @@ class Lanes(NamedTuple):
     Attributes:
       params: the weights.
       residual: what rounding has dropped of them, None where it is not kept.
-      optimizer_state: state of the transformation.
+      optimizer_state: state of the optimiser.
       batch: index of the batch that comes next, None without batches.
     """
 
@@ -102,21 +117,20 @@ def rule(
     point: PyTree,
     schedule: Schedule,
     numbers: Arithmetic,
-    transformation: optax.GradientTransformation | None,
+    optimizer: Optimizer | None,
     batches: Batches | None,
 ) -> tuple[Rule, Data]:
     """The rule, and the data of its losses.
 
     Raises:
       ValueError: if the loss of a batch is not a scalar loss of params at this point, there is
-        no batch, or the transformation makes steps instead of directions.
+        no batch, or the optimiser is no function.
     """
-    if transformation is None:
-        transformation = PLAIN
-    _check_direction(transformation, point)
+    optimizer = optax.sgd if optimizer is None else optimizer
+    check_optimizer(optimizer)
     lanes = schedule.lanes
     if batches is None:
-        rule = Rule(program.pure, None, 0, lanes, numbers, transformation)
+        rule = Rule(program.pure, None, 0, lanes, numbers, optimizer)
         return rule, Data(program.data, [])
     number, loss, index = batches.number, batches.loss, np.int32(0)
     if not (isinstance(number, int) and 1 <= number < 2**31):
@@ -126,23 +140,8 @@ def rule(
         (point, index),
         products=numbers.products,
     )
-    rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, transformation)
+    rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, optimizer)
     return rule, Data(program.data, of_batch.data)
-
-
-def _check_direction(transformation: optax.GradientTransformation, point: PyTree) -> None:
-    """Refuses a transformation that, as optax's optimisers, makes steps against the gradient."""
-    if transformation is PLAIN:
-        return
-    probe = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), point)
-    direction, _ = transformation.update(probe, transformation.init(probe), probe)
-    if sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(direction)) < 0:
-        raise ValueError(
-            "transformation: its updates point against the gradient, as those of optax's "
-            "optimisers with a learning rate do; accepted is what makes directions, to which "
-            "-step_size is applied: optax.trace(0.9), optax.scale_by_adam(), or "
-            "optax.chain(optimizer, optax.scale(-1 / learning_rate))"
-        )
 
 
 def advance(
@@ -185,17 +184,11 @@ def _gradient(rule: Rule, data: Data, lanes: Lanes) -> PyTree:
 
 def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: Array) -> Lanes:
     """One step of every lane."""
-    update = jax.vmap(rule.transformation.update)
-    direction, state = update(gradient, lanes.optimizer_state, lanes.params)
-    params, residual = rule.numbers.add(lanes.params, lanes.residual, _updates(direction, sizes))
+    updates, state = jax.vmap(rule.update)(gradient, lanes.optimizer_state, lanes.params, sizes)
+    params, residual = rule.numbers.add(lanes.params, lanes.residual, updates)
     batch = None if lanes.batch is None else (lanes.batch + 1) % rule.batches
     return Lanes(params, residual, state, batch)
 
 
-def _updates(direction: PyTree, sizes: Float[Array, " lanes"]) -> PyTree:
-    """What one step of every lane adds to its weights."""
-
-    def update(slope: Array) -> Array:
-        return -sizes.astype(slope.dtype).reshape(-1, *(1,) * (slope.ndim - 1)) * slope
-
-    return jax.tree.map(update, direction)
+def _as(value: Any, like: Array) -> Array:
+    return jnp.asarray(value, like.dtype)

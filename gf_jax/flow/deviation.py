@@ -25,7 +25,10 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import macro_steps, smooth, ties
 from gf_jax.flow.flow import PRODUCT, Flow, check_twice, checked_step_sizes, make_flow, tree_norm
+from gf_jax.flow.limit_flow import expand, is_plain, limit_from
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem
+from gf_jax.optimizers.momentum import OfTime, time_scale
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program
 
@@ -56,6 +59,8 @@ class Deviation(NamedTuple):
       jumps: how far the gradient is from what its Jacobian along the flow makes of it, over
         its norm at the start; where that is well above the error of the solve, something in f
         jumps that was not seen. NaN with kinks.
+      rest: of an optimiser other than descent, of which e₂ is not known, the norm of what the first
+        order leaves out, over the square of the step size; None of descent.
 
     Example:
       >>> def f(w):
@@ -72,6 +77,7 @@ class Deviation(NamedTuple):
     norm: Float[np.ndarray, " times"]
     error: Float[np.ndarray, " times"]
     jumps: Float[np.ndarray, " times"]
+    rest: Float[np.ndarray, " times"] | None = None
 
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Distance between descent with two step sizes, at equal times, to second order.
@@ -95,8 +101,12 @@ class Deviation(NamedTuple):
         second is a quarter of the first or more, the series tells nothing, and the error is the
         gap itself. What was off before is taken to be so still, or as large a share of the gap, or
         of the second order, whichever is the least. NaN with kinks, where nothing tells.
+
+        Of an optimiser other than descent the second order is left out, see ``rest``.
         """
         largest = max(step_size, other)
+        if self.rest is not None:
+            return abs(step_size - other) * self.error + largest**2 * self.rest
         second = largest * tree_norm(self.second)
         gap = self.gap(step_size, other)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -121,6 +131,8 @@ def deviation(
     params: PyTree,
     times: Float[ArrayLike, " times"],
     *,
+    optimizer: Optimizer | None = None,
+    step_size: float | None = None,
     tolerance: float | None = None,
     difference: float = 1e-3,
     budget: int | None = None,
@@ -132,7 +144,9 @@ def deviation(
       differentiated. For a smooth f the default tolerance is 1e-6, and that of e is a hundred
       times that, relative to its norm. With kinks there is no derivative in the step size
       where a kink is grazed; e is then the difference between the modified flow of a step
-      size, ``difference``, and the flow, over that step size.
+      size, ``difference``, and the flow, over that step size. With an optimizer, as in
+      ``gradient_descent``, it is the optimiser's own deviation from its continuous limit, of a
+      smooth f; step_size, in its own units, is of the order of those that are asked about.
 
     Example:
       >>> def f(w):
@@ -143,6 +157,8 @@ def deviation(
       array([0.0128, 0.0078])
     """
     problem = flow_problem(f, params, times, tolerance)
+    if optimizer is not None and not is_plain(problem, optimizer):
+        return _of_optimizer(problem, optimizer, step_size, budget, progress)
     if problem.has_kinks:
         lanes = np.array([0.0, *checked_step_sizes(difference)])
         states, error, statistics = macro_steps.follow(problem, lanes, False, budget, progress)
@@ -153,6 +169,28 @@ def deviation(
     check_twice(problem)
     problem = problem._replace(tolerance=tolerance or DEVIATION_TOLERANCE)
     return _deviation(problem, budget, progress)
+
+
+def _of_optimizer(
+    problem: FlowProblem,
+    optimizer: Optimizer,
+    step_size: float | None,
+    budget: int | None,
+    progress: Progress | None,
+) -> Deviation:
+    """The first order of any optimiser but descent."""
+    if problem.has_kinks:
+        raise ValueError("optimizer: f has kinks; accepted with an optimizer is a smooth f")
+    check_twice(problem)
+    last = float(problem.times[-1])
+    size = TYPICAL * last if step_size is None else step_size * time_scale(optimizer)
+    start = limit_from(problem, OfTime(optimizer), size)
+    found = expand(problem, start, size, budget, progress)
+    flow = make_flow(problem, found.params, found.error, found.statistics)
+    none = jax.tree.map(np.zeros_like, found.e)
+    return Deviation(
+        flow, found.e, none, tree_norm(found.e), found.e_error, found.jumps, found.rest
+    )
 
 
 def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | None) -> Deviation:

@@ -1,4 +1,4 @@
-"""Gradient flow and the modified flow.
+"""Gradient flow.
 
 Gradient flow is dθ/dt = −∇f(θ) from θ(0) = params. Descent with step size s stands near it
 at time k s after k iterations, see ``deviation``, and stays within O(s²) of the modified flow
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
@@ -118,71 +117,6 @@ def _flow_by_macro_steps(
 ) -> Flow:
     states, error, statistics = macro_steps.follow(problem, np.zeros(1), True, budget, progress)
     return make_flow(problem, macro_steps.first_lane(states), error[:, 0], statistics)
-
-
-def modified_flow(
-    f: Loss | Program,
-    params: PyTree,
-    times: Float[ArrayLike, " times"],
-    step_sizes: Float[ArrayLike, " lanes"],
-    *,
-    tolerance: float | None = None,
-    budget: int | None = None,
-    progress: Progress | None = None,
-) -> Flow:
-    """The modified flow of descent at each step size s: θ' = −∇f − (s/2) ∇²f ∇f.
-
-    It is the gradient flow of f + (s/4) ‖∇f‖² and stays within O(s²) of descent. With
-    kinks, the jumps of ∇f count in ∇²f ∇f.
-
-    Args, raises: as ``gradient_flow``; step_sizes in time per iteration.
-
-    Returns:
-      As ``gradient_flow``, with a lane axis behind the times in every array: leaves of
-      ``params`` have shape (times, lanes, ...). Statistics are those of all lanes.
-
-    Source: Barrett & Dherin, Implicit Gradient Regularization, ICLR 2021.
-
-    Example:
-      >>> def f(w):
-      ...     return jnp.sum((w**2 - 1) ** 2)
-      >>> w = jnp.array([0.1, 1.5])
-      >>> gf_jax.modified_flow(f, w, [0.1], [0.01, 0.005]).params.shape  # times, lanes, parameters
-      (1, 2, 2)
-    """
-    problem = flow_problem(f, params, times, tolerance)
-    lanes = checked_step_sizes(step_sizes)
-    if problem.has_kinks:
-        states, error, statistics = macro_steps.follow(problem, lanes, False, budget, progress)
-        losses = problem.losses(states, stack_axes=2)
-        return Flow(problem.times, states, losses, error, statistics)
-
-    check_twice(problem)
-    pure = problem.pure
-
-    def velocity(arguments: tuple[list[Array], Array], params: PyTree) -> PyTree:
-        data, step_size = arguments
-        gradient, product = pure.linearize(data, params)
-        slope = optax.tree.add_scale(gradient, step_size / 2, product(gradient))
-        return jax.tree.map(jnp.negative, slope)
-
-    cost = 1 + PRODUCT
-    system = smooth.System("modified", velocity, smooth.HIGH_ORDER, smooth.whole, cost, LOOSER)
-    arguments = [(problem.data, float(step_size)) for step_size in lanes]
-    solutions = smooth.solve_twice(problem, system, ties.start(problem), arguments, progress)
-    states, error = jax.tree.map(
-        lambda *leaves: np.stack(leaves, axis=1), *[(s.state, s.error[0]) for s in solutions]
-    )
-    parts = [solution.statistics for solution in solutions]
-    statistics = Statistics(
-        steps=sum(part.steps for part in parts),
-        rejected_steps=sum(part.rejected_steps for part in parts),
-        gradient_evaluations=sum(part.gradient_evaluations for part in parts),
-        complete=all(part.complete for part in parts),
-        checking_evaluations=sum(part.checking_evaluations for part in parts),
-    )
-    losses = problem.losses(states, stack_axes=2)
-    return Flow(problem.times, states, losses, error, statistics)
 
 
 def check_twice(problem: FlowProblem) -> None:

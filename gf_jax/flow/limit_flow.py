@@ -14,15 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import smooth
-from gf_jax.flow.flow import tree_norm
-from gf_jax.flow.problem import FlowProblem, Progress
-from gf_jax.optimizers.limit import Given, Limit, Optimizer, Point
+from gf_jax.flow.flow import Flow, gradient_flow, make_flow, tree_norm
+from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
+from gf_jax.optimizers.limit import Given, Limit, Point
+from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.search import Start, find_limit
+from gf_jax.optimizers.steps import Optimizer, check_optimizer, is_descent
 from gf_jax.program.compiling import jit
+from gf_jax.program.program import Loss, Program
 from gf_jax.program.pure import Pure
 
 PyTree = Any
@@ -32,6 +35,7 @@ TOLERANCE = 1e-7
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
 NEAR = 1e-6  # length of a difference, over that of params
+TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 TINY = 1e-300  # so that nothing over nothing is nothing
 
@@ -71,9 +75,7 @@ class Expansion(NamedTuple):
         )
 
 
-def limit_from(
-    problem: FlowProblem, optimizer: Optimizer, step_size: float
-) -> Start:
+def limit_from(problem: FlowProblem, optimizer: Optimizer, step_size: float) -> Start:
     """The limit of an optimiser on a loss from its start.
 
     Args:
@@ -84,7 +86,12 @@ def limit_from(
     Raises:
       LimitError: if there is none.
     """
-    pure = problem.pure
+    pure, time = problem.pure, float(problem.times[-1])
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(problem.params)]
+    name = ("start", optimizer, step_size, time, *(leaf.tobytes() for leaf in leaves))
+    kept = pure.kept.get(name)
+    if kept is not None and kept[0] is problem.data:
+        return kept[1]
 
     def slope(data: list[Array], params: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[None], pure.gradient(data, params))
@@ -100,14 +107,106 @@ def limit_from(
     with problem.numbers.context():
         find = pure.once("slope", lambda: jit(slope, speed=pure.flow_speed))
         change = pure.once("derivative", lambda: jit(derivative, speed=pure.flow_speed))
-        return find_limit(
+        start = find_limit(
             optimizer,
             problem.params,
             find(problem.data, problem.params),
             lambda direction: change(problem.data, problem.params, direction),
             step_size=step_size,
-            time=float(problem.times[-1]),
+            time=time,
         )
+
+    def behind(numbers: Sequence[int]) -> PyTree:
+        with problem.numbers.context():
+            return start.behind(numbers)
+
+    found = start._replace(behind=behind)
+    pure.kept.put(name, (problem.data, found))
+    return found
+
+
+def is_plain(problem: FlowProblem, optimizer: Optimizer) -> bool:
+    """Whether an optimiser is plain descent."""
+    check_optimizer(optimizer)
+    with problem.numbers.context():
+        return is_descent(optimizer, problem.params)
+
+
+def limit_in_words(
+    f: Loss | Program, params: PyTree, times: np.ndarray, step_size: float, optimizer: Any
+) -> str:
+    """Which equation an optimiser follows from params; empty for plain descent.
+
+    Args, raises: as ``limit_flow``; step_size is the smallest that the limit is compared with.
+    """
+    problem = flow_problem(f, params, times, None)
+    if is_plain(problem, optimizer):
+        return ""
+    step_size *= time_scale(optimizer)
+    return limit_from(problem, OfTime(optimizer), step_size).limit.words
+
+
+def limit_flow(
+    f: Loss | Program,
+    params: PyTree,
+    times: Float[ArrayLike, " times"],
+    optimizer: Optimizer,
+    *,
+    step_size: float | None = None,
+    tolerance: float | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Flow:
+    """The continuous limit of an optimiser on f, from params: what it follows as h goes to zero.
+
+    For descent, and for momentum at a fixed decay, that is gradient flow, in times of its own.
+
+    Args:
+      f: maps parameters to a scalar loss; differentiable by JAX.
+      params: initial point, a pytree whose floating-point arrays move, see ``compare``.
+      times: ascending times from 0, the last above 0; time is iteration * step_size, times the
+        optimiser's time scale if it has one.
+      optimizer: maps a step size to an optax transformation, as in ``gradient_descent``.
+      step_size: of the order of the smallest that the limit is compared with, which the limit is
+        found at; None is a thousandth of the whole time.
+      tolerance: as in ``gradient_flow``.
+      budget: gradients beyond which the solve is given up.
+      progress: as in ``gradient_flow``.
+
+    Raises:
+      ValueError: as ``gradient_flow``, and if the optimiser has no continuous limit; names what it
+        lacks.
+
+    Source: see ``gf_jax.optimizers.limit``.
+
+    Example:
+      >>> def f(w):
+      ...     return jnp.sum((w**2 - 1) ** 2)
+      >>> w = jnp.array([0.1, 1.5])
+      >>> flow = gf_jax.limit_flow(f, w, [0.5], lambda h: optax.adam(h, b1=1 - 10 * h, b2=1 - h))
+      >>> flow.params.round(2)
+      array([[0.61, 1.07]])
+    """
+    problem = flow_problem(f, params, times, tolerance)
+    scale = time_scale(optimizer)
+    if is_plain(problem, optimizer):
+        return gradient_flow(
+            problem.program, params, times, tolerance=tolerance, budget=budget, progress=progress
+        )
+    smallest = TYPICAL * float(problem.times[-1]) if step_size is None else step_size * scale
+    start = limit_from(problem, OfTime(optimizer), smallest)
+    if start.limit.speed is not None:
+        flow = gradient_flow(
+            problem.program,
+            params,
+            start.limit.speed * problem.times,
+            tolerance=tolerance,
+            budget=budget,
+            progress=progress,
+        )
+        return flow._replace(times=problem.times)
+    state, error, statistics = solve_limit(problem, start, budget, progress)
+    return make_flow(problem, state, error, statistics)
 
 
 def solve_limit(
@@ -124,9 +223,7 @@ def solve_limit(
     def size(arguments: Any, error: Any, state: Any) -> Array:
         return _size(error, state)
 
-    system = smooth.System(
-        ("limit", limit), velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3
-    )
+    system = smooth.System(("limit", limit), velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3)
     arguments = [(problem.data, start.given)]
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
@@ -184,10 +281,13 @@ def expand(
 
         compiled = pure.once(("limit velocity", limit), lambda: jit(first, speed=pure.flow_speed))
         f, back = compiled(problem.data, start.given, start.point, start.moment)
-    z, e = start.point, start.deviation
-    moved = optax.tree.add_scale((z.params, z.slow), largest, (e.params, e.slow))
-    begin = (*z, e.params, e.slow, f.params, f.slow, *moved)
-    steepest, scale = (float(optax.tree.norm(tree)) for tree in (f.params, z.params))
+        z, e = start.point, start.deviation
+        moved = optax.tree.add_scale((z.params, z.slow), largest, (e.params, e.slow))
+        begin = jax.device_get((*z, e.params, e.slow, f.params, f.slow, *moved))
+        steepest, scale = (float(optax.tree.norm(tree)) for tree in (f.params, z.params))
+        of_transient = optax.tree.norm(
+            jax.tree.map(lambda s, b: s - jnp.nan_to_num(b), start.second, back)
+        )
     floor = NEGLIGIBLE * (scale / problem.times[-1] + steepest) + TINY
     cost = 2 + 5 * PRODUCT + (2 * limit.period * PRODUCT if limit.period > 1 else 0)
     system = smooth.System(
@@ -195,7 +295,6 @@ def expand(
     )
     arguments = [(problem.data, start.given, largest, floor)]
     most = smooth.most_steps(system, budget)
-    begin = jax.device_get(begin)
     (solution,) = smooth.solve_twice(
         _from(problem, start), system, begin, arguments, progress, most
     )
@@ -219,9 +318,8 @@ def expand(
         )
     linear = jax.tree.map(lambda p, d: p + largest * d, params, e_params)
     rates = bends / (tree_norm(actual) + TINY)
-    of_transient = jax.tree.map(lambda s, b: s - jnp.nan_to_num(b), start.second, back)
     rest = precise_distance(z_h, linear, 1) / largest**2
-    rest = rest + float(optax.tree.norm(of_transient)) + rates * tree_norm(e_params)
+    rest = rest + float(of_transient) + rates * tree_norm(e_params)
     with np.errstate(invalid="ignore"):  # what was not reached is no number
         away = precise_distance(actual, q, 1) - LOOSER * solution.error[5]
         jumps = np.maximum(away, 0) / (steepest or 1.0)
@@ -229,6 +327,40 @@ def expand(
         start, params, e_params, offsets, solution.error[0], solution.error[3], rest, jumps,
         solution.statistics,
     )  # fmt: skip
+
+
+def modified_solutions(
+    problem: FlowProblem,
+    start: Start,
+    step_sizes: list[float],
+    budget: int | None,
+    progress: Progress | None,
+) -> list[smooth.Solution]:
+    """The modified flow of every step size; states are those of params alone."""
+    limit, pure = start.limit, problem.pure
+
+    def velocity(arguments: Any, state: Any) -> Any:
+        data, given, step_size = arguments
+        gradients, products = _gradients(pure, limit, data), _products(pure, data)
+        f, first, _, _ = limit.expansion(given, gradients, products, Point(*state))
+        return tuple(optax.tree.add_scale(f, step_size, first))
+
+    def size(arguments: Any, error: Any, state: Any) -> Array:
+        return _size(error, state)
+
+    z, e, cost = start.point, start.deviation, 1 + 2 * PRODUCT
+    system = smooth.System(
+        ("modified", limit), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=3
+    )
+    most, solutions = smooth.most_steps(system, budget), []
+    for number, step_size in enumerate(step_sizes):
+        with problem.numbers.context():
+            begin = jax.device_get(tuple(optax.tree.add_scale(z, step_size, e)))
+        arguments = [(problem.data, start.given, step_size)]
+        told = part(progress, number / len(step_sizes), 1 / len(step_sizes))
+        (found,) = smooth.solve_twice(_from(problem, start), system, begin, arguments, told, most)
+        solutions.append(found._replace(state=found.state[0]))
+    return solutions
 
 
 def _from(problem: FlowProblem, start: Start) -> FlowProblem:

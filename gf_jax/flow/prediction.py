@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import piecewise
-from gf_jax.flow.deviation import SERIES, Deviation, deviation
-from gf_jax.flow.flow import Flow, checked_step_sizes, make_flow, tree_norm
+from gf_jax.flow.deviation import Deviation, deviation
+from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, make_flow, tree_norm
+from gf_jax.flow.limit_flow import expand, is_plain, limit_from
 from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, first_lane, macro_step_error
 from gf_jax.flow.problem import (
     FlowProblem,
@@ -23,7 +23,8 @@ from gf_jax.flow.problem import (
     tell_after_solve,
     tells_meanwhile,
 )
-from gf_jax.optimizers.momentum import Momentum
+from gf_jax.optimizers.momentum import OfTime, time_scale
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program
 
@@ -83,7 +84,7 @@ def predict(
     times: Float[ArrayLike, " times"],
     step_sizes: Float[ArrayLike, " lanes"],
     *,
-    momentum: Momentum | None = None,
+    optimizer: Optimizer | None = None,
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
@@ -97,7 +98,8 @@ def predict(
     runs part at a kink whose sides lead apart, the side that each of them takes may be
     predicted wrongly, and ``error`` does not tell.
 
-    With momentum, for a smooth f only: runs from rest, see ``gf_jax.optimizers.momentum``.
+    With an optimiser other than descent, for a smooth f only, from the first order of its own
+    expansion, see ``gf_jax.optimizers.limit``; the second order is estimated for the errors.
 
     Args:
       f: maps parameters to a scalar loss; differentiable by JAX.
@@ -106,13 +108,14 @@ def predict(
         first step size.
       step_sizes: in time per iteration, the base first; with kinks, that is a multiple
         of every other.
-      momentum: of the runs; None is plain descent, whose time per iteration is the step
-        size. With momentum it is the step size times ``momentum.time_scale``.
+      optimizer: of the runs, as in ``gradient_descent``; None is plain descent. Time per
+        iteration is the step size, times the optimiser's time scale if it has one.
       budget: gradients beyond which the solve of a smooth f is given up.
       progress: is called now and then with the share of the work done.
 
     Raises:
-      ValueError: on arguments that are not accepted.
+      ValueError: on arguments that are not accepted, and on an optimiser without a continuous
+        limit.
 
     Example:
       >>> def f(w):
@@ -124,13 +127,16 @@ def predict(
     """
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)
-    if problem.has_kinks and momentum is not None:
-        raise ValueError("momentum: f has kinks; accepted with momentum is a smooth f")
+    if optimizer is not None and is_plain(problem, optimizer):
+        optimizer = None
+    if problem.has_kinks and optimizer is not None:
+        raise ValueError("optimizer: f has kinks; accepted with an optimizer is a smooth f")
     if problem.has_kinks:
         return _predict_with_kinks(problem, lanes, budget, progress)
+    if optimizer is not None:
+        check_twice(problem)
+        return _predict_with_optimizer(problem, lanes, optimizer, budget, progress)
     result = deviation(problem.program, params, times, budget=budget, progress=progress)
-    if momentum is not None:
-        return _predict_with_momentum(problem, result, lanes, momentum)
     base = lanes[0]
     return Prediction(
         flow=result.flow,
@@ -154,50 +160,38 @@ def _jumps(result: Deviation) -> bool:
     return not (result.flow.statistics.complete and (result.jumps <= JUMP).all())
 
 
-def _predict_with_momentum(
-    problem: FlowProblem, result: Deviation, lanes: np.ndarray, momentum: Momentum
+def _predict_with_optimizer(
+    problem: FlowProblem,
+    lanes: np.ndarray,
+    optimizer: Optimizer,
+    budget: int | None,
+    progress: Progress | None,
 ) -> Prediction:
-    """From the deviation of plain descent, and the gradient along the flow."""
-    flow = result.flow
-    squares = _products(problem, flow.params, result.coherent)
-    per_iteration = lanes * momentum.time_scale
-    late = momentum.lag_after(flow.times[:, None] / per_iteration)
-    # Each run stands at the flow + own e + behind times the gradient.
-    own, behind = momentum.deviation * per_iteration, per_iteration * late
-    second = SERIES * own**2 * tree_norm(result.second)[:, None]
-    own_error = own * result.error[:, None] + second
+    """From the first order of the expansion in the step size, of any optimiser.
 
-    def norm(own: np.ndarray, behind: np.ndarray) -> np.ndarray:
-        ee, eg, gg = (column[:, None] for column in squares)
-        return np.sqrt(np.maximum(own**2 * ee + 2 * own * behind * eg + behind**2 * gg, 0))
-
-    took = flow.statistics
-    evaluations = took.gradient_evaluations + len(flow.times)
+    A run stands at z + h (e + what the first steps lack of it), with an error of the second order.
+    """
+    per_iteration = lanes * time_scale(optimizer)
+    start = limit_from(problem, OfTime(optimizer), float(per_iteration.min()))
+    largest = float(per_iteration.max())
+    found = expand(problem, start, largest, budget, progress)
+    counts = np.round(problem.times[:, None] / per_iteration).astype(int)
+    runs = [
+        jax.tree.map(lambda leaf, h=h: h * leaf, found.apart(steps))
+        for h, steps in zip(per_iteration, counts.T, strict=True)
+    ]
+    error = per_iteration * found.e_error[:, None] + per_iteration**2 * found.rest[:, None]
     return Prediction(
-        flow=flow._replace(statistics=took._replace(gradient_evaluations=evaluations)),
+        flow=make_flow(problem, found.params, found.error, found.statistics),
         step_sizes=lanes,
-        to_flow=norm(own, behind),
-        to_base=norm(own - own[0], behind - behind[:, :1]),
-        to_flow_error=own_error,
-        to_base_error=np.maximum(own_error, own_error[:, :1]),
+        to_flow=np.stack([tree_norm(run) for run in runs], axis=1),
+        to_base=np.stack([precise_distance(run, runs[0], 1) for run in runs], axis=1),
+        to_flow_error=error,
+        to_base_error=np.maximum(error, error[:, :1]),
         slides=False,
-        jumps=_jumps(result),
+        jumps=not (found.statistics.complete and (found.jumps <= JUMP).all()),
         kinks=0,
     )
-
-
-def _products(problem: FlowProblem, params: PyTree, e: PyTree) -> tuple[np.ndarray, ...]:
-    """At every time the products e·e, e·g and g·g, g being the gradient."""
-    pure = problem.pure
-
-    def one(data: list[Array], params: PyTree, e: PyTree) -> tuple[Array, ...]:
-        gradient = pure.gradient(data, params)
-        return tuple(optax.tree.vdot(*pair) for pair in ((e, e), (e, gradient), (gradient,) * 2))
-
-    with problem.numbers.context():
-        along = lambda data, stack: jax.lax.map(lambda point: one(data, *point), stack)  # noqa: E731
-        find = pure.once("products", lambda: jit(along, speed=pure.flow_speed))
-        return jax.device_get(find(problem.data, (params, e)))
 
 
 def _predict_with_kinks(

@@ -1,7 +1,8 @@
 """What an optimiser does as its step size goes to zero, found from its program.
 
 An optimiser is a function from the step size h to an optax transformation. With params x and its
-state S, one step is ``u, S⁺ = optimizer(h).update(∇f(x), S, x)`` and x⁺ = x + u; time per step is h.
+state S, one step is ``u, S⁺ = optimizer(h).update(∇f(x), S, x)`` and x⁺ = x + u; the time of a step
+is h.
 The leaves of S are sorted by trying them:
 
     slow    s moves by an amount in proportion to h, as params do;
@@ -42,14 +43,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
-from gf_jax.program.lifting import Lifter
-from gf_jax.program.rules import Settings
+from gf_jax.optimizers.steps import Stepper, steps_of
 
 PyTree = Any
-Optimizer = Callable[[Any], optax.GradientTransformation]
 
 NODES = (1.0, 2.0, 3.0, 4.0)  # step sizes of the polynomials, in the smallest of them
 VALUE = (4.0, -6.0, 4.0, -1.0)  # weights of their value at 0
@@ -97,49 +95,6 @@ class _Reduced(NamedTuple):
     fast: list[Array]
     steps: PyTree
     gradients: PyTree
-
-
-class Stepper(NamedTuple):
-    """How an optimiser steps, with its state as a list of leaves over powers of the step size.
-
-    Attributes:
-      optimizer: the function of the step size.
-      structure: of its state.
-      powers: p of every leaf, where it is of the size of h to the p; None is a leaf that never
-        changes, and is what the optimiser of that step size starts with.
-      lifts: whether its program is computed in the precision of params throughout, although it
-        keeps some of its state in a lower one.
-    """
-
-    optimizer: Optimizer
-    structure: Any
-    powers: tuple[int | None, ...]
-    lifts: bool
-
-    def update(
-        self, size: Array, gradient: PyTree, leaves: list[Array], params: PyTree
-    ) -> tuple[PyTree, list[Array]]:
-        """Updates and state of one step; leaves are as the optimiser has them."""
-        state = jax.tree.unflatten(self.structure, leaves)
-        if not self.lifts:
-            updates, after = self.optimizer(size).update(gradient, state, params)
-        else:
-            # Traced in single precision, in which nothing is cast to a lower one.
-            narrow = jax.tree.map(_narrow, (size, gradient, params))
-            declared = jax.eval_shape(
-                lambda size, _, params: self.optimizer(size).init(params), *narrow
-            )
-            program, shapes = jax.make_jaxpr(
-                lambda size, *rest: self.optimizer(size).update(*rest), return_shape=True
-            )(*narrow[:2], declared, narrow[2])
-            lifter = Lifter(Settings.now("highest"), jnp.float64)
-            arguments = jax.tree.leaves((size, gradient, state, params))
-            results: Any = jax.tree.unflatten(
-                jax.tree.structure(shapes), lifter.run(program, arguments)
-            )
-            updates, after = results
-        pairs = zip(jax.tree.leaves(after), leaves, strict=True)
-        return updates, [jnp.asarray(new, jnp.result_type(old)) for new, old in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,9 +214,7 @@ class Limit:
         _, by_state = jax.jvp(lambda y: flat(at(y), VALUE), (fast,), (shift,))
         by_size = flat(at(fast, slopes), SLOPE)
         by_state = _zero_where_still(found.gradients, by_state[0]), by_state[1]
-        added, added_slow = jax.tree.map(
-            lambda y, h: y + h / given.step_size, by_state, by_size
-        )
+        added, added_slow = jax.tree.map(lambda y, h: y + h / given.step_size, by_state, by_size)
         added = Point(added, added_slow, jnp.zeros_like(point.time))
         first = jax.tree.map(lambda g, b: g - self.period / 2 * b, added, bend.velocity)
         return found.velocity, first, bend.velocity, [each.velocity for each in others]
@@ -272,9 +225,7 @@ class Limit:
         params = _zero_where_still(gradients, velocity.params)
         return derivative._replace(velocity=velocity._replace(params=params))
 
-    def offsets(
-        self, given: Given, gradients: Callable[[PyTree], PyTree], point: Point
-    ) -> PyTree:
+    def offsets(self, given: Given, gradients: Callable[[PyTree], PyTree], point: Point) -> PyTree:
         """By how much the steps of a period stand apart from its ends, over h, (period, ...)."""
         found = self._reduced(given, gradients, point)
         return jax.tree.map(
@@ -374,41 +325,7 @@ class Limit:
         return _Moved(moved, slow, [b for _, b, kind in pairs if kind == FAST])
 
 
-def _narrow(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32)
-
-
-def steps_of(
-    stepper: Stepper,
-    size: Array,
-    gradients: PyTree,
-    params: PyTree,
-    leaves: list[Array],
-) -> tuple[PyTree, PyTree, list[Array]]:
-    """Some steps along given gradients, leaves (steps, ...).
-
-    Returns:
-      The velocities of all steps, and params and state behind them. Leaves of the state are over
-      the powers of the step size.
-    """
-
-    def step(carry: tuple[PyTree, list[Array]], gradient: PyTree) -> tuple[Any, PyTree]:
-        params, leaves = carry
-        updates, after = stepper.update(size, gradient, leaves, params)
-        params = jax.tree.map(lambda p, u: p + u, params, updates)
-        return (params, after), jax.tree.map(lambda u: u / size, updates)
-
-    powers = stepper.powers
-    scales = [size ** (power or 0) for power in powers]
-    leaves = [leaf * s if p else leaf for leaf, s, p in zip(leaves, scales, powers, strict=True)]
-    if jax.tree.leaves(gradients)[0].shape[0] == 1:
-        only = jax.tree.map(lambda leaf: leaf[0], gradients)
-        (params, leaves), velocity = step((params, leaves), only)
-        velocities = jax.tree.map(lambda leaf: leaf[None], velocity)
-    else:
-        (params, leaves), velocities = jax.lax.scan(step, (params, leaves), gradients)
-    leaves = [leaf / s if p else leaf for leaf, s, p in zip(leaves, scales, powers, strict=True)]
-    return velocities, params, leaves
+compiled_velocity = jax.jit(Limit.velocity_along, static_argnums=0)
 
 
 def late(rate: float, period: int, dtype: Any) -> Array:
@@ -449,5 +366,3 @@ def _column(values: Array, like: Array) -> Array:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-

@@ -9,8 +9,10 @@ import numpy as np
 
 from gf_jax.descent.schedule import Schedule, whole_numbers
 from gf_jax.descent.segments import Trajectory
+from gf_jax.flow.limit_flow import limit_in_words
 from gf_jax.flow.problem import Progress
-from gf_jax.optimizers.method import Method
+from gf_jax.optimizers.method import Method, method_of
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.comparison import Comparison
@@ -27,7 +29,6 @@ OF_DESCENT = ("arithmetic", "sharding", "check_memory")
 ELSEWHERE = {
     "starts": "one starting point",
     "batches": "all examples",
-    "transformation": "momentum=β",
 }
 
 
@@ -44,6 +45,7 @@ def compare(
     curvature: bool = False,
     momentum: float = 0.0,
     nesterov: bool = False,
+    optimizer: Optimizer | None = None,
     label: str = "loss",
     progress: Tell | None = None,
     **descent: Any,
@@ -68,14 +70,20 @@ def compare(
       momentum: the decay β of past gradients, from 0 to below 1, of heavy-ball descent, whose
         time per iteration is step_size / (1 - β), see ``gf_jax.heavy_ball``.
       nesterov: whether momentum is Nesterov's.
+      optimizer: maps a step size to an optax transformation, such as ``optax.adamw`` or
+        ``lambda h: optax.adam(h, b1=1 - 100 * h, b2=1 - h)``; every run is of its own step size.
+        The flow is then the optimiser's continuous limit as the step size goes to zero, with all
+        else that depends on the step size. Time is iteration * step_size. Schedules are functions
+        of time: ``lambda h: optax.sgd(lambda count: h * schedule(count * h))``.
       label: what table and figure call the model.
       progress: is called now and then with what is done and the share of it that is done.
       descent: options of ``gradient_descent``, such as ``arithmetic="float64"``.
 
     Raises:
       ValueError: on values that are not accepted, as ``gradient_descent`` and
-        ``gradient_flow``; on ``starts``, ``batches`` and ``transformation``, of which a
-        comparison has one, all examples, and momentum.
+        ``gradient_flow``; on ``starts`` and ``batches``, of which a comparison has one and all
+        examples; and on an optimiser without a continuous limit, which it says the reason of,
+        unless the flow is left out.
       FloatingPointError: if the compiler cancels the compensation of descent.
 
     Example:
@@ -94,9 +102,8 @@ def compare(
       Verdict: descent with step size 0.01 stays in sight of its gradient flow...
     """
     _check_options(descent)
-    method = Method(momentum, nesterov)
-    if method.optimizer is not None:
-        descent["transformation"] = method.optimizer
+    method = method_of(momentum, nesterov, optimizer)
+    optimizer = method.optimizer if optimizer is None else optimizer
     if curvature and not flow:
         raise ValueError("curvature: is found on the flow, which flow=False leaves out")
 
@@ -117,6 +124,14 @@ def compare(
     params = program.moving(params)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
         raise ValueError("params: not all numbers are finite; accepted is a finite initial point")
+    if method.optimizer_name and flow:  # refused before anything is run
+        times = schedule.clock().times(schedule.snapshot_iterations)
+        limit = limit_in_words(program, params, times, schedule.step_sizes[-1], optimizer)
+        method = dataclasses.replace(method, limit=limit)
+        if not limit:
+            method, optimizer = Method(), None  # it is plain descent
+    if optimizer is not None:
+        descent["optimizer"] = optimizer
     trajectory: Trajectory = solve(
         "descent", lambda tell: descend(of_descent, params, schedule, tell, descent)
     )

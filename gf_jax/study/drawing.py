@@ -142,13 +142,18 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     floor = WELL_BELOW * reference.resolution[:, known].max(axis=(1, 2))
     bottom = axes.get_ylim()[0]
     unit = "Euclidean distance, logarithmic"
-    style.describe(axes, "Distance from gradient flow", unit, READINGS["flow"])
+    style.describe(axes, f"Distance from {_article(run)}", unit, READINGS["flow"])
     note = _note(reference.predicted_to_flow)
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
         note += "; grey: flow uncertain"
     axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
+
+
+def _article(run: Run) -> str:
+    name = run.method.flow_name
+    return name if name == "gradient flow" else f"the {name}"
 
 
 def _to_base(axes: Axes, run: Run) -> None:

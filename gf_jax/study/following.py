@@ -15,7 +15,9 @@ from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow import prediction
 from gf_jax.flow.flow import Flow, gradient_flow
+from gf_jax.flow.limit_flow import limit_flow
 from gf_jax.flow.problem import Progress, Statistics, flow_problem
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.record import Reference, Run, clean_label
@@ -97,7 +99,9 @@ def follow(
     """
     program, doubts = prepare(f, params), []
     kinks = flow_problem(program, params, run.snapshot_times, None).gated.size
-    still = not np.asarray(run.metrics.gradient_norm)[0].any()
+    optimizer = (descent or {}).get("optimizer")
+    metrics = run.metrics
+    still = not (metrics.gradient_norm[0].any() or metrics.distance_from_init.any())
     if still:
         doubts.append(
             "The start is a critical point: the gradient is zero there, so that neither descent "
@@ -107,13 +111,13 @@ def follow(
         compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes)
         reference = _reference(run, params, flow, compared, None, None)
         return Followed(reference, flow, tuple(doubts), kinks)
-    predict = predict and not (kinks and run.method.optimizer is not None)
-    predicted = _predict(program, params, run, solve, doubts) if predict else None
+    predict = predict and not (kinks and optimizer is not None)
+    predicted = _predict(program, params, run, optimizer, solve, doubts) if predict else None
     rounding = _rounding(program, params, run, snapshots, solve, descent or {}, doubts)
     try:
-        flow = _flow(program, params, run, predicted, kinks, solve)
+        flow = _flow(program, params, run, optimizer, predicted, kinks, solve)
     except FAILURES as error:
-        doubts.append(missing("gradient flow", error))
+        doubts.append(missing(run.method.flow_name, error))
         return Followed(None, None, tuple(doubts), kinks)
     if not flow.statistics.complete:
         doubts.append(
@@ -133,7 +137,12 @@ def follow(
 
 
 def _predict(
-    program: Program, params: PyTree, run: Run, solve: Solve, doubts: list[str]
+    program: Program,
+    params: PyTree,
+    run: Run,
+    optimizer: Optimizer | None,
+    solve: Solve,
+    doubts: list[str],
 ) -> prediction.Prediction | None:
     """The prediction; None, and a doubt that says why, if there is none that holds."""
     try:
@@ -141,7 +150,7 @@ def _predict(
             "prediction",
             lambda tell: prediction.predict(
                 *(program, params, run.snapshot_times, run.step_sizes),
-                momentum=run.method.optimizer,
+                optimizer=optimizer,
                 budget=_budget(program, run),
                 progress=tell,
             ),
@@ -202,7 +211,7 @@ def _rounding(
     compensated = descent.get("arithmetic", "compensated") == "compensated"
     base_alone = compensated and _work(run) > program.pure.cheap
     options: dict[str, Any] = {"arithmetic": "float64"}
-    options |= {key: descent[key] for key in ("transformation", "batches") if key in descent}
+    options |= {key: descent[key] for key in ("optimizer", "batches") if key in descent}
     schedule = Schedule(
         run.step_size,
         () if base_alone else run.ratios,
@@ -249,6 +258,7 @@ def _flow(
     program: Program,
     params: PyTree,
     run: Run,
+    optimizer: Optimizer | None,
     predicted: prediction.Prediction | None,
     kinks: int,
     solve: Solve,
@@ -261,17 +271,19 @@ def _flow(
     gap = _smallest_gap(run) if predicted is None else float(predicted.to_flow[-1].min())
     smallest = gap / WELL_BELOW
     tolerance = smallest if kinks and 0 < smallest < np.inf else None
-    return solve(
-        "gradient flow",
-        lambda tell: gradient_flow(
-            program,
-            params,
-            run.snapshot_times,
-            tolerance=tolerance,
-            budget=_budget(program, run),
-            progress=tell,
-        ),
-    )
+
+    def follow(tell: Progress | None) -> Flow:
+        options: dict[str, Any] = {
+            "tolerance": tolerance,
+            "budget": _budget(program, run),
+            "progress": tell,
+        }
+        problem = program, params, run.snapshot_times
+        if optimizer is None:
+            return gradient_flow(*problem, **options)
+        return limit_flow(*problem, optimizer, step_size=run.step_sizes[-1], **options)
+
+    return solve(run.method.flow_name, follow)
 
 
 def _standing(params: PyTree, run: Run) -> Flow:

@@ -212,6 +212,8 @@ METHOD = declare(
     momentum=Numbers(least=0, most=float(np.nextafter(1, 0))),
     nesterov=Numbers((), BOOLEANS, least=0, most=1),
     batch_size=_COUNT,
+    optimizer_name=Text(),
+    limit=Text(),
 )
 REFERENCE = declare(
     Reference,

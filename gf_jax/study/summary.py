@@ -116,8 +116,10 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
         distance = (
             f"less than {base['smallest_measurable']:.1g}, which is as well as the flow is known"
         )
+    if run.method.limit:
+        lines.append(f"As the step size goes to zero, steps follow {run.method.limit}.")
     lines.append(
-        f"Verdict: descent with {steps(run)} {nearness(share)} its gradient flow. "
+        f"Verdict: descent with {steps(run)} {nearness(share)} its {run.method.flow_name}. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
         f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'])}."
     )
@@ -152,11 +154,11 @@ def steps(run: Run) -> str:
 
 def unpredicted(run: Run, flow: dict[str, Any]) -> list[str]:
     """Why no gaps are predicted, where the theory has no prediction."""
-    if flow["prediction_evaluations"] or not run.method.words:
+    if flow["prediction_evaluations"] or not run.method.words or run.doubts:
         return []
     return [
         "No gaps are predicted: the theory of the first order covers neither batches nor momentum "
-        "where the loss has kinks."
+        "and other optimisers where the loss has kinks."
     ]
 
 

@@ -1,0 +1,304 @@
+"""How an optimiser settles from its start, along gradients that stand still."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from gf_jax.optimizers.limit import (
+    COUNTS,
+    FAST,
+    LATE,
+    SLOW,
+    Given,
+    Limit,
+    Point,
+    compiled_velocity,
+)
+from gf_jax.optimizers.sorting import Sorted
+from gf_jax.optimizers.steps import Stepper, steps_of
+from gf_jax.optimizers.trial import DIRECTIONS, LimitError, Trial, relative
+
+PyTree = Any
+
+MOST_PERIODS = 64  # steps that may make a period, in numbers of batches
+FIRST_SETTLING, MOST_SETTLING = 256, 2**17  # steps of a transient
+LIKE_BEFORE = 0.1  # relative change of velocities that may yet settle
+SETTLED = 1e-5  # of those that have settled
+REMEMBERS = 1e-4  # relative change of fast leaves that have settled
+VANISHED = 1e-6  # velocity, over the largest of the transient
+PROPORTIONAL = 0.1  # relative change of a velocity when the step size is halved
+DRIFT = 1e-3  # step size along gradients that change, over the smallest node
+FOLLOWS = 0.05  # velocities of the optimiser and of the limit, relative
+UNSETTLED = (
+    "optimizer: its steps do not settle within {:,} of them along a gradient that stands still, so "
+    "that they follow no equation in time; accepted are states that forget, or that change with "
+    "the step size, such as decays 1 - c * h"
+)
+
+
+class Run(NamedTuple):
+    """A state along gradients that stand still, and what its velocities were."""
+
+    leaves: list[Array]
+    steps: Array  # done
+    sum: PyTree  # of velocities
+    moment: PyTree  # of them, each times the steps before it
+    last: Array  # projections of the last velocities, (most, directions)
+    peak: Array  # of each direction, the largest so far
+
+
+def first_run(trial: Trial) -> Run:
+    """The state before the first step, over the powers of the tiny step size."""
+    return Run(
+        trial.initial(trial.tiny),
+        jnp.zeros((), int),
+        jax.tree.map(jnp.zeros_like, trial.params),
+        jax.tree.map(jnp.zeros_like, trial.params),
+        jnp.zeros((2 * MOST_PERIODS * trial.batches, DIRECTIONS)),
+        jnp.zeros(DIRECTIONS),
+    )
+
+
+def settle_from_start(trial: Trial, kinds: Sorted, period: int) -> tuple[Run, int]:
+    """The run where velocity and fast leaves have settled, and its period."""
+    run = settle(trial, first_run(trial), FIRST_SETTLING * trial.batches * period)
+    typical = _typical(trial, kinds, run.leaves, period)
+    while True:
+        half, steps = run, int(run.steps)
+        run = settle(trial, run, steps)
+        strict = period_of(trial, run, SETTLED, typical)
+        if strict and strict != period:
+            return run, strict
+        if strict and _has_settled(trial, kinds, half, run, typical, period):
+            break
+        if 2 * steps >= MOST_SETTLING:
+            raise LimitError(UNSETTLED.format(2 * steps))
+    last, peak = np.abs(run.last), np.asarray(run.peak)
+    if (last.max(0) <= VANISHED * peak).all() and (peak > typical).any():
+        raise LimitError(
+            "optimizer: its steps vanish after a number of them that does not depend on the "
+            "step size, so that nothing moves in the limit; accepted are schedules of time, "
+            "such as lambda h: optax.sgd(lambda count: h * schedule(count * h))"
+        )
+    return run, period
+
+
+def _has_settled(
+    trial: Trial, kinds: Sorted, half: Run, run: Run, typical: np.ndarray, period: int
+) -> bool:
+    before, now = (np.asarray(each.last)[-period:].mean(0) for each in (half, run))
+    scale = np.maximum(np.abs(run.last[-period:]).max(0), typical)
+    fast = (kinds.of_kind(FAST, each.leaves) for each in (half, run))
+    return bool((np.abs(now - before) <= SETTLED * scale).all()) and all(
+        relative(a, b) <= REMEMBERS for a, b in zip(*fast, strict=True)
+    )
+
+
+def settle(trial: Trial, run: Run, count: int) -> Run:
+    """More steps along the gradients, params held fixed."""
+    given = trial.gradients, trial.params, trial.watched
+    return _more_steps(trial.stepper, trial.tiny, *given, run, count)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _more_steps(
+    stepper: Stepper,
+    size: Array,
+    gradients: PyTree,
+    params: PyTree,
+    watched: list[PyTree],
+    run: Run,
+    count: Array,
+) -> Run:
+    batches = jax.tree.leaves(gradients)[0].shape[0]
+
+    def step(_: Array, run: Run) -> Run:
+        gradient = jax.tree.map(lambda leaf: leaf[run.steps % batches][None], gradients)
+        velocities, _, leaves = steps_of(stepper, size, gradient, params, run.leaves)
+        velocity = jax.tree.map(lambda leaf: leaf[0], velocities)
+        seen = jnp.stack([optax.tree.vdot(velocity, each) for each in watched])
+        return Run(
+            leaves,
+            run.steps + 1,
+            jax.tree.map(jnp.add, run.sum, velocity),
+            optax.tree.add_scale(run.moment, run.steps, velocity),
+            jnp.concatenate([run.last[1:], seen[None]]),
+            jnp.maximum(run.peak, jnp.abs(seen)),
+        )
+
+    return jax.lax.fori_loop(0, count, step, run)
+
+
+def period_of(
+    trial: Trial, run: Run, tolerance: float, typical: np.ndarray | float = 0.0
+) -> int | None:
+    """After how many steps velocities return."""
+    last = np.asarray(run.last)
+    if not np.isfinite(last).all():
+        raise LimitError(
+            "optimizer: its steps along a gradient that stands still are not finite, as those "
+            "through a root that is zero there; accepted are steps that are smooth there"
+        )
+    scale = np.maximum(np.abs(last).max(0), typical)
+    window = MOST_PERIODS * trial.batches
+    for period in trial.batches * np.arange(1, MOST_PERIODS + 1):
+        now, before = last[-window:], last[-window - period : -period]
+        if (np.abs(now - before) <= tolerance * scale).all():
+            return int(period)
+    return None
+
+
+def _typical(trial: Trial, kinds: Sorted, leaves: list[Array], period: int) -> np.ndarray:
+    """Projections of a typical velocity; LimitError unless steps are in proportion to h."""
+    gradients = trial.any_gradients(period)
+    size = np.sqrt(np.mean([float(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(gradients)]))
+    perturbed = [
+        leaf + size if kind == SLOW else leaf
+        for leaf, kind in zip(trial.perturbed(leaves), kinds.kinds, strict=True)
+    ]
+
+    def velocity(size: float) -> PyTree:
+        """At half of the whole time."""
+        at_half = [
+            jnp.asarray(min(r * trial.time / (2 * size), LATE), leaf.dtype)
+            if kind == COUNTS
+            else leaf
+            for leaf, kind, r in zip(perturbed, kinds.kinds, kinds.rates, strict=True)
+        ]
+        return trial.steps(size, at_half, period, gradients)[0]
+
+    whole, half = velocity(trial.node), velocity(trial.node / 2)
+    if not relative(whole, half) <= PROPORTIONAL:
+        raise LimitError(
+            "optimizer: its steps are not in proportion to the step size as that goes to zero; "
+            "accepted are functions of it such as optax.sgd, whose updates are"
+        )
+    mean = jax.tree.map(lambda leaf: leaf.mean(0), whole)
+    return np.array([abs(float(optax.tree.vdot(mean, each))) for each in trial.watched])
+
+
+def transient(
+    trial: Trial, limit: Limit, kinds: Sorted, state: Run
+) -> tuple[Point, PyTree, Callable[[Sequence[int]], PyTree]]:
+    """The deviation at the start, its moment, and what params lack of it after some steps."""
+    period, settled = limit.period, int(state.steps)
+    steps, _, after = trial.steps(trial.tiny, state.leaves, period)
+    mean = jax.tree.map(lambda leaf: leaf.mean(0), steps)
+    within = jax.tree.map(lambda leaf: jnp.cumsum(leaf, 0) - leaf, steps)
+    whole = jax.tree.map(lambda total, m: total - settled * m, state.sum, mean)
+    first = trial.initial(trial.tiny)
+    slow = [
+        ((b - a) - settled / period * (c - b)) / trial.tiny
+        for a, b, c in zip(
+            *(kinds.of_kind(SLOW, s) for s in (first, state.leaves, after)), strict=True
+        )
+    ]
+
+    def behind(numbers: Sequence[int]) -> PyTree:
+        none, rows, run = jax.tree.map(np.zeros_like, whole), {}, first_run(trial)
+        for number in sorted({int(n) for n in numbers if n < settled}):
+            run = settle(trial, run, number - int(run.steps))
+            phase = number % period
+            rows[number] = jax.tree.map(
+                lambda total, e, inner, m, n=number, j=phase: np.asarray(
+                    total - n * m - e - (inner[j] - j * m)
+                ),
+                *(run.sum, whole, within, mean),
+            )
+        picked = [rows.get(int(number), none) for number in numbers]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *picked)
+
+    # Of whole periods, so that what steps do within one is not in it.
+    moment = jax.tree.map(
+        lambda total, inner, m: (
+            total
+            - settled * (settled - 1) / 2 * m
+            + settled
+            / period
+            * (inner - jnp.arange(period).reshape(-1, *(1,) * (inner.ndim - 1)) * m).sum(0)
+        ),
+        *(state.moment, within, mean),
+    )
+    return Point(whole, slow, jnp.zeros(())), moment, behind
+
+
+def second_order(trial: Trial, limit: Limit, given: Given, start: Point, state: Run) -> PyTree:
+    """What the second order starts from; LimitError unless the optimiser follows the limit.
+
+    The optimiser steps along gradients that change as they do along the limit. At last its
+    velocity is that of the limit and a little more, in proportion to the step size. By how
+    much less the steps before were changed by the change of gradients is of the second order.
+    """
+    settled, period = int(state.steps), limit.period
+    size = DRIFT * trial.node * min(1.0, FIRST_SETTLING / settled) ** 3
+    half = settled // (2 * period)
+    velocity, _ = compiled_velocity(limit, given, start, trial.phase(period))
+    changing = trial.gradients, trial.derivative(velocity)
+    first = trial.params, trial.initial(size)
+    still, moving = (
+        _follow(limit, given, changing, first, size, speed, half) for speed in (0.0, 1.0)
+    )
+    larger = trial.node * min(1.0, FIRST_SETTLING / settled)
+    begin = trial.params, trial.initial(larger)
+    _, (_, found), there = _follow(limit, given, changing, begin, larger, 1.0, half)
+    if not relative(found, there) <= FOLLOWS:
+        raise LimitError(
+            "optimizer: its steps do not tend to a velocity that depends on params, gradient "
+            "and slow state alone, as where a root is zero along a smooth path; accepted are "
+            "steps that do"
+        )
+    (_, middle), (total, last) = jax.tree.map(jnp.subtract, moving[:2], still[:2])
+
+    def beginning(total: Array, middle: Array, last: Array) -> Array:
+        """The sum over all periods of what is not on the line that the second half is on."""
+        slope = (last - middle) / half
+        line = 2 * half * last - slope * half * (2 * half - 1)
+        return period * (total - line) / size
+
+    return jax.tree.map(beginning, total, middle, last)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _follow(
+    limit: Limit,
+    given: Given,
+    changing: tuple[PyTree, PyTree],
+    first: tuple[PyTree, list[Array]],
+    size: Array,
+    speed: Array,
+    half: Array,
+) -> Any:
+    """Steps along gradients that change in time.
+
+    Returns:
+      The sum of the velocities of periods, and the last of them, after half of the periods and
+      after all; and the limit's velocity where the last is.
+    """
+    batches = jax.tree.leaves(changing)[0].shape[0]
+
+    def at(number: Any) -> PyTree:
+        steps = number * limit.period + jnp.arange(limit.period)
+        index, time = steps % batches, speed * size * steps
+        return jax.tree.map(
+            lambda g, d: g[index] + time.reshape(-1, *(1,) * (g.ndim - 1)) * d[index], *changing
+        )
+
+    def more(number: Array, carry: Any) -> Any:
+        sums, _, params, leaves = carry
+        steps, params, leaves = steps_of(limit.stepper, size, at(number), params, leaves)
+        mean = jax.tree.map(lambda leaf: leaf.mean(0), steps)
+        return jax.tree.map(jnp.add, sums, mean), mean, params, leaves
+
+    none = jax.tree.map(jnp.zeros_like, first[0])
+    at_half = jax.lax.fori_loop(0, half, more, (none, none, *first))
+    whole = jax.lax.fori_loop(half, 2 * half, more, at_half)
+    slow = [leaf for leaf, kind in zip(whole[3], limit.kinds, strict=True) if kind == SLOW]
+    point = Point(whole[2], slow, 2 * half * limit.period * size)
+    there, _ = limit.velocity_along(given, point, at(2 * half - 1))
+    return at_half[:2], whole[:2], there
