@@ -98,8 +98,8 @@ def test_order_of_gaps_and_predictions_on_a_quadratic(kind):
     np.testing.assert_allclose(told.to_flow, to_flow, rtol=0.03)
     np.testing.assert_allclose(told.to_base, to_base, rtol=0.06)  # of differences of the above
     assert not told.to_base[:, 0].any()
-    assert (np.abs(told.to_flow - to_flow) <= 2 * told.to_flow_error)[late].all()
-    assert told.error < 0.05  # five times the next order, which is as above
+    assert (np.abs(told.to_flow - to_flow) <= told.to_flow_error)[late].all()
+    assert told.error < 0.1  # the next order, which is as above, in several parts
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from experiments.problems.networks import FULLY_CONNECTED, NETWORKS
 from experiments.problems.networks import OPTIONS as OF_NETWORKS
 from experiments.process.mistakes import UsageError
 from gf_jax.optimizers.method import Method
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.problems.activations import ACTIVATIONS
 from gf_jax.problems.losses import LOSSES
 
@@ -202,6 +203,11 @@ class Network(Data, RandomStart, Widths, Loss, Activation, Architecture):
     def method(self) -> Method:
         """How a step is made of gradients."""
         return Method()
+
+    @property
+    def chosen_optimizer(self) -> Optimizer | None:
+        """The optimiser as a function of the step size; None is plain descent."""
+        return None
 
     @property
     def order_seed(self) -> int | None:

@@ -94,11 +94,11 @@ def descend(
 
 def steps(told: Network, study: Problem) -> dict[str, Any]:
     """Options of descent that say what its steps are made of."""
-    method, options = told.method, dict[str, Any]()
-    if method.optimizer is not None:
-        options["optimizer"] = method.optimizer
-    if method.batch_size:
-        options["batches"] = study.objective.batches(method.batch_size)
+    options = dict[str, Any]()
+    if told.chosen_optimizer is not None:
+        options["optimizer"] = told.chosen_optimizer
+    if told.method.batch_size:
+        options["batches"] = study.objective.batches(told.method.batch_size)
     return options
 
 

@@ -179,7 +179,7 @@ def _followed(
     likes = {
         "prediction": structures.of(gf_jax.Prediction, start, times=times, lanes=lanes),
         "rounding": structures.trajectory(start, times),
-        "gradient flow": structures.of(gf_jax.Flow, start, times=times),
+        run.method.flow_name: structures.of(gf_jax.Flow, start, times=times),
     }
 
     def solve(what: str, solver: Callable[[Progress | None], Any]) -> Any:

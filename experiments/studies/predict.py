@@ -66,10 +66,13 @@ class Options(groups.Momentum, groups.Ratios):
         """Raises UsageError if nothing can be predicted."""
         super().check()
         if not self.predicts:
+            given = (
+                f"momentum={self.momentum:g}" if self.momentum else f"optimizer={self.optimizer}"
+            )
             smooth = [name for name, each in ACTIVATIONS.items() if each.smooth]
             raise UsageError(
-                f"--momentum={self.momentum:g}: gaps with momentum are predicted for losses "
-                f"without kinks; accepted is --activation={' or '.join(smooth)}"
+                f"--{given}: its gaps are predicted for losses without kinks; accepted is "
+                f"--activation={' or '.join(smooth)}"
             )
 
 
@@ -123,7 +126,7 @@ def run(options: Options) -> int:
                 study.initial_params,
                 options.schedule.clock(options.method.time_scale).times(times),
                 step_sizes,
-                optimizer=options.method.optimizer,
+                optimizer=options.chosen_optimizer,
                 progress=tell,
             ),
             like,

@@ -169,7 +169,7 @@ def _predicted(workplace: NetworkWorkplace[Options], saved: Run) -> np.ndarray:
             study.initial_params,
             saved.snapshot_times,
             saved.step_sizes,
-            optimizer=saved.method.optimizer,
+            optimizer=workplace.options.chosen_optimizer,
             progress=tell,
         ),
         structures.of(

@@ -29,6 +29,7 @@ Solution = TypeVar("Solution")
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
 DOUBTFUL = 0.1  # relative error of a prediction
+PER_STEP = 1e-3  # error of a step, over that of the solution
 LONG = 1000  # iterations, beyond which progress is told in between
 SAME = 0.01  # relative difference between two precisions at the start that may be rounding
 
@@ -271,6 +272,8 @@ def _flow(
     gap = _smallest_gap(run) if predicted is None else float(predicted.to_flow[-1].min())
     smallest = gap / WELL_BELOW
     tolerance = smallest if kinks and 0 < smallest < np.inf else None
+    if tolerance is not None and optimizer is not None:
+        tolerance *= PER_STEP  # the limit of an optimiser is not followed by macro steps
 
     def follow(tell: Progress | None) -> Flow:
         options: dict[str, Any] = {

@@ -9,6 +9,8 @@ from experiments.process.mistakes import UsageError
 from experiments.runs.options.steps import MACHINE, STEPS, Steps
 from experiments.runs.options.storage import Storage
 from gf_jax.optimizers.method import Method
+from gf_jax.optimizers.named import NAMED, named
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.problems.objective import check_batch_size
 
 ARITHMETICS = {
@@ -18,6 +20,7 @@ ARITHMETICS = {
     "tf32": "float32 with a GPU's default products",
 }
 MOST_SEEDS = 100_000
+DESCENT = "descent"
 
 
 def _devices(text: str) -> str:
@@ -64,20 +67,45 @@ class Momentum(NetworkRun):
         STEPS,
     )
     nesterov: bool = option("Momentum is Nesterov's instead of heavy ball.", False, STEPS)
+    optimizer: str = option(
+        "How steps are made of gradients. But for descent the numbers are those of the base run; "
+        "averages of smaller steps last as long in time.",
+        DESCENT,
+        STEPS,
+        choices={DESCENT: "with or without momentum"}
+        | {name: each.meaning for name, each in NAMED.items()},
+    )
 
     @property
     def method(self) -> Method:
         """How a step is made of gradients."""
-        return Method(self.momentum, self.nesterov)
+        return Method(self.momentum, self.nesterov, optimizer_name=self.optimizer_name)
+
+    @property
+    def optimizer_name(self) -> str:
+        """What outputs call the optimiser; empty for descent."""
+        return "" if self.optimizer == DESCENT else NAMED[self.optimizer].title
+
+    @property
+    def chosen_optimizer(self) -> Optimizer | None:
+        """The optimiser as a function of the step size; None is plain descent."""
+        if self.optimizer == DESCENT:
+            return self.method.optimizer
+        return named(self.optimizer, self.step_size)
 
     @property
     def predicts(self) -> bool:
-        """Whether gaps can be predicted: with momentum for a smooth loss."""
-        return not self.momentum or self.smooth
+        """Whether gaps can be predicted: but for plain descent of a smooth loss."""
+        return self.chosen_optimizer is None or self.smooth
 
     def check(self) -> None:
         """Raises UsageError on a method that is none."""
         super().check()
+        if self.momentum and self.optimizer != DESCENT:
+            raise UsageError(
+                f"--momentum={self.momentum:g}: is of descent, and --optimizer={self.optimizer} "
+                "has its own; drop one of the two"
+            )
         try:
             _ = self.method
         except ValueError as error:
@@ -122,7 +150,8 @@ class Batches(Momentum):
     @property
     def method(self) -> Method:
         """How a step is made of gradients."""
-        return Method(self.momentum, self.nesterov, self.batch_size or 0)
+        batch_size = self.batch_size or 0
+        return Method(self.momentum, self.nesterov, batch_size, self.optimizer_name)
 
     @property
     def order_seed(self) -> int | None:
