@@ -10,7 +10,9 @@ import optax
 import pytest
 
 import gf_jax
-from experiments.examples.orders import OPTIMIZERS, network, orders
+from experiments.optimizers import adam
+from experiments.optimizers import orders as orders_page
+from experiments.optimizers.orders import OPTIMIZERS, network, orders
 from gf_jax.flow.limit_flow import limit_from, limit_in_words
 from gf_jax.flow.problem import flow_problem
 from gf_jax.optimizers.momentum import OfTime
@@ -254,12 +256,13 @@ def test_kinks_are_crossed_without_a_prediction():
         lambda p: f({"first": jax.nn.relu(p["first"]), "second": p["second"]}),
         *(start,),
         step_size=0.01,
-        ratios=(2, 4),
+        ratios=(4, 64),
         iterations=60,
         optimizer=lambda h: optax.adam(h, 1 - 10 * h, 1 - h),
+        arithmetic="float64",
     )
     assert found.kinks
-    assert abs(found.order[-1] - 1) < 0.1
+    assert abs(found.order[-1] - 1) < 0.15  # runs meet kinks at phases of their own
     assert np.isnan(found.predicted).all()
     assert "No gaps are predicted" in found.verdict
 
@@ -333,3 +336,21 @@ def check_drawn(found, text):
     assert (off <= found.predicted_error + found.resolution)[:, -1].all() or found.doubts, text
     slope = np.log(found.distance[-1, 1] / found.distance[-1, 2]) / np.log(4)
     assert abs(slope - 1) < 0.25 or found.doubts, (text, found.distance)
+
+
+@pytest.mark.long
+def test_the_figure_of_adam(tmp_path, capsys):
+    path = tmp_path / "adam.png"
+    adam.main([f"--figure={path}"])
+    assert path.stat().st_size > 20_000
+    said = capsys.readouterr().out.splitlines()
+    near, far = (float(line.split(": ")[1].split()[0]) for line in said)
+    assert near < far / 5
+
+
+@pytest.mark.long
+def test_the_table_of_orders(capsys, monkeypatch):
+    """Of one row; the others are tested above."""
+    monkeypatch.setattr(orders_page, "OPTIMIZERS", {"sgd": OPTIMIZERS["sgd"]})
+    orders_page.main()
+    assert "gradient flow" in capsys.readouterr().out

@@ -6,15 +6,19 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from absl.testing import flagsaver
 
 import gf_jax
 from experiments import main, show
 from experiments.cli import command_line
+from experiments.optimizers.orders import network
 from experiments.problems import data
 from experiments.runs import store
+from gf_jax.flow.limit_flow import limit_in_words
 from gf_jax.optimizers.method import Method
+from gf_jax.optimizers.named import NAMED, named
 from gf_jax.study import drawing
 from tests.conftest import WITH_FLOW
 
@@ -154,6 +158,52 @@ def test_predictions_of_momentum(made, invoke, tmp_path):
         # The same solve of the same program.
         np.testing.assert_allclose(saved["to_flow"], beside.predicted_to_flow, rtol=1e-9)
         np.testing.assert_allclose(saved["to_base"], beside.predicted_to_base, rtol=1e-9)
+
+
+def test_a_run_with_adam(invoke, tmp_path):
+    """Against its own limit, whose averages last as long in time at every step size."""
+    folder = tmp_path / "run"
+    flags = ("--optimizer=adam", "--ratios=4", "--step_size=0.005", f"--output_dir={folder}")
+    status, out, err = invoke(*WITH_FLOW, *flags)
+    assert status == 0, err
+    assert "Against the continuous limit of Adam" in out
+    saved = store.read_run(folder)
+    assert saved.method == Method(optimizer_name="Adam")
+    objective, start = problem()
+    run = gf_jax.gradient_descent(
+        *(objective.loss, start),
+        step_size=0.005,
+        ratios=(4,),
+        iterations=12,
+        optimizer=lambda h: optax.adam(h, 1 - 0.1 * h / 0.005, 1 - 0.001 * h / 0.005),
+    )
+    np.testing.assert_allclose(saved.metrics.loss, run.metrics.loss, rtol=1e-6)
+    reference = saved.reference
+    off = np.abs(reference.predicted_to_flow - reference.distance_to_flow)
+    assert (off <= reference.predicted_error + reference.resolution)[1:].all()
+
+
+@pytest.mark.long
+def test_predictions_and_rounding_with_an_optimizer(invoke, tmp_path):
+    flags = (*WITH_FLOW, "--optimizer=adagrad", "--ratios=2", "--step_size=0.005")
+    for experiment in ("predict", "rounding"):
+        folder = tmp_path / experiment
+        status, _, err = invoke(*flags, f"--experiment={experiment}", f"--output_dir={folder}")
+        assert status == 0, err
+        assert "AdaGrad" in json.loads((folder / "summary.json").read_text())["network"]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_optimizers_by_name_have_a_limit(name):
+    """They have a limit, which is tried; so a new one is a function and a line."""
+    f, start = network()
+    assert limit_in_words(f, start, np.array([1.0]), 0.0025, named(name, 0.01))
+
+
+def test_an_optimizer_has_its_own_momentum(invoke):
+    status, _, err = invoke(*WITH_FLOW, "--optimizer=adam", "--momentum=0.5")
+    assert status == 2
+    assert "--momentum=0.5: is of descent, and --optimizer=adam has its own" in err
 
 
 @pytest.mark.long

@@ -33,6 +33,7 @@ OUTSIDE = {
     "matplotlib": {
         *("gf_jax.study.drawing", "gf_jax.study.style", "experiments.output.figures"),
         "gf_jax.study.comparison",  # names a type
+        "experiments.optimizers",
     },
     "plotly": {"experiments.output.page"},
     "jinja2": {"experiments.output.page"},

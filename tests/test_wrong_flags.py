@@ -189,7 +189,7 @@ OTHER_MISTAKES = [
     (("--experiment=curvature", *DIGITS, "--segments=2"), "--segments: has no effect"),
     (
         ("--experiment=predict", *DIGITS, "--activation=relu", "--momentum=0.5"),
-        "--momentum=0.5: gaps with momentum are predicted for losses without kinks",
+        "--momentum=0.5: its gaps are predicted for losses without kinks",
     ),
     (("--experiment=bounds", *DIGITS, "--momentum=0.5"), "--momentum: has no effect"),
     (

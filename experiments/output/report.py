@@ -126,8 +126,12 @@ def _print_flow(summary: dict[str, Any], console: Console) -> None:
             text(flow["order"], ".3f") if lane["ratio"] == 1 else "",
         )
         rows.append(row)
-    title = f"Against gradient flow, at time {flow['time']:g}"
-    show_table(console, title, FLOW_COLUMNS, rows, legend=FLOW_LEGEND)
+    optimizer, legend = summary.get("optimizer_name"), FLOW_LEGEND
+    name = f"the continuous limit of {optimizer}" if optimizer else "gradient flow"
+    if optimizer:
+        legend = legend.replace("gradient flow", "that limit").replace("descent", optimizer)
+    title = f"Against {name}, at time {flow['time']:g}"
+    show_table(console, title, FLOW_COLUMNS, rows, legend=legend)
     for line in flow["verdict"]:
         console.print(escape(line), soft_wrap=True, highlight=False)
 

@@ -1,9 +1,9 @@
 """The continuous limit of any optimiser, and its deviation, solved along the flow.
 
 ``gf_jax.optimizers.limit`` makes the equation of a program; here it is solved for a loss. Beside
-the limit z and its deviation e three more are solved: q' = DF F, which is the velocity itself
-unless something jumps; and the modified flow of the largest step size h, z' = F + h (G − ½ DF F)
-from z(0) + h e(0), whose distance from z + h e tells how good the first order is.
+the limit z and its deviation e two more are solved: q' = DF F, which is the velocity itself
+unless something jumps; and the modified flow of a small step size s, z' = F + s (G − ½ DF F) from
+z(0) + s e(0), whose distance from z + s e, over s², tells how good the first order is.
 """
 
 import contextlib
@@ -35,6 +35,7 @@ PRODUCT = 2  # a Hessian-vector product, in gradients
 TOLERANCE = 1e-7
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
+SMALL = 0.01  # step size of the modified flow, over the largest
 NEAR = 1e-6  # length of a difference, over that of params
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
@@ -51,7 +52,7 @@ class Expansion(NamedTuple):
       offsets: what is added to e within a period, leaves (times, period, ...).
       error: estimated error of z.
       e_error: of e.
-      rest: norm of what z + h e leaves out of the modified flow, over h².
+      rest: norm of what z + h e leaves out, over h², as far as it is known.
       jumps: how far the velocity is from what its Jacobian makes of it, over its norm at first.
       statistics: what the solve took.
     """
@@ -251,26 +252,31 @@ def expand(
       budget: gradients beyond which it is given up.
       progress: is told the share that is done.
     """
-    limit, pure = start.limit, problem.pure
+    limit, pure, small = start.limit, problem.pure, SMALL * largest
 
     def velocity(arguments: Any, state: Any) -> Any:
-        data, given, step_size, _ = arguments
-        (*z, e, e_slow, _, _, z_h, slow_h) = state
+        data, given, small, _ = arguments
+        (*z, e, e_slow, _, _, z_s, slow_s) = state
         point, behind = Point(*z), Point(e, e_slow, jnp.zeros_like(z[2]))
         gradients, products = _gradients(pure, limit, data), _products(pure, data)
         expansion = functools.partial(limit.expansion, given, gradients, products)
         f, first, bend, (along,) = expansion(point, behind)
         e_velocity = optax.tree.add(along, first)
-        f_h, first_h, _, _ = expansion(Point(z_h, slow_h, point.time))
-        modified = optax.tree.add_scale(f_h, step_size, first_h)
+        f_s, first_s, _, _ = expansion(Point(z_s, slow_s, point.time))
+        # Where a root of what should be positive is none, the entry follows the limit.
+        modified = jax.tree.map(
+            lambda a, b, c: jnp.where(jnp.isfinite(a + small * b), a + small * b, c),
+            *(f_s, first_s, f),
+        )
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, step_size, floor = arguments
+        _, _, small, floor = arguments
         own = _size(error[:2], state[:2])
         allowed = RELATIVE * (_size(state[3:5], state[:2]) + floor)
         of_e = _size(error[3:5], state[:2]) / allowed
-        of_modified = _size(error[7:9], state[:2]) / (step_size * allowed)
+        apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
+        of_modified = _size(apart, state[:2]) / (small * allowed)
         return jnp.maximum(own, jnp.maximum(of_e, of_modified))
 
     problem = problem._replace(tolerance=problem.tolerance or TOLERANCE)
@@ -285,7 +291,7 @@ def expand(
         compiled = pure.once(("limit velocity", limit), lambda: jit(first, speed=pure.flow_speed))
         f, back = compiled(problem.data, start.given, start.point, start.moment)
         z, e = start.point, start.deviation
-        moved = optax.tree.add_scale((z.params, z.slow), largest, (e.params, e.slow))
+        moved = optax.tree.add_scale((z.params, z.slow), small, (e.params, e.slow))
         begin = jax.device_get((*z, e.params, e.slow, f.params, f.slow, *moved))
         steepest, scale = (float(optax.tree.norm(tree)) for tree in (f.params, z.params))
         of_transient = optax.tree.norm(
@@ -296,12 +302,12 @@ def expand(
     system = smooth.System(
         ("expansion", limit), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
-    arguments = [(problem.data, start.given, largest, floor)]
+    arguments = [(problem.data, start.given, small, floor)]
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
         _from(problem, start), system, begin, arguments, progress, most
     )
-    params, slow, time, e_params, _, q, _, z_h, _ = solution.state
+    params, slow, time, e_params, _, q, _, z_s, _ = solution.state
 
     def along(data: list[Array], given: Given, points: Point) -> tuple[PyTree, PyTree, Array]:
         gradients = _gradients(pure, limit, data)
@@ -319,9 +325,9 @@ def expand(
         actual, offsets, bends = jax.device_get(
             compiled(problem.data, start.given, Point(params, slow, time))
         )
-    linear = jax.tree.map(lambda p, d: p + largest * d, params, e_params)
+    linear = jax.tree.map(lambda p, d: p + small * d, params, e_params)
     rates = bends / (tree_norm(actual) + TINY)
-    rest = precise_distance(z_h, linear, 1) / largest**2
+    rest = precise_distance(z_s, linear, 1) / small**2
     rest = rest + float(of_transient) + rates * tree_norm(e_params)
     with np.errstate(invalid="ignore"):  # what was not reached is no number
         away = precise_distance(actual, q, 1) - LOOSER * solution.error[5]

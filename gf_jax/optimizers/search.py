@@ -29,7 +29,7 @@ from gf_jax.optimizers.limit import (
     Point,
     compiled_velocity,
 )
-from gf_jax.optimizers.settling import SETTLED
+from gf_jax.optimizers.settling import SETTLED, Slow
 from gf_jax.optimizers.sorting import Sorted, sort_leaves
 from gf_jax.optimizers.steps import Optimizer, check_optimizer
 from gf_jax.optimizers.trial import LimitError, Trial, like, norm, relative
@@ -108,19 +108,21 @@ def find_limit(
 
 def _found(trial: Trial) -> Start:
     """The limit, or LimitError."""
-    warm = settling.first_run(trial)
-    warm = settling.settle(trial, warm, len(warm.last))
+    unknown = Slow((False,) * len(trial.names), fixed=False)
+    warm = settling.first_run(trial, unknown)
+    warm = settling.settle(trial, unknown, warm, len(warm.last))
     period = settling.period_of(trial, warm, settling.LIKE_BEFORE) or trial.batches
     for _ in range(2):
         kinds = sort_leaves(trial, warm.leaves, period)
         trial.powers = kinds.powers
-        state, strict = settling.settle_from_start(trial, kinds, period)
+        is_time = _is_time(trial, kinds, period)
+        slow = Slow(tuple(kind == SLOW for kind in kinds.kinds), fixed=not any(is_time))
+        state, strict = settling.settle_from_start(trial, kinds, slow, period)
         if strict == period:
             break
         period, trial.powers = strict, (0,) * len(trial.names)
     else:
         raise LimitError(settling.UNSETTLED.format(int(state.steps)))
-    is_time = _is_time(trial, kinds, state.leaves, period)
     if trial.stepper.lifts and any(is_time):
         raise LimitError(
             "optimizer: its steps depend on time, and it rounds part of its state to a lower "
@@ -132,14 +134,14 @@ def _found(trial: Trial) -> Start:
     limit = _solved(trial, limit, kinds, given, start, state.leaves)
     _check_sign(trial, limit, given, start)
     limit = dataclasses.replace(limit, speed=_speed(trial, limit, given, start))
-    deviation, moment, behind = settling.transient(trial, limit, kinds, state)
+    deviation, moment, behind = settling.transient(trial, limit, slow, state)
     second = settling.second_order(trial, limit, given, start, state)
     return Start(limit, given, start, deviation, moment, second, int(state.steps), behind)
 
 
-def _is_time(trial: Trial, kinds: Sorted, settled: list[Array], period: int) -> tuple[bool, ...]:
+def _is_time(trial: Trial, kinds: Sorted, period: int) -> tuple[bool, ...]:
     """Whether velocities depend on a count times the step size."""
-    base = trial.perturbed(settled)
+    base = trial.perturbed(trial.initial(trial.tiny))
 
     def velocity(at: int, count: float) -> PyTree:
         leaves = [

@@ -47,17 +47,31 @@ class Run(NamedTuple):
 
     leaves: list[Array]
     steps: Array  # done
+    grown: list[Array]  # by how much slow leaves have, or would have
     sum: PyTree  # of velocities
     moment: PyTree  # of them, each times the steps before it
     last: Array  # projections of the last velocities, (most, directions)
     peak: Array  # of each direction, the largest so far
 
 
-def first_run(trial: Trial) -> Run:
+class Slow(NamedTuple):
+    """Which leaves are slow, and whether they are held fixed, as they are at h = 0.
+
+    Where time counts they are not, since a count corrects their beginnings.
+    """
+
+    leaves: tuple[bool, ...]
+    fixed: bool
+
+
+def first_run(trial: Trial, slow: Slow) -> Run:
     """The state before the first step, over the powers of the tiny step size."""
+    leaves = trial.initial(trial.tiny)
+    pairs = zip(leaves, slow.leaves, strict=True)
     return Run(
-        trial.initial(trial.tiny),
+        leaves,
         jnp.zeros((), int),
+        [jnp.zeros_like(leaf) for leaf, is_slow in pairs if is_slow],
         jax.tree.map(jnp.zeros_like, trial.params),
         jax.tree.map(jnp.zeros_like, trial.params),
         jnp.zeros((2 * MOST_PERIODS * trial.batches, DIRECTIONS)),
@@ -65,13 +79,14 @@ def first_run(trial: Trial) -> Run:
     )
 
 
-def settle_from_start(trial: Trial, kinds: Sorted, period: int) -> tuple[Run, int]:
+def settle_from_start(trial: Trial, kinds: Sorted, slow: Slow, period: int) -> tuple[Run, int]:
     """The run where velocity and fast leaves have settled, and its period."""
-    run = settle(trial, first_run(trial), FIRST_SETTLING * trial.batches * period)
+    first = first_run(trial, slow)
+    run = settle(trial, slow, first, FIRST_SETTLING * trial.batches * period)
     typical = _typical(trial, kinds, run.leaves, period)
     while True:
         half, steps = run, int(run.steps)
-        run = settle(trial, run, steps)
+        run = settle(trial, slow, run, steps)
         strict = period_of(trial, run, SETTLED, typical)
         if strict and strict != period:
             return run, strict
@@ -100,15 +115,16 @@ def _has_settled(
     )
 
 
-def settle(trial: Trial, run: Run, count: int) -> Run:
+def settle(trial: Trial, slow: Slow, run: Run, count: int) -> Run:
     """More steps along the gradients, params held fixed."""
     given = trial.gradients, trial.params, trial.watched
-    return _more_steps(trial.stepper, trial.tiny, *given, run, count)
+    return _more_steps(trial.stepper, slow, trial.tiny, *given, run, count)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _more_steps(
     stepper: Stepper,
+    slow: Slow,
     size: Array,
     gradients: PyTree,
     params: PyTree,
@@ -123,9 +139,12 @@ def _more_steps(
         velocities, _, leaves = steps_of(stepper, size, gradient, params, run.leaves)
         velocity = jax.tree.map(lambda leaf: leaf[0], velocities)
         seen = jnp.stack([optax.tree.vdot(velocity, each) for each in watched])
+        pairs = list(zip(leaves, run.leaves, slow.leaves, strict=True))
+        by = [new - old for new, old, is_slow in pairs if is_slow]
         return Run(
-            leaves,
+            [old if is_slow and slow.fixed else new for new, old, is_slow in pairs],
             run.steps + 1,
+            jax.tree.map(jnp.add, run.grown, by),
             jax.tree.map(jnp.add, run.sum, velocity),
             optax.tree.add_scale(run.moment, run.steps, velocity),
             jnp.concatenate([run.last[1:], seen[None]]),
@@ -184,26 +203,22 @@ def _typical(trial: Trial, kinds: Sorted, leaves: list[Array], period: int) -> n
 
 
 def transient(
-    trial: Trial, limit: Limit, kinds: Sorted, state: Run
+    trial: Trial, limit: Limit, slow: Slow, state: Run
 ) -> tuple[Point, PyTree, Callable[[Sequence[int]], PyTree]]:
     """The deviation at the start, its moment, and what params lack of it after some steps."""
     period, settled = limit.period, int(state.steps)
-    steps, _, after = trial.steps(trial.tiny, state.leaves, period)
+    more = settle(trial, slow, state._replace(grown=none_of(state.grown)), period)
+    steps, _, _ = trial.steps(trial.tiny, state.leaves, period)
     mean = jax.tree.map(lambda leaf: leaf.mean(0), steps)
     within = jax.tree.map(lambda leaf: jnp.cumsum(leaf, 0) - leaf, steps)
     whole = jax.tree.map(lambda total, m: total - settled * m, state.sum, mean)
-    first = trial.initial(trial.tiny)
-    slow = [
-        ((b - a) - settled / period * (c - b)) / trial.tiny
-        for a, b, c in zip(
-            *(kinds.of_kind(SLOW, s) for s in (first, state.leaves, after)), strict=True
-        )
-    ]
+    pairs = zip(state.grown, more.grown, strict=True)
+    of_slow = [(total - settled / period * last) / trial.tiny for total, last in pairs]
 
     def behind(numbers: Sequence[int]) -> PyTree:
-        none, rows, run = jax.tree.map(np.zeros_like, whole), {}, first_run(trial)
+        none, rows, run = jax.tree.map(np.zeros_like, whole), {}, first_run(trial, slow)
         for number in sorted({int(n) for n in numbers if n < settled}):
-            run = settle(trial, run, number - int(run.steps))
+            run = settle(trial, slow, run, number - int(run.steps))
             phase = number % period
             rows[number] = jax.tree.map(
                 lambda total, e, inner, m, n=number, j=phase: np.asarray(
@@ -225,7 +240,12 @@ def transient(
         ),
         *(state.moment, within, mean),
     )
-    return Point(whole, slow, jnp.zeros(())), moment, behind
+    return Point(whole, of_slow, jnp.zeros(())), moment, behind
+
+
+def none_of(leaves: list[Array]) -> list[Array]:
+    """Zeros like these."""
+    return [jnp.zeros_like(leaf) for leaf in leaves]
 
 
 def second_order(trial: Trial, limit: Limit, given: Given, start: Point, state: Run) -> PyTree:

@@ -1,6 +1,6 @@
 """Which equation does Adam follow? Its figure, on a small tanh network.
 
-    python -m experiments.examples.adam --figure=adam.png
+    python -m experiments.optimizers.adam --figure=adam.png
 
 Left: Adam at three step sizes h with decays 1 - 10h and 1 - h, its distance from its limit,
 measured and predicted. Right: one run of Adam with decays 0.9 and 0.99 beside the limits of two
@@ -17,7 +17,7 @@ import optax
 from matplotlib.figure import Figure
 
 import gf_jax
-from experiments.examples.orders import network
+from experiments.optimizers.orders import network
 from gf_jax.study import style
 
 STEP_SIZE, ITERATIONS, EPS = 0.01, 300, 0.03

@@ -1,6 +1,6 @@
 """Which equation do optimisers follow, and how far do they stand from it? One table.
 
-    python -m experiments.examples.orders
+    python -m experiments.optimizers.orders
 
 Optimisers of optax are handed over as they are, on a small tanh network; runs at four step sizes,
 each half of the one before, are compared with the limit z and with z + h e. The order of the
