@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,12 @@ REFUSED = {
     "noise": (lambda h: optax.noisy_sgd(h, key=0), "neither rest nor count"),
     "line search": (optax.lbfgs, "a step of it failed"),
     "misspelt": (lambda h: optax.sgd(h, momentun=0.9), "unexpected keyword argument"),
+    "branches": (lambda h: optax.sgd(h if h > 0.1 else h / 2), "a step of it failed"),
+    "root of h in a decay": (
+        lambda h: optax.sgd(h, momentum=1 - jnp.sqrt(h)),
+        "a power of the step size",
+    ),
+    "root of h": (lambda h: optax.sgd(h * (1 + jnp.sqrt(h))), "no whole number"),
 }
 
 
@@ -135,6 +142,67 @@ def test_what_is_no_optimizer(wrong):
     for study in (gf_jax.compare, gf_jax.gradient_descent):
         with pytest.raises(ValueError, match=r"^optimizer: got .*; accepted is a function from"):
             study(f, start, step_size=0.01, iterations=10, ratios=(2,), optimizer=wrong)
+
+
+class Kept(NamedTuple):
+    """A state of one's own: a mean of all params so far, and how many they are."""
+
+    mean: Any
+    count: Any
+
+
+def averaging(h):
+    """Descent that keeps the mean of its iterates, which no step depends on."""
+
+    def init(params):
+        return Kept(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
+
+    def update(gradient, state, params=None):
+        count = state.count + 1
+        mean = jax.tree.map(lambda a, p: a + (p - a) / count, state.mean, params)
+        return jax.tree.map(lambda g: -h * g, gradient), Kept(mean, count)
+
+    return optax.GradientTransformation(init, update)
+
+
+def leapfrog(h):
+    """A ball with friction, of a state without names."""
+
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(gradient, state, params=None):
+        state = jax.tree.map(lambda v, g: v - h * (2 * v + g), state, gradient)
+        return jax.tree.map(lambda v: h * v, state), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def rounding(h):
+    """Descent along gradients that are rounded to three digits; its limit is that of descent."""
+
+    def update(gradient, state, params=None):
+        short = jax.tree.map(lambda g: -h * g.astype(jnp.bfloat16).astype(g.dtype), gradient)
+        return short, state
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (averaging, "an equation in the parameters alone"),
+        (leapfrog, "an equation in the parameters and what it keeps"),
+        (rounding, "an equation in the parameters alone"),
+    ],
+    ids=["averaging", "leapfrog", "rounding"],
+)
+def test_optimizers_of_ones_own(optimizer, words):
+    f, start = network()
+    assert limit_in_words(f, start, np.array([0.5]), 0.00125, optimizer) == words
+    if optimizer is not rounding:  # whose runs are rounded
+        _, second = orders(optimizer, 0.01, time=0.5)
+        np.testing.assert_allclose(second, 2, atol=0.1)
 
 
 def test_adam_in_closed_form():

@@ -4,6 +4,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.ode import odeint
 
@@ -146,6 +147,27 @@ def test_a_second_study_compiles_nothing():
     second = study(1.5, 0.05)  # other data, another step size
     assert (len(calls), counts.compiled - before) == (2, 0)
     assert second.run.metrics.loss[0, 0] != first.run.metrics.loss[0, 0]
+
+
+def test_a_second_study_of_an_optimizer_compiles_nothing():
+    """Its limit is searched for anew, by programs that are there."""
+    counts = Counts()
+
+    def optimizer(h):
+        return optax.adam(h, 0.8, 0.9, eps=0.1)
+
+    def study(start, step_size):
+        def f(w):
+            return jnp.mean((jnp.tanh(X @ w) - 1) ** 2)
+
+        options = {"step_size": step_size, "iterations": 20, "ratios": (2,)}
+        return gf_jax.compare(f, start, **options, optimizer=optimizer)
+
+    study(jnp.asarray(START), 0.01)
+    before = counts.compiled
+    found = study(jnp.asarray(1.5 * START), 0.005)
+    assert np.isfinite(found.predicted).all()
+    assert counts.compiled == before
 
 
 def test_what_is_compiled_serves_no_other_loss():

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gf_jax.descent.schedule import Schedule
-from gf_jax.optimizers.steps import Optimizer, check_optimizer
+from gf_jax.optimizers.steps import Optimizer, check_steps
 from gf_jax.program.arithmetic import Arithmetic
 from gf_jax.program.program import Program, trace
 from gf_jax.program.pure import Pure
@@ -124,10 +124,10 @@ def rule(
 
     Raises:
       ValueError: if the loss of a batch is not a scalar loss of params at this point, there is
-        no batch, or the optimiser is no function.
+        no batch, or the optimiser is no function or cannot step.
     """
     optimizer = optax.sgd if optimizer is None else optimizer
-    check_optimizer(optimizer)
+    check_steps(optimizer, point)
     lanes = schedule.lanes
     if batches is None:
         rule = Rule(program.pure, None, 0, lanes, numbers, optimizer)

@@ -263,10 +263,13 @@ def expand(
         f, first, bend, (along,) = expansion(point, behind)
         e_velocity = optax.tree.add(along, first)
         f_s, first_s, _, _ = expansion(Point(z_s, slow_s, point.time))
-        # Where a root of what should be positive is none, the entry follows the limit.
+        modified = optax.tree.add_scale(f_s, small, first_s)
+        # Linear where a root of what should be positive is none, and before the first step: there
+        # the velocity may change without bounds, as of averages that are corrected by a count.
+        linear = optax.tree.add_scale(f, small, e_velocity)
+        early = limit.timed & (point.time < small / SMALL)
         modified = jax.tree.map(
-            lambda a, b, c: jnp.where(jnp.isfinite(a + small * b), a + small * b, c),
-            *(f_s, first_s, f),
+            lambda a, b: jnp.where(jnp.isfinite(a) & ~early, a, b), modified, linear
         )
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 

@@ -127,7 +127,7 @@ class Limit:
     rounds: int
     period: int
     fades: tuple[bool, ...] = ()
-    speed: float | None = None
+    speed: float | None = dataclasses.field(default=None, compare=False)
 
     @property
     def timed(self) -> bool:
@@ -326,6 +326,7 @@ class Limit:
 
 
 compiled_velocity = jax.jit(Limit.velocity_along, static_argnums=0)
+compiled_settle = jax.jit(Limit.settle, static_argnums=0)
 
 
 def late(rate: float, period: int, dtype: Any) -> Array:

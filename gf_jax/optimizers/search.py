@@ -27,12 +27,13 @@ from gf_jax.optimizers.limit import (
     Given,
     Limit,
     Point,
+    compiled_settle,
     compiled_velocity,
 )
 from gf_jax.optimizers.settling import SETTLED, Slow
 from gf_jax.optimizers.sorting import Sorted, sort_leaves
-from gf_jax.optimizers.steps import Optimizer, check_optimizer
-from gf_jax.optimizers.trial import LimitError, Trial, like, norm, relative
+from gf_jax.optimizers.steps import Optimizer, check_optimizer, failed
+from gf_jax.optimizers.trial import LimitError, Trial, like, relative
 
 PyTree = Any
 
@@ -99,11 +100,7 @@ def find_limit(
     except LimitError:
         raise
     except Exception as error:  # the optimiser is a program of the user's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LimitError(
-            f"optimizer: a step of it failed ({reason}); accepted are optimisers whose update "
-            "takes gradients, state and params, and that can be differentiated"
-        ) from error
+        raise LimitError(failed(error)) from error
 
 
 def _found(trial: Trial) -> Start:
@@ -201,10 +198,9 @@ def _solved(
         return dataclasses.replace(limit, rounds=0)
     guess = kinds.of_kind(FAST, trial.perturbed(settled))
     gradients = trial.phase(limit.period)
-    once = jax.jit(lambda guess: limit.settle(given._replace(guess=guess), start, gradients))
     rounds, change = 0, np.inf
     while not change <= RESIDUAL and rounds <= MOST_ROUNDS:
-        following = once(guess)
+        following = compiled_settle(limit, given._replace(guess=guess), start, gradients)
         change, guess, rounds = relative(following, guess), following, rounds + 1
     if not change <= RESIDUAL:
         raise LimitError(
@@ -247,13 +243,13 @@ def _fades(
 
 def _check_sign(trial: Trial, limit: Limit, given: Given, start: Point) -> None:
     """Refuses steps that jump where an entry of the gradient passes zero."""
-    several = any(leaf[0].size > 1 for leaf in jax.tree.leaves(trial.gradients))
+    alone = all(leaf[0].size == 1 for leaf in jax.tree.leaves(trial.gradients))
 
     def some(leaf: Array) -> np.ndarray:
         """Entries that are made small, never all of a leaf: that may be scaled as a whole."""
         chosen = trial.draws.random(leaf.shape[1:]) < 0.5
-        if several and chosen.all():
-            chosen.flat[0] = False
+        if chosen.size:
+            chosen.flat[0], chosen.flat[-1] = True, alone
         return chosen
 
     which, of_steps = jax.tree.map(some, trial.gradients), trial.phase(limit.period)
@@ -263,10 +259,13 @@ def _check_sign(trial: Trial, limit: Limit, given: Given, start: Point) -> None:
         for s in (1, -1)
     )
 
-    def there(tree: PyTree) -> float:
-        return norm(jax.tree.map(lambda leaf, w: jnp.where(w, leaf, 0), tree, which))
+    def jumps(one: Array, other: Array, before: Array, chosen: np.ndarray) -> bool:
+        there = [jnp.where(chosen, each, 0) for each in (one - other, before)]
+        jump, whole = (float(jnp.linalg.norm(each)) for each in there)
+        return jump > JUMPS * whole
 
-    if there(jax.tree.map(jnp.subtract, first, second)) > JUMPS * there(velocity(of_steps)):
+    found = jax.tree.map(jumps, first, second, velocity(of_steps), which)
+    if any(jax.tree.leaves(found)):
         raise LimitError(
             "optimizer: its steps jump where an entry of the gradient changes its sign, as "
             "those of sign descent do, and of Adam with a small eps at fixed decays, so that "

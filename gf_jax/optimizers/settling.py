@@ -33,6 +33,8 @@ SETTLED = 1e-5  # of those that have settled
 REMEMBERS = 1e-4  # relative change of fast leaves that have settled
 VANISHED = 1e-6  # velocity, over the largest of the transient
 PROPORTIONAL = 0.1  # relative change of a velocity when the step size is halved
+SEEN = 1e-8  # relative change of a velocity with the step size, above rounding
+SMOOTH = 0.35  # change of velocities at a quarter of the step size; 1/4 where they are smooth
 DRIFT = 1e-3  # step size along gradients that change, over the smallest node
 FOLLOWS = 0.05  # velocities of the optimiser and of the limit, relative
 UNSETTLED = (
@@ -192,11 +194,17 @@ def _typical(trial: Trial, kinds: Sorted, leaves: list[Array], period: int) -> n
         ]
         return trial.steps(size, at_half, period, gradients)[0]
 
-    whole, half = velocity(trial.node), velocity(trial.node / 2)
+    whole, half, *small = (velocity(trial.node / n) for n in (1, 2, 4, 16))
     if not relative(whole, half) <= PROPORTIONAL:
         raise LimitError(
             "optimizer: its steps are not in proportion to the step size as that goes to zero; "
             "accepted are functions of it such as optax.sgd, whose updates are"
+        )
+    change, next_change = relative(small[0], whole), relative(small[1], small[0])
+    if change > SEEN and next_change > SMOOTH * change:
+        raise LimitError(
+            "optimizer: its steps depend on a power of the step size that is no whole number, such "
+            "as its root, so that they have no expansion in it; accepted are smooth functions of it"
         )
     mean = jax.tree.map(lambda leaf: leaf.mean(0), whole)
     return np.array([abs(float(optax.tree.vdot(mean, each))) for each in trial.watched])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -12,8 +13,10 @@ from gf_jax.optimizers.steps import Powers
 from gf_jax.optimizers.trial import LimitError, Trial, relative
 
 RESTS = 1e-12  # relative motion of what rests
-WITH_SIZE = 0.75  # motion at half the step size, over that at the whole one
+WITH_SIZE = (0.45, 0.55)  # motion at half the step size, over that at the whole one
+WITHOUT_SIZE = 0.95  # likewise, from which on it does not depend on the step size
 FORGETS = 1 - 1e-7  # decay from which on nothing is forgotten
+DIGITS = 12  # of a decay, so that what is compiled with it serves other starts
 GROWS = 0.01  # relative change of where a leaf settles when the step size is doubled
 
 
@@ -34,14 +37,17 @@ def sort_leaves(trial: Trial, leaves: list[Array], period: int) -> Sorted:
     """The kinds of all leaves, found from a state near which they are perturbed."""
     _, _, second = trial.steps(trial.tiny, leaves, period)
     _, _, third = trial.steps(trial.tiny, second, period)
+    idle = _idle(trial, leaves, period)
     whole = {
-        at: _whole_number(*each)
+        at: 0 if at in idle else _whole_number(*each)
         for at, each in enumerate(zip(trial.names, leaves, second, third, strict=True))
         if not jnp.issubdtype(each[1].dtype, jnp.floating)
     }
     rates = tuple(whole.get(at, 0) / period for at in range(len(leaves)))
     trial.rests = {
-        at for at in range(len(leaves)) if at not in whole and _rests(trial, at, leaves, period)
+        at
+        for at in range(len(leaves))
+        if at not in whole and (at in idle or _rests(trial, at, leaves, period))
     }
     for _ in range(1 + len(leaves)):
         found = [
@@ -64,11 +70,44 @@ def sort_leaves(trial: Trial, leaves: list[Array], period: int) -> Sorted:
     return Sorted(kinds, powers, decays, rates)
 
 
+def _idle(trial: Trial, leaves: list[Array], period: int) -> set[int]:
+    """Leaves that no step depends on, such as averages that are kept to be read."""
+    gradients = trial.any_gradients(period)
+
+    def others(leaf: Array) -> list[Array]:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return [trial.moved(leaf), -3 * trial.moved(leaf), jnp.zeros_like(leaf)]
+        return [~leaf if leaf.dtype == bool else leaf + jnp.ones_like(leaf)]
+
+    def after(leaves: list[Array]) -> tuple[Any, list[Array]]:
+        steps, _, state = trial.steps(trial.node, leaves, period, gradients)
+        return steps, state
+
+    steps, state = after(leaves)
+    feeds, count = {}, len(leaves)
+    for at, leaf in enumerate(leaves):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # a random key
+            feeds[at] = {count}
+            continue
+        feeds[at] = set()
+        for other in others(leaf):
+            seen, found = after([*leaves[:at], other, *leaves[at + 1 :]])
+            pairs = zip(*map(jax.tree.leaves, (steps, seen)), strict=True)
+            if not all(np.array_equal(a, b) for a, b in pairs):
+                feeds[at].add(count)
+            pairs = zip(state, found, strict=True)
+            feeds[at] |= {to for to, (a, b) in enumerate(pairs) if not np.array_equal(a, b)}
+    needed = {count}
+    while more := {at for at in feeds if at not in needed and feeds[at] & needed}:
+        needed |= more
+    return set(range(count)) - needed
+
+
 def _rests(trial: Trial, at: int, leaves: list[Array], period: int) -> bool:
     """Whether a leaf stays where it is put."""
     other = list(leaves)
     for share in (1.0, 0.5):
-        other[at] = share * trial.perturbed(leaves)[at]
+        other[at] = share * trial.moved(leaves[at])
         _, _, after = trial.steps(trial.node, other, period, trial.any_gradients(period))
         if not relative(other[at], after[at]) <= RESTS:
             return False
@@ -92,7 +131,7 @@ def _kind(trial: Trial, at: int, leaves: list[Array], period: int) -> tuple[str,
         return kind, known, 0.0
     perturbed = trial.perturbed(leaves)
     other = list(perturbed)
-    other[at] = trial.perturbed(perturbed)[at]
+    other[at] = trial.moved(perturbed[at])
     by = other[at] - perturbed[at]
 
     def after(leaves: list[Array], size: float) -> Array:
@@ -101,6 +140,7 @@ def _kind(trial: Trial, at: int, leaves: list[Array], period: int) -> tuple[str,
     here = after(perturbed, trial.tiny)
     decay = float(jnp.vdot(by, after(other, trial.tiny) - here) / jnp.vdot(by, by))
     if abs(decay) < FORGETS and np.isfinite(decay):
+        decay = round(decay, DIGITS)
         settles = [
             perturbed[at] + (a - perturbed[at]) / (1 - decay)
             for a in (here, after(perturbed, 2 * trial.tiny))
@@ -128,7 +168,15 @@ def _moves(trial: Trial, at: int, leaves: list[Array], period: int, sign: int) -
     )
     if whole <= RESTS * float(jnp.linalg.norm(perturbed[at])):
         return HELD
-    return SLOW if half < WITH_SIZE * whole else FAST
+    least, most = (share * whole for share in WITH_SIZE)
+    if least < half < most:
+        return SLOW
+    if half > WITHOUT_SIZE * whole:
+        return FAST
+    raise LimitError(
+        f"optimizer: {trial.names[at]} in its state moves in proportion to a power of the step "
+        "size that is neither 0 nor 1; accepted are decays such as 0.9 and 1 - c * h"
+    )
 
 
 def _whole_number(name: str, first: Array, second: Array, third: Array) -> int:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from gf_jax.program.equations import equations_within
 from gf_jax.program.lifting import Lifter
 from gf_jax.program.rules import Settings
 
@@ -33,6 +34,32 @@ def check_optimizer(optimizer: Any) -> None:
     )
 
 
+def check_steps(optimizer: Any, params: PyTree) -> None:
+    """Raises ValueError unless an optimiser steps from params, with a step size that is traced."""
+    check_optimizer(optimizer)
+
+    def step(size: Array, params: PyTree) -> PyTree:
+        transformation = optimizer(size)
+        return transformation.update(params, transformation.init(params), params)[0]
+
+    try:
+        updates = jax.eval_shape(step, jax.ShapeDtypeStruct((), jnp.float32), params)
+    except Exception as error:  # the optimiser is a program of the user's
+        raise ValueError(failed(error)) from error
+    given: Any = jax.tree.structure(params)
+    if jax.tree.structure(updates) != given:
+        raise ValueError(failed("its updates have another structure than params"))
+
+
+def failed(error: Any) -> str:
+    """The line that says why a step failed."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"optimizer: a step of it failed ({reason}); accepted are optimisers whose update takes "
+        "gradients, state and params, for any step size"
+    )
+
+
 def is_descent(optimizer: Optimizer, params: PyTree) -> bool:
     """Whether an optimiser is plain descent, −h times the gradient, by its program."""
     state = optimizer(1.0).init(params)
@@ -51,6 +78,24 @@ def is_descent(optimizer: Optimizer, params: PyTree) -> bool:
         for size in (0.5, 2.0)
         for leaf in jax.tree.leaves(updates(jnp.asarray(size), ones))
     )
+
+
+def rounds(optimizer: Optimizer, size: float, gradients: PyTree, params: PyTree) -> bool:
+    """Whether a step holds anything in less than double precision, with all given in double.
+
+    Args:
+      optimizer: the function of the step size.
+      size: a step size.
+      gradients: of steps, leaves (steps, ...).
+      params: the point.
+    """
+    gradient = jax.tree.map(lambda leaf: leaf[0], gradients)
+    program = jax.make_jaxpr(
+        lambda size: optimizer(size).update(gradient, optimizer(size).init(params), params)
+    )(size)
+    equations = equations_within(program.jaxpr)
+    dtypes = {variable.aval.dtype for eqn in equations for variable in eqn.outvars}
+    return any(jnp.issubdtype(d, jnp.floating) and d != jnp.float64 for d in dtypes)
 
 
 class Stepper(NamedTuple):

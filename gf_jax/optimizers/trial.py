@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from gf_jax.optimizers.steps import Optimizer, Powers, Stepper, compiled_steps
+from gf_jax.optimizers.steps import Optimizer, Powers, Stepper, compiled_steps, rounds
 
 PyTree = Any
 
@@ -60,8 +60,7 @@ class Trial:
         state = optimizer(self.node).init(params)
         named, structure = jax.tree_util.tree_flatten_with_path(state)
         self.names = tuple(_name(path) for path, _ in named)
-        dtypes = [jnp.result_type(leaf) for _, leaf in named]
-        lifts = any(jnp.issubdtype(d, jnp.floating) and d != jnp.float64 for d in dtypes)
+        lifts = rounds(optimizer, self.node, self.phase(1), params)
         self.stepper = Stepper(optimizer, structure, (0,) * len(named), lifts)
         first, other = self.initial(self.node), self.initial(2 * self.node)
         self.sized = [not np.array_equal(*pair) for pair in zip(first, other, strict=True)]
@@ -95,17 +94,16 @@ class Trial:
         return jax.tree.map(lambda leaf: leaf[index], self.gradients)
 
     def perturbed(self, leaves: list[Array]) -> list[Array]:
-        """The state with all floating-point numbers moved a little, upwards."""
+        """The state with all floating-point numbers moved, but for those that are known to rest."""
+        return [leaf if at in self.rests else self.moved(leaf) for at, leaf in enumerate(leaves)]
+
+    def moved(self, leaf: Array) -> Array:
+        """A leaf of floating-point numbers, moved a little upwards; any other as it is."""
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
         squares = [float(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(self.gradients)]
-        more = 1e-3 * np.sqrt(np.mean(squares))
-
-        def moved(leaf: Array) -> Array:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                return leaf
-            share, some = (self.draws.uniform(0.5, 1.5, leaf.shape) for _ in range(2))
-            return leaf * (1 + 0.1 * share) + more * some
-
-        return [leaf if at in self.rests else moved(leaf) for at, leaf in enumerate(leaves)]
+        share, some = (self.draws.uniform(0.5, 1.5, leaf.shape) for _ in range(2))
+        return leaf * (1 + 0.1 * share) + 1e-3 * np.sqrt(np.mean(squares)) * some
 
     def any_gradients(self, period: int) -> PyTree:
         """Gradients like those at the start, of which no leaf is zero."""
