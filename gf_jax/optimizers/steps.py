@@ -63,7 +63,8 @@ def failed(error: Any) -> str:
 def is_descent(optimizer: Optimizer, params: PyTree) -> bool:
     """Whether an optimiser is plain descent, −h times the gradient, by its program."""
     state = optimizer(1.0).init(params)
-    if jax.tree.leaves(state):
+    ones = jax.tree.map(jnp.ones_like, params)
+    if jax.tree.leaves(state) or rounds(optimizer, 1.0, ones, params):
         return False
 
     def updates(size: Array, gradient: PyTree) -> PyTree:
@@ -72,7 +73,6 @@ def is_descent(optimizer: Optimizer, params: PyTree) -> bool:
     program = jax.make_jaxpr(updates)(1.0, params)
     if not {eqn.primitive.name for eqn in program.eqns} <= LINEAR:
         return False
-    ones = jax.tree.map(jnp.ones_like, params)
     return all(
         bool((leaf == -size).all())
         for size in (0.5, 2.0)
@@ -80,22 +80,23 @@ def is_descent(optimizer: Optimizer, params: PyTree) -> bool:
     )
 
 
-def rounds(optimizer: Optimizer, size: float, gradients: PyTree, params: PyTree) -> bool:
-    """Whether a step holds anything in less than double precision, with all given in double.
+def rounds(optimizer: Optimizer, size: float, gradient: PyTree, params: PyTree) -> bool:
+    """Whether a step holds anything in less than the precision of params.
 
     Args:
       optimizer: the function of the step size.
       size: a step size.
-      gradients: of steps, leaves (steps, ...).
+      gradient: of a step.
       params: the point.
     """
-    gradient = jax.tree.map(lambda leaf: leaf[0], gradients)
     program = jax.make_jaxpr(
         lambda size: optimizer(size).update(gradient, optimizer(size).init(params), params)
     )(size)
     equations = equations_within(program.jaxpr)
     dtypes = {variable.aval.dtype for eqn in equations for variable in eqn.outvars}
-    return any(jnp.issubdtype(d, jnp.floating) and d != jnp.float64 for d in dtypes)
+    finfo: Any = jnp.finfo
+    bits = finfo(jnp.result_type(*jax.tree.leaves(params))).bits
+    return any(finfo(d).bits < bits for d in dtypes if jnp.issubdtype(d, jnp.floating))
 
 
 class Stepper(NamedTuple):

@@ -60,7 +60,7 @@ class Trial:
         state = optimizer(self.node).init(params)
         named, structure = jax.tree_util.tree_flatten_with_path(state)
         self.names = tuple(_name(path) for path, _ in named)
-        lifts = rounds(optimizer, self.node, self.phase(1), params)
+        lifts = rounds(optimizer, self.node, jax.tree.map(lambda x: x[0], gradients), params)
         self.stepper = Stepper(optimizer, structure, (0,) * len(named), lifts)
         first, other = self.initial(self.node), self.initial(2 * self.node)
         self.sized = [not np.array_equal(*pair) for pair in zip(first, other, strict=True)]
