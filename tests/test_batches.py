@@ -169,3 +169,52 @@ def test_wrong_batch_sizes_are_refused(digits):
             ValueError, match=r"batch_size: got .*; accepted are .* 200: 1, 2, 4, 5"
         ):
             objective.batches(size)
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_order_of_what_predictions_leave_out(size):
+    """Two, at the ends of epochs; within them as well off is less than what is told."""
+    network, start = smooth_network()
+    number, ratios = EXAMPLES // size, (1, 2, 4, 8)
+
+    def of_batch(params, index):
+        return network(params, index * size, size)
+
+    run = gf_jax.gradient_descent(
+        lambda params: network(params, 0, EXAMPLES),
+        start,
+        step_size=0.01,
+        ratios=ratios,
+        iterations=4 * number + 1,
+        snapshots=(2 * number, 4 * number, 4 * number + 1),
+        arithmetic="float64",
+        batches=gf_jax.Batches(of_batch, number),
+    )
+    told = gf_jax.predict(
+        lambda params: network(params, 0, EXAMPLES),
+        *(start, run.snapshot_times, run.step_sizes),
+        batches=gf_jax.Batches(of_batch, number),
+    )
+    flow = told.flow
+    distance = gf_jax.compare_with_flow(run.snapshots, flow.params, flow.error, run.step_sizes)
+    off = np.abs(told.to_flow - distance.distance)
+    assert (off <= told.to_flow_error).all()
+    orders = np.log2(off[:2, :-1] / off[:2, 1:])  # where all runs end an epoch
+    np.testing.assert_allclose(orders, 2, atol=0.05)
+
+
+def smooth_network():
+    """The squared error of a tanh network on some of the examples, and a start."""
+    generator = np.random.default_rng(3)
+    inputs = generator.normal(size=(EXAMPLES, 3)).astype(np.float32)
+    targets = generator.normal(size=EXAMPLES).astype(np.float32)
+
+    def loss(params, first, count):
+        rows, wanted = (
+            jax.lax.dynamic_slice_in_dim(jnp.asarray(each), first, count)
+            for each in (inputs, targets)
+        )
+        return jnp.mean((jnp.tanh(rows @ params["first"]) @ params["second"] - wanted) ** 2)
+
+    start = {"first": generator.normal(size=(3, 2)), "second": generator.normal(size=2)}
+    return loss, start

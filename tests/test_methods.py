@@ -121,16 +121,17 @@ def test_a_run_in_batches(made, invoke, tmp_path):
     )
     jax.tree.map(np.testing.assert_array_equal, saved.metrics, run.metrics)
     reference = saved.reference
-    assert np.isnan(reference.predicted_to_flow).all()
-    assert reference.prediction_evaluations == 0
+    # Three batches make an epoch, and the step size is large: within what was told, but for the
+    # first iterations.
+    off = np.abs(reference.predicted_to_flow - reference.distance_to_flow)
+    assert (off <= reference.predicted_error + reference.resolution)[3:].all()
+    assert np.isfinite(reference.predicted_to_base).all()
     # The flow is that of the full objective, here of the examples in their own order.
     of_all = store.read_run(made[0]).reference
     np.testing.assert_allclose(reference.loss, of_all.loss, rtol=1e-6)
     verdict = " ".join(json.loads((folder / "summary.json").read_text())["flow"]["verdict"])
     assert "batches of 20, " in verdict
-    assert "No gaps are predicted" in verdict
-    assert "Predicted" not in verdict
-    assert drawing.draw(saved).axes[2].get_xlabel().endswith("\nmeasured")
+    assert "Predicted gaps" in verdict
 
 
 @pytest.mark.long

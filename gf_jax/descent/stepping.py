@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from gf_jax.descent.schedule import Schedule
 from gf_jax.optimizers.steps import Optimizer, check_steps
 from gf_jax.program.arithmetic import Arithmetic
-from gf_jax.program.program import Program, trace
+from gf_jax.program.program import Program, prepare_batches
 from gf_jax.program.pure import Pure
 
 PyTree = Any
@@ -132,14 +132,7 @@ def rule(
     if batches is None:
         rule = Rule(program.pure, None, 0, lanes, numbers, optimizer)
         return rule, Data(program.data, [])
-    number, loss, index = batches.number, batches.loss, np.int32(0)
-    if not (isinstance(number, int) and 1 <= number < 2**31):
-        raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
-    of_batch = trace(
-        lambda pair: loss(program.model(pair[0]), pair[1]),
-        (point, index),
-        products=numbers.products,
-    )
+    of_batch, number = prepare_batches(program, point, batches.loss, batches.number)
     rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, optimizer)
     return rule, Data(program.data, of_batch.data)
 

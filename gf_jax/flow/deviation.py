@@ -60,7 +60,7 @@ class Deviation(NamedTuple):
         its norm at the start; where that is well above the error of the solve, something in f
         jumps that was not seen. NaN with kinks.
       rest: of an optimiser other than descent, of which e₂ is not known, the norm of what the first
-        order leaves out, over the square of the step size; None of descent.
+        order leaves out, over the square of the step size; NaN of descent.
 
     Example:
       >>> def f(w):
@@ -77,7 +77,7 @@ class Deviation(NamedTuple):
     norm: Float[np.ndarray, " times"]
     error: Float[np.ndarray, " times"]
     jumps: Float[np.ndarray, " times"]
-    rest: Float[np.ndarray, " times"] | None = None
+    rest: Float[np.ndarray, " times"]
 
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Distance between descent with two step sizes, at equal times, to second order.
@@ -105,7 +105,7 @@ class Deviation(NamedTuple):
         Of an optimiser other than descent the second order is left out, see ``rest``.
         """
         largest = max(step_size, other)
-        if self.rest is not None:
+        if np.isfinite(self.rest).any():
             return abs(step_size - other) * self.error + largest**2 * self.rest
         second = largest * tree_norm(self.second)
         gap = self.gap(step_size, other)
@@ -165,7 +165,8 @@ def deviation(
         flow = make_flow(problem, macro_steps.first_lane(states), error[:, 0], statistics)
         e = jax.tree.map(lambda leaf: (leaf[:, 1] - leaf[:, 0]) / difference, states)
         none, unknown = jax.tree.map(np.zeros_like, e), np.full(len(problem.times), np.nan)
-        return Deviation(flow, e, none, tree_norm(e), error.sum(axis=1) / difference, unknown)
+        of_e = error.sum(axis=1) / difference
+        return Deviation(flow, e, none, tree_norm(e), of_e, unknown, unknown)
     check_twice(problem)
     problem = problem._replace(tolerance=tolerance or DEVIATION_TOLERANCE)
     return _deviation(problem, budget, progress)
@@ -266,7 +267,8 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
         jumps = np.maximum(away - LOOSE_JUMPS * solution.error[3], 0) / (
             steepest if steepest > 0 else 1.0
         )
-    return Deviation(flow, e, second, tree_norm(e), solution.error[1], jumps)
+    unknown = np.full(len(problem.times), np.nan)
+    return Deviation(flow, e, second, tree_norm(e), solution.error[1], jumps, unknown)
 
 
 def _along(function: Callable) -> Callable:

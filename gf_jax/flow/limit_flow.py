@@ -21,7 +21,7 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import smooth
 from gf_jax.flow.flow import Flow, gradient_flow, make_flow, tree_norm
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
-from gf_jax.optimizers.limit import Given, Limit, Point
+from gf_jax.optimizers.limit import Given, Point
 from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.search import Start, find_limit
 from gf_jax.optimizers.steps import Optimizer, check_optimizer, is_descent
@@ -90,15 +90,17 @@ def limit_from(problem: FlowProblem, optimizer: Optimizer, step_size: float) -> 
     """
     pure, time = problem.pure, float(problem.times[-1])
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(problem.params)]
-    name = ("start", optimizer, step_size, time, *(leaf.tobytes() for leaf in leaves))
+    slopes, data = _slopes(problem)
+    start_of = *(leaf.tobytes() for leaf in leaves), slopes
+    name = ("start", optimizer, step_size, time, *start_of)
     kept = pure.kept.get(name)
-    if kept is not None and kept[0] is problem.data:
+    if kept is not None and all(a is b for a, b in zip(kept[0], data, strict=True)):
         return kept[1]
 
-    def slope(data: list[Array], params: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[None], pure.gradient(data, params))
+    def slope(data: Any, params: PyTree) -> PyTree:
+        return slopes.gradients(data, slopes.number)(params)
 
-    def derivative(data: list[Array], params: PyTree, direction: PyTree) -> PyTree:
+    def derivative(data: Any, params: PyTree, direction: PyTree) -> PyTree:
         """By a difference: not every gradient can be differentiated."""
         length = (optax.tree.norm(params) + NEAR) / (optax.tree.norm(direction) + TINY)
         ahead = optax.tree.add_scale(params, NEAR * length, direction)
@@ -107,13 +109,13 @@ def limit_from(problem: FlowProblem, optimizer: Optimizer, step_size: float) -> 
         )
 
     with problem.numbers.context():
-        find = pure.once("slope", lambda: jit(slope, speed=pure.flow_speed))
-        change = pure.once("derivative", lambda: jit(derivative, speed=pure.flow_speed))
+        find = pure.once(("slope", slopes), lambda: jit(slope, speed=pure.flow_speed))
+        change = pure.once(("derivative", slopes), lambda: jit(derivative, speed=pure.flow_speed))
         start = find_limit(
             optimizer,
             problem.params,
-            find(problem.data, problem.params),
-            lambda direction: change(problem.data, problem.params, direction),
+            find(data, problem.params),
+            lambda direction: change(data, problem.params, direction),
             step_size=step_size,
             time=time,
         )
@@ -123,13 +125,15 @@ def limit_from(problem: FlowProblem, optimizer: Optimizer, step_size: float) -> 
             return start.behind(numbers)
 
     found = start._replace(behind=behind)
-    pure.kept.put(name, (problem.data, found))
+    pure.kept.put(name, (data, found))
     return found
 
 
 def is_plain(problem: FlowProblem, optimizer: Optimizer) -> bool:
     """Whether an optimiser is plain descent; what fails is not, and is told by its limit."""
     check_optimizer(optimizer)
+    if problem.batched is not None:
+        return False
     with problem.numbers.context(), contextlib.suppress(Exception):
         return is_descent(optimizer, problem.params)
     return False
@@ -217,18 +221,19 @@ def solve_limit(
     problem: FlowProblem, start: Start, budget: int | None, progress: Progress | None
 ) -> tuple[PyTree, np.ndarray, Any]:
     """The limit alone: params, their errors, and statistics."""
-    limit = start.limit
+    limit, (slopes, data) = start.limit, _slopes(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
         data, given = arguments
-        gradients = _gradients(problem.pure, limit, data)
+        gradients = slopes.gradients(data, limit.period)
         return tuple(limit.velocity(given, gradients, Point(*state)))
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
         return _size(error, state)
 
-    system = smooth.System(("limit", limit), velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3)
-    arguments = [(problem.data, start.given)]
+    name = ("limit", limit, slopes)
+    system = smooth.System(name, velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3)
+    arguments = [(data, start.given)]
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
         _from(problem, start), system, tuple(start.point), arguments, progress, most
@@ -253,12 +258,13 @@ def expand(
       progress: is told the share that is done.
     """
     limit, pure, small = start.limit, problem.pure, SMALL * largest
+    slopes, all_data = _slopes(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
         data, given, small, _ = arguments
         (*z, e, e_slow, _, _, z_s, slow_s) = state
         point, behind = Point(*z), Point(e, e_slow, jnp.zeros_like(z[2]))
-        gradients, products = _gradients(pure, limit, data), _products(pure, data)
+        gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
         expansion = functools.partial(limit.expansion, given, gradients, products)
         f, first, bend, (along,) = expansion(point, behind)
         e_velocity = optax.tree.add(along, first)
@@ -285,14 +291,16 @@ def expand(
     problem = problem._replace(tolerance=problem.tolerance or TOLERANCE)
     with problem.numbers.context():
 
-        def first(data: list[Array], given: Given, point: Point, moment: PyTree) -> Any:
-            gradients = _gradients(pure, limit, data)
+        def first(data: Any, given: Given, point: Point, moment: PyTree) -> Any:
+            gradients = slopes.gradients(data, limit.period)
             still = Point(moment, *jax.tree.map(jnp.zeros_like, point[1:]))
             f, along = jax.jvp(lambda p: limit.velocity(given, gradients, p), (point,), (still,))
             return f, along.params
 
-        compiled = pure.once(("limit velocity", limit), lambda: jit(first, speed=pure.flow_speed))
-        f, back = compiled(problem.data, start.given, start.point, start.moment)
+        compiled = pure.once(
+            ("limit velocity", limit, slopes), lambda: jit(first, speed=pure.flow_speed)
+        )
+        f, back = compiled(all_data, start.given, start.point, start.moment)
         z, e = start.point, start.deviation
         moved = optax.tree.add_scale((z.params, z.slow), small, (e.params, e.slow))
         begin = jax.device_get((*z, e.params, e.slow, f.params, f.slow, *moved))
@@ -303,17 +311,17 @@ def expand(
     floor = NEGLIGIBLE * (scale / problem.times[-1] + steepest) + TINY
     cost = 2 + 5 * PRODUCT + (2 * limit.period * PRODUCT if limit.period > 1 else 0)
     system = smooth.System(
-        ("expansion", limit), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
+        ("expansion", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
-    arguments = [(problem.data, start.given, small, floor)]
+    arguments = [(all_data, start.given, small, floor)]
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
         _from(problem, start), system, begin, arguments, progress, most
     )
     params, slow, time, e_params, _, q, _, z_s, _ = solution.state
 
-    def along(data: list[Array], given: Given, points: Point) -> tuple[PyTree, PyTree, Array]:
-        gradients = _gradients(pure, limit, data)
+    def along(data: Any, given: Given, points: Point) -> tuple[PyTree, PyTree, Array]:
+        gradients = slopes.gradients(data, limit.period)
 
         def one(point: Point) -> tuple[PyTree, PyTree, Array]:
             offsets = limit.offsets(given, gradients, point)
@@ -324,14 +332,16 @@ def expand(
         return jax.lax.map(one, points)
 
     with problem.numbers.context():
-        compiled = pure.once(("limit along", limit), lambda: jit(along, speed=pure.flow_speed))
+        compiled = pure.once(
+            ("limit along", limit, slopes), lambda: jit(along, speed=pure.flow_speed)
+        )
         actual, offsets, bends = jax.device_get(
-            compiled(problem.data, start.given, Point(params, slow, time))
+            compiled(all_data, start.given, Point(params, slow, time))
         )
     linear = jax.tree.map(lambda p, d: p + small * d, params, e_params)
     rates = bends / (tree_norm(actual) + TINY)
     rest = precise_distance(z_s, linear, 1) / small**2
-    rest = rest + float(of_transient) + rates * tree_norm(e_params)
+    rest = rest + float(of_transient) + rates * (tree_norm(e_params) + 2 * _largest(offsets))
     with np.errstate(invalid="ignore"):  # what was not reached is no number
         away = precise_distance(actual, q, 1) - LOOSER * solution.error[5]
         jumps = np.maximum(away, 0) / (steepest or 1.0)
@@ -349,11 +359,11 @@ def modified_solutions(
     progress: Progress | None,
 ) -> list[smooth.Solution]:
     """The modified flow of every step size; states are those of params alone."""
-    limit, pure = start.limit, problem.pure
+    limit, (slopes, data) = start.limit, _slopes(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
         data, given, step_size = arguments
-        gradients, products = _gradients(pure, limit, data), _products(pure, data)
+        gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
         f, first, _, _ = limit.expansion(given, gradients, products, Point(*state))
         return tuple(optax.tree.add_scale(f, step_size, first))
 
@@ -362,17 +372,22 @@ def modified_solutions(
 
     z, e, cost = start.point, start.deviation, 1 + 2 * PRODUCT
     system = smooth.System(
-        ("modified", limit), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=3
+        ("modified", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=3
     )
     most, solutions = smooth.most_steps(system, budget), []
     for number, step_size in enumerate(step_sizes):
         with problem.numbers.context():
             begin = jax.device_get(tuple(optax.tree.add_scale(z, step_size, e)))
-        arguments = [(problem.data, start.given, step_size)]
+        arguments = [(data, start.given, step_size)]
         told = part(progress, number / len(step_sizes), 1 / len(step_sizes))
         (found,) = smooth.solve_twice(_from(problem, start), system, begin, arguments, told, most)
         solutions.append(found._replace(state=found.state[0]))
     return solutions
+
+
+def _largest(offsets: PyTree) -> np.ndarray:
+    """Norm of the largest offset within a period at every time; leaves (times, period, ...)."""
+    return precise_distance(offsets, jax.tree.map(np.zeros_like, offsets), 2).max(axis=1)
 
 
 def _from(problem: FlowProblem, start: Start) -> FlowProblem:
@@ -389,23 +404,61 @@ def _size(tree: Any, of: Any) -> Array:
     return jnp.sqrt(squares)
 
 
-def _gradients(pure: Pure, limit: Limit, data: list[Array]) -> Callable[[PyTree], PyTree]:
-    """Maps params to the gradients of all steps of a period."""
+class _Slopes(NamedTuple):
+    """Gradients of the steps of a period: of the loss, or of its batches in turn.
 
-    def gradients(params: PyTree) -> PyTree:
-        gradient = pure.field(data, params)(params)
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (limit.period, *leaf.shape)), gradient
-        )
+    Holds no arrays; data are those of the loss and those of the batches.
+    """
 
-    return gradients
+    pure: Pure
+    of_batch: Pure | None
+    number: int
+
+    def gradients(self, data: Any, period: int) -> Callable[[PyTree], PyTree]:
+        """Maps params to the gradients of all steps, leaves (period, ...)."""
+
+        def gradients(params: PyTree) -> PyTree:
+            if self.of_batch is None:
+                one = self.pure.field(data[0], params)(params)
+                return jax.tree.map(lambda g: jnp.broadcast_to(g, (period, *g.shape)), one)
+            each = jax.lax.map(lambda index: self._of(data, params, index), self._indices)
+            return jax.tree.map(lambda g: g[jnp.arange(period) % self.number], each)
+
+        return gradients
+
+    def products(self, data: Any) -> Callable[[PyTree, PyTree], PyTree]:
+        """Maps params and directions, one for each step, to derivatives of their gradients."""
+
+        def products(params: PyTree, directions: PyTree) -> PyTree:
+            if self.of_batch is None:
+                _, product = self.pure.linearize(data[0], params)
+                return jax.lax.map(product, directions)
+
+            def along(step: tuple[Array, PyTree]) -> PyTree:
+                index, direction = step
+                field = functools.partial(self._of, data, index=index % self.number)
+                return jax.jvp(field, (params,), (direction,))[1]
+
+            period = jax.tree.leaves(directions)[0].shape[0]
+            return jax.lax.map(along, (jnp.arange(period), directions))
+
+        return products
+
+    @property
+    def _indices(self) -> Array:
+        return jnp.arange(self.number)
+
+    def _of(self, data: Any, params: PyTree, index: Array) -> PyTree:
+        """The gradient of one batch."""
+        assert self.of_batch is not None
+        loss, index = self.of_batch.loss, jnp.asarray(index, jnp.int32)
+        return jax.grad(lambda point: loss(data[1], (point, index)))(params)
 
 
-def _products(pure: Pure, data: list[Array]) -> Callable[[PyTree, PyTree], PyTree]:
-    """Maps params and directions, one for each step of a period, to derivatives of gradients."""
-
-    def products(params: PyTree, directions: PyTree) -> PyTree:
-        _, product = pure.linearize(data, params)
-        return jax.lax.map(product, directions)
-
-    return products
+def _slopes(problem: FlowProblem) -> tuple[_Slopes, tuple[list[Array], list[Array]]]:
+    """The gradients of steps, and their data."""
+    batched = problem.batched
+    if batched is None:
+        return _Slopes(problem.pure, None, 1), (problem.data, [])
+    slopes = _Slopes(problem.pure, batched.program.pure, batched.number)
+    return slopes, (problem.data, batched.program.data)

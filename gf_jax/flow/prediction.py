@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
@@ -26,7 +27,7 @@ from gf_jax.flow.problem import (
 from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.compiling import jit
-from gf_jax.program.program import Loss, Program
+from gf_jax.program.program import Loss, Program, prepare_batches
 
 PyTree = Any
 
@@ -85,6 +86,7 @@ def predict(
     step_sizes: Float[ArrayLike, " lanes"],
     *,
     optimizer: Optimizer | None = None,
+    batches: Any = None,
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
@@ -110,6 +112,8 @@ def predict(
         of every other.
       optimizer: of the runs, as in ``gradient_descent``; None is plain descent. Time per
         iteration is the step size, times the optimiser's time scale if it has one.
+      batches: what the steps follow the gradients of in turn, ``gf_jax.Batches`` as in
+        ``gradient_descent``, of a smooth f; None is f.
       budget: gradients beyond which the solve of a smooth f is given up.
       progress: is called now and then with the share of the work done.
 
@@ -127,10 +131,16 @@ def predict(
     """
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)
+    if batches is not None:
+        given = problem.program, problem.program.shapes, batches.loss, batches.number
+        problem = problem._replace(batched=prepare_batches(*given))
+        optimizer = optax.sgd if optimizer is None else optimizer
     if optimizer is not None and is_plain(problem, optimizer):
         optimizer = None
     if problem.has_kinks and optimizer is not None:
-        raise ValueError("optimizer: f has kinks; accepted with an optimizer is a smooth f")
+        raise ValueError(
+            "optimizer: f has kinks; accepted with an optimizer or batches is a smooth f"
+        )
     if problem.has_kinks:
         return _predict_with_kinks(problem, lanes, budget, progress)
     if optimizer is not None:

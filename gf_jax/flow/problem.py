@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated
-from gf_jax.program.program import Loss, Program, prepare
+from gf_jax.program.program import Batched, Loss, Program, prepare
 from gf_jax.program.pure import Pure
 
 PyTree = Any
@@ -57,6 +57,7 @@ class FlowProblem(NamedTuple):
       times: ascending sampling times.
       tolerance: what was asked for; None leaves it to the solver.
       numbers: the arithmetic.
+      batched: the losses of the batches that steps go through in turn; None is the loss itself.
     """
 
     program: Program
@@ -64,6 +65,7 @@ class FlowProblem(NamedTuple):
     times: Float[np.ndarray, " times"]
     tolerance: float | None
     numbers: Arithmetic
+    batched: Batched | None = None
 
     @property
     def pure(self) -> Pure:

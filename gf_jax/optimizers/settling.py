@@ -84,7 +84,8 @@ def first_run(trial: Trial, slow: Slow) -> Run:
 def settle_from_start(trial: Trial, kinds: Sorted, slow: Slow, period: int) -> tuple[Run, int]:
     """The run where velocity and fast leaves have settled, and its period."""
     first = first_run(trial, slow)
-    run = settle(trial, slow, first, FIRST_SETTLING * trial.batches * period)
+    most = max(FIRST_SETTLING, len(first.last))
+    run = settle(trial, slow, first, -(-most // period) * period)
     typical = _typical(trial, kinds, run.leaves, period)
     while True:
         half, steps = run, int(run.steps)
@@ -264,7 +265,7 @@ def second_order(trial: Trial, limit: Limit, given: Given, start: Point, state: 
     much less the steps before were changed by the change of gradients is of the second order.
     """
     settled, period = int(state.steps), limit.period
-    size = DRIFT * trial.node * min(1.0, FIRST_SETTLING / settled) ** 3
+    size = DRIFT * trial.node * min(1.0, FIRST_SETTLING / settled)
     half = settled // (2 * period)
     velocity, _ = compiled_velocity(limit, given, start, trial.phase(period))
     changing = trial.gradients, trial.derivative(velocity)

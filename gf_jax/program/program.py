@@ -134,6 +134,35 @@ def prepare(f: Loss | Program, params: PyTree, *, products: str = "highest") -> 
     return program
 
 
+class Batched(NamedTuple):
+    """The losses of batches, prepared: a program of the pair (params, index), and how many."""
+
+    program: Program
+    number: int
+
+
+def prepare_batches(program: Program, params: PyTree, loss: Any, number: Any) -> Batched:
+    """Traces the loss of a batch, once.
+
+    Args:
+      program: the loss of all examples.
+      params: the leaves that move, or their shapes and dtypes.
+      loss: maps (params, index) to the loss of one batch.
+      number: how many batches there are.
+
+    Raises:
+      ValueError: if there is no batch, or its loss is no scalar loss.
+    """
+    if not (isinstance(number, int) and 1 <= number < 2**31):
+        raise ValueError(f"batches: number is {number!r}; accepted is a positive integer")
+    of_batch = trace(
+        lambda pair: loss(program.model(pair[0]), pair[1]),
+        (params, np.int32(0)),
+        products=program.pure.products,
+    )
+    return Batched(of_batch, number)
+
+
 def prepare_at_stack(
     f: Loss | Program, params: PyTree, *, products: str = "highest"
 ) -> tuple[Program, PyTree]:

@@ -100,7 +100,7 @@ def follow(
     """
     program, doubts = prepare(f, params), []
     kinks = flow_problem(program, params, run.snapshot_times, None).gated.size
-    optimizer = (descent or {}).get("optimizer")
+    optimizer, batches = (descent or {}).get("optimizer"), (descent or {}).get("batches")
     metrics = run.metrics
     still = not (metrics.gradient_norm[0].any() or metrics.distance_from_init.any())
     if still:
@@ -112,8 +112,9 @@ def follow(
         compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes)
         reference = _reference(run, params, flow, compared, None, None)
         return Followed(reference, flow, tuple(doubts), kinks)
-    predict = predict and not (kinks and optimizer is not None)
-    predicted = _predict(program, params, run, optimizer, solve, doubts) if predict else None
+    steps = {"optimizer": optimizer, "batches": batches}
+    predict = predict and not (kinks and (optimizer is not None or batches is not None))
+    predicted = _predict(program, params, run, steps, solve, doubts) if predict else None
     rounding = _rounding(program, params, run, snapshots, solve, descent or {}, doubts)
     try:
         flow = _flow(program, params, run, optimizer, predicted, kinks, solve)
@@ -141,7 +142,7 @@ def _predict(
     program: Program,
     params: PyTree,
     run: Run,
-    optimizer: Optimizer | None,
+    steps: dict[str, Any],
     solve: Solve,
     doubts: list[str],
 ) -> prediction.Prediction | None:
@@ -151,7 +152,7 @@ def _predict(
             "prediction",
             lambda tell: prediction.predict(
                 *(program, params, run.snapshot_times, run.step_sizes),
-                optimizer=optimizer,
+                **steps,
                 budget=_budget(program, run),
                 progress=tell,
             ),

@@ -157,8 +157,8 @@ def unpredicted(run: Run, flow: dict[str, Any]) -> list[str]:
     if flow["prediction_evaluations"] or not run.method.words or run.doubts:
         return []
     return [
-        "No gaps are predicted: the theory of the first order covers neither batches nor momentum "
-        "and other optimisers where the loss has kinks."
+        "No gaps are predicted: where the loss has kinks, the theory of the first order does not "
+        "cover batches, momentum and other optimisers."
     ]
 
 

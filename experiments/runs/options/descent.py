@@ -160,8 +160,8 @@ class Batches(Momentum):
 
     @property
     def predicts(self) -> bool:
-        """Whether gaps can be predicted, of batches never."""
-        return self.batch_size is None and super().predicts
+        """Whether gaps can be predicted: in batches of a smooth loss."""
+        return (self.batch_size is None or self.smooth) and super().predicts
 
     def check(self) -> None:
         """Raises UsageError on batches that do not divide the examples."""
