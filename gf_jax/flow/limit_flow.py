@@ -36,6 +36,7 @@ TOLERANCE = 1e-7
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
 SMALL = 0.01  # step size of the modified flow, over the largest
+TOGETHER = 10_000_000  # numbers of gradients of batches that are computed at once
 NEAR = 1e-6  # length of a difference, over that of params
 TYPICAL = 1e-3  # step size, as a share of the whole time
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
@@ -421,7 +422,11 @@ class _Slopes(NamedTuple):
             if self.of_batch is None:
                 one = self.pure.field(data[0], params)(params)
                 return jax.tree.map(lambda g: jnp.broadcast_to(g, (period, *g.shape)), one)
-            each = jax.lax.map(lambda index: self._of(data, params, index), self._indices)
+            together = _together(params)
+            indices = jnp.arange(self.number)
+            each = jax.lax.map(
+                lambda index: self._of(data, params, index), indices, batch_size=together
+            )
             return jax.tree.map(lambda g: g[jnp.arange(period) % self.number], each)
 
         return gradients
@@ -440,19 +445,21 @@ class _Slopes(NamedTuple):
                 return jax.jvp(field, (params,), (direction,))[1]
 
             period = jax.tree.leaves(directions)[0].shape[0]
-            return jax.lax.map(along, (jnp.arange(period), directions))
+            steps = jnp.arange(period), directions
+            return jax.lax.map(along, steps, batch_size=_together(params))
 
         return products
-
-    @property
-    def _indices(self) -> Array:
-        return jnp.arange(self.number)
 
     def _of(self, data: Any, params: PyTree, index: Array) -> PyTree:
         """The gradient of one batch."""
         assert self.of_batch is not None
         loss, index = self.of_batch.loss, jnp.asarray(index, jnp.int32)
         return jax.grad(lambda point: loss(data[1], (point, index)))(params)
+
+
+def _together(params: PyTree) -> int:
+    """Batches whose gradients are held at a time: many small ones at once are faster."""
+    return max(1, TOGETHER // sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 def _slopes(problem: FlowProblem) -> tuple[_Slopes, tuple[list[Array], list[Array]]]:

@@ -115,6 +115,7 @@ class Limit:
       period: steps of a period.
       fades: whether a fast leaf, where time counts, is that of as many steps as make up the time:
         of leaves whose beginnings a count corrects.
+      plain: whether steps are those of plain descent, which need not be run to be known.
       speed: c, if the limit is gradient flow with time c t, that is F = −c ∇f; else None.
     """
 
@@ -127,6 +128,7 @@ class Limit:
     rounds: int
     period: int
     fades: tuple[bool, ...] = ()
+    plain: bool = False
     speed: float | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -318,6 +320,8 @@ class Limit:
 
     def move(self, size: Array, gradients: PyTree, params: PyTree, leaves: list[Array]) -> _Moved:
         """A period of steps of one size, along gradients that are given."""
+        if self.plain:
+            return _Moved(jax.tree.map(jnp.negative, gradients), [], [])
         moved, _, after = steps_of(self.stepper, size, gradients, params, leaves)
         pairs = list(zip(leaves, after, self.kinds, strict=True))
         time = self.period * size

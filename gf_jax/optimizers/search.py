@@ -32,7 +32,7 @@ from gf_jax.optimizers.limit import (
 )
 from gf_jax.optimizers.settling import SETTLED, Slow
 from gf_jax.optimizers.sorting import Sorted, sort_leaves
-from gf_jax.optimizers.steps import Optimizer, check_optimizer, failed
+from gf_jax.optimizers.steps import Optimizer, check_optimizer, failed, is_descent
 from gf_jax.optimizers.trial import LimitError, Trial, like, relative
 
 PyTree = Any
@@ -126,7 +126,8 @@ def _found(trial: Trial) -> Start:
             "precision than that of params; accepted is one of both"
         )
     own = kinds.kinds, trial.names, kinds.rates, is_time, kinds.decays
-    limit = Limit(trial.stepper, *own, rounds=1, period=period)
+    plain = is_descent(trial.stepper.optimizer, trial.params)
+    limit = Limit(trial.stepper, *own, rounds=1, period=period, plain=plain)
     given, start = _given(trial, limit, kinds, state.leaves), _start(trial, limit, kinds)
     limit = _solved(trial, limit, kinds, given, start, state.leaves)
     _check_sign(trial, limit, given, start)
