@@ -24,8 +24,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import macro_steps, smooth, ties
+from gf_jax.flow.expansion import expand
 from gf_jax.flow.flow import PRODUCT, Flow, check_twice, checked_step_sizes, make_flow, tree_norm
-from gf_jax.flow.limit_flow import expand, is_plain, limit_from
+from gf_jax.flow.limit_flow import is_plain, limit_from
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem
 from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.steps import Optimizer

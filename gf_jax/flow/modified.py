@@ -15,8 +15,9 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.flow import macro_steps, smooth, ties
+from gf_jax.flow.expansion import modified_solutions
 from gf_jax.flow.flow import LOOSER, PRODUCT, Flow, check_twice, checked_step_sizes
-from gf_jax.flow.limit_flow import is_plain, limit_from, modified_solutions
+from gf_jax.flow.limit_flow import is_plain, limit_from
 from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.steps import Optimizer

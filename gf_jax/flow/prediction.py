@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import piecewise
 from gf_jax.flow.deviation import Deviation, deviation
+from gf_jax.flow.expansion import expand
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, make_flow, tree_norm
-from gf_jax.flow.limit_flow import expand, is_plain, limit_from
+from gf_jax.flow.limit_flow import is_plain, limit_from
 from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, first_lane, macro_step_error
 from gf_jax.flow.problem import (
     FlowProblem,
