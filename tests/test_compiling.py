@@ -87,3 +87,29 @@ def test_large_problems_are_compiled_as_ever(monkeypatch):
             )
         )
     assert asked == [Speed.QUICKEST, Speed.FULL, Speed.FULL]
+
+
+def test_programs_are_given_up_where_a_process_has_many_mappings(monkeypatch, tmp_path):
+    def study(shift):
+        w = jnp.arange(3.0)
+        return gf_jax.compare(
+            lambda w: jnp.sum((jnp.tanh(w) - shift) ** 2), w, step_size=0.01, iterations=5
+        )
+
+    def mappings():
+        return compiling.MAPPINGS.read_text().count("\n")
+
+    if not compiling.MAPPINGS.exists():
+        pytest.skip("only Linux limits the mappings of a process, and lists them")
+    few, first = mappings(), study(0.1)
+    many = mappings()
+    assert many > few
+    limit = tmp_path / "limit"
+    limit.write_text(str(int((many + 50) / compiling.CROWDED)))
+    monkeypatch.setattr(compiling, "MOST_MAPPINGS", limit)
+    for shift in (0.2, 0.3, 0.4):
+        study(shift)
+    each = many - few  # that one study takes, and a little more, is all that was added
+    assert mappings() < many + 1.5 * each
+    again = study(0.1)
+    np.testing.assert_array_equal(again.distance, first.distance)

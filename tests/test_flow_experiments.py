@@ -99,12 +99,14 @@ def test_predict(activation, finished, invoke, tmp_path):
     assert [run["step_size"] for run in summary["runs"]] == [0.05, 0.025, 0.01]
     assert ("has kinks" in out) == (activation == "relu")
     with np.load(folder / "prediction.npz") as saved:
-        assert saved["to_base"].shape == (12, 3)
+        assert saved["to_base"].shape == saved["loss_difference"].shape == (12, 3)
         if activation == "linear":
             reference = store.read_run(finished[0]).reference
             np.testing.assert_allclose(
                 saved["to_base"][:, 1], reference.predicted_to_base[:, 1], rtol=1e-6
             )
+            expected = reference.predicted_loss[:, 1] - reference.loss
+            np.testing.assert_allclose(saved["loss_difference"][:, 1], expected, rtol=1e-3)
 
 
 def test_predict_needs_no_common_times(invoke, tmp_path):

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gf_jax.study.record import Run
+from gf_jax.study.summary import but_for as but_for
 from gf_jax.study.summary import divergences as divergences
 from gf_jax.study.summary import finite as finite
 from gf_jax.study.summary import nearness as nearness

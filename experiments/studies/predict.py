@@ -1,4 +1,4 @@
-"""The paper's distances predicted from the flow alone, without running descent.
+"""The paper's distances and losses predicted from the flow alone, without running descent.
 
     python -m experiments.main --experiment=predict --ratios=2,5,10,20
 
@@ -41,6 +41,10 @@ READINGS = (
     ),
     ("The lower curves of the first panel alone, on a logarithmic axis."),
     ("How far descent is from the flow, for each step size: in proportion to it."),
+    (
+        "How far the loss of descent is from that of the flow at equal times. Dips are where the "
+        "sign changes."
+    ),
 )
 
 
@@ -78,7 +82,7 @@ class Options(groups.Momentum, groups.Ratios):
 
 @record
 class Prediction:
-    """Predicted distances between flow and descent, told without running descent.
+    """Predicted distances between flow and descent, and losses, told without running descent.
 
     Attributes:
       network_label, data_label: what is trained on what.
@@ -88,7 +92,9 @@ class Prediction:
       distance_from_init: distance of the flow from the initial point, likewise.
       to_flow: predicted distance to the flow, shape (times, step sizes).
       to_base: predicted distance to descent with the largest step size, likewise.
+      loss_difference: predicted loss of descent less that of the flow, likewise.
       momentum: its decay, 0 for plain descent.
+      loss_unit: what the loss is measured in.
     """
 
     network_label: str
@@ -99,7 +105,9 @@ class Prediction:
     distance_from_init: np.ndarray
     to_flow: np.ndarray
     to_base: np.ndarray
+    loss_difference: np.ndarray
     momentum: float = 0.0
+    loss_unit: str = "nats"
 
 
 def run(options: Options) -> int:
@@ -143,7 +151,9 @@ def run(options: Options) -> int:
         distance_from_init=descending.distance_from_init(study, flow.params),
         to_flow=prediction.to_flow,
         to_base=prediction.to_base,
+        loss_difference=prediction.loss - flow.loss[:, None],
         momentum=options.method.momentum,
+        loss_unit=study.objective.of_outputs.unit,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
     with harness.results(workplace):
@@ -169,6 +179,8 @@ def summarise(saved: Prediction, prediction: gf_jax.Prediction, seconds: float) 
                 "step_size": float(step_size),
                 "predicted_to_flow": report.finite(saved.to_flow[-1, lane]),
                 "predicted_gap": report.finite(saved.to_base[-1, lane]),
+                "predicted_loss_difference": report.finite(saved.loss_difference[-1, lane]),
+                "loss_error": report.finite(prediction.loss_error[-1, lane]),
             }
             for lane, step_size in enumerate(saved.step_sizes)
         ],
@@ -199,6 +211,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
             f"{lane['step_size']:g}",
             report.text(lane["predicted_to_flow"], ".3e"),
             report.text(lane["predicted_gap"], ".3e"),
+            report.text(lane["predicted_loss_difference"], "+.3e")
+            + (f" ± {lane['loss_error']:.0e}" if lane["loss_error"] is not None else ""),
         )
         for lane in summary["runs"]
     ]
@@ -208,7 +222,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         f"{report.text(summary['distance_from_init'], '.4g')} and its loss is "
         f"{report.text(summary['loss'], '.6g')}"
     )
-    report.show_table(console, title, ("step size", "to flow", "to the largest step"), rows)
+    heads = ("step size", "to flow", "to the largest step", "loss less the flow's")
+    report.show_table(console, title, heads, rows)
     if summary["kinks"]:
         console.print(KINK_WARNING, highlight=False)
     console.print(
@@ -221,14 +236,16 @@ def _print(summary: dict[str, Any], console: Console) -> None:
 
 def draw(prediction: Prediction) -> "Figure":
     """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
-    figure = style.new(16.5, 4.9)
-    paper, to_base, to_flow = figure.subplots(1, 3)
+    figure = style.new(22.0, 4.9)
+    paper, to_base, to_flow, losses = figure.subplots(1, 4)
     paper.plot(prediction.times, prediction.distance_from_init, color="0.6", label="flow")
     for lane, step_size in enumerate(prediction.step_sizes):
         look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
         label = rf"$\eta$ = {step_size:g}"
         paper.plot(prediction.times, prediction.to_base[:, lane], label=label, **look)
         to_flow.plot(prediction.times, prediction.to_flow[:, lane], label=f"_{label}", **look)
+        difference = np.abs(prediction.loss_difference[:, lane])
+        losses.plot(prediction.times, difference, label=f"_{label}", **look)
         if lane > 0:
             to_base.plot(prediction.times, prediction.to_base[:, lane], label=f"_{label}", **look)
     style.describe(paper, "Flow from initialisation (above), gaps (below)")
@@ -238,9 +255,10 @@ def draw(prediction: Prediction) -> "Figure":
         rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",
         style.LOGARITHMIC,
     )
-    for panel, reading in zip((paper, to_base, to_flow), READINGS, strict=True):
+    style.describe(losses, "Loss of descent less that of the flow", f"{prediction.loss_unit}, logarithmic")
+    for panel, reading in zip((paper, to_base, to_flow, losses), READINGS, strict=True):
         style.explain(panel, reading)
-    for panel in (to_base, to_flow):
+    for panel in (to_base, to_flow, losses):
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
     style.count_time(figure, prediction.momentum)

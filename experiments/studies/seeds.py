@@ -122,7 +122,10 @@ def _over_flows(flows: list[dict[str, Any]], run: Run) -> dict[str, Any]:
         runs.append(label | numbers)
     shares = [_share(flow) for flow in flows]
     errors = [flow["largest_prediction_error"] for flow in flows]
-    counts = ("flow_evaluations", "prediction_evaluations", "checking_evaluations")
+    counts = (
+        *("flow_evaluations", "prediction_evaluations", "checking_evaluations"),
+        *("measured_gaps", "doubtful_predictions"),
+    )
     together = {
         "time": flows[0]["time"],
         "seeds": len(flows),
@@ -160,7 +163,7 @@ def _verdict(flow: dict[str, Any], shares: Sequence[float | None], run: Run) -> 
     if flow["largest_prediction_error"] is not None:
         lines.append(
             f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
-            "ones, over all seeds, ratios and snapshots, for "
+            f"ones, over all seeds, ratios and snapshots{report.but_for(flow)}, for "
             f"{flow['prediction_evaluations']:,} gradient-sized evaluations where the runs took "
             f"{flow['run_evaluations']:,}."
         )

@@ -80,6 +80,17 @@ class Deviation(NamedTuple):
     jumps: Float[np.ndarray, " times"]
     rest: Float[np.ndarray, " times"]
 
+    def run(self, step_size: float) -> PyTree:
+        """Params of descent to second order, stacked as ``flow.params``.
+
+        Args:
+          step_size: of the run, in time per iteration.
+        """
+        return jax.tree.map(
+            lambda z, a, b: z + step_size * a + step_size**2 * b,
+            *(self.flow.params, self.coherent, self.second),
+        )
+
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Distance between descent with two step sizes, at equal times, to second order.
 
@@ -108,23 +119,26 @@ class Deviation(NamedTuple):
         largest = max(step_size, other)
         if np.isfinite(self.rest).any():
             return abs(step_size - other) * self.error + largest**2 * self.rest
-        second = largest * tree_norm(self.second)
+        times, second = self.flow.times, largest * tree_norm(self.second)
         gap = self.gap(step_size, other)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            ratio = self._largest_nearby(np.where(self.norm > 0, second / self.norm, 0.0))
+            ratio = largest_nearby(times, np.where(self.norm > 0, second / self.norm, 0.0))
             left_out = SERIES * largest * self.norm * ratio**2 / np.maximum(1 - ratio, 0.75)
             left_out = np.where(ratio < 0.25, left_out, np.maximum(gap, left_out))
             shares = np.fmax.accumulate(np.where(gap > 0, left_out / gap, 0.0)) * gap
-            orders = np.fmax.accumulate(ratio) * SERIES * largest * self._largest_nearby(second)
+            orders = np.fmax.accumulate(ratio) * SERIES * largest * largest_nearby(times, second)
             before = np.fmin(np.fmax.accumulate(left_out), np.fmin(shares, orders))
             solved = abs(step_size - other) * self.error
         return np.where(np.isnan(self.jumps), np.nan, np.maximum(left_out, before) + solved)
 
-    def _largest_nearby(self, values: np.ndarray) -> np.ndarray:
-        """The largest value at times that differ by no more than a factor."""
-        times = self.flow.times
-        later = times[:, None] <= NEARBY * times
-        return np.where(later & later.T, values, 0.0).max(axis=1)
+
+def largest_nearby(
+    times: Float[np.ndarray, " times"], values: Float[np.ndarray, "times *more"]
+) -> Float[np.ndarray, "times *more"]:
+    """The largest at times that differ by a factor or less, as one may be small by chance."""
+    later = times[:, None] <= NEARBY * times
+    near = (later & later.T).reshape(*later.shape, *(1,) * (values.ndim - 1))
+    return np.where(near, values, 0.0).max(axis=1)
 
 
 def deviation(

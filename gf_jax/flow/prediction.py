@@ -1,4 +1,4 @@
-"""Predictions of how far descent stands from its flow, and from descent with other steps."""
+"""Predictions of where descent stands: how far from its flow and other steps, and how low."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from gf_jax.flow.deviation import Deviation, deviation
 from gf_jax.flow.expansion import expand
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.limit_flow import is_plain, limit_from
+from gf_jax.flow.losses import losses_of_runs
 from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, first_lane, macro_step_error
 from gf_jax.flow.problem import (
     FlowProblem,
@@ -40,7 +41,7 @@ JUMP = 1e-3  # of the gradient, over its norm at the start, that a smooth f does
 
 
 class Prediction(NamedTuple):
-    """Distances of descent as predicted, as NumPy arrays.
+    """Distances and losses of descent as predicted, as NumPy arrays.
 
     Attributes:
       flow: the flow as the prediction has it; ``gradient_flow`` is more accurate.
@@ -49,6 +50,8 @@ class Prediction(NamedTuple):
       to_base: distance of descent from descent with the first step size.
       to_flow_error, to_base_error: estimated errors of both, of the same shapes: of the solve,
         and for a smooth f of the orders that are left out. NaN where nothing tells.
+      loss: f of descent; less ``flow.loss`` it is what finite steps change.
+      loss_error: by how much it may be wrong, as params are by ``to_flow_error``.
       slides: whether the flow, or any run, slides along a kink.
       jumps: whether something in f jumps that was not seen, so that nothing here holds.
       kinks: number of kinks of f; 0 means that f was taken as smooth.
@@ -69,6 +72,8 @@ class Prediction(NamedTuple):
     to_base: Float[np.ndarray, "times lanes"]
     to_flow_error: Float[np.ndarray, "times lanes"]
     to_base_error: Float[np.ndarray, "times lanes"]
+    loss: Float[np.ndarray, "times lanes"]
+    loss_error: Float[np.ndarray, "times lanes"]
     slides: bool
     jumps: bool
     kinks: int
@@ -148,14 +153,17 @@ def predict(
         check_twice(problem)
         return _predict_with_optimizer(problem, lanes, optimizer, budget, progress)
     result = deviation(problem.program, params, times, budget=budget, progress=progress)
-    base = lanes[0]
+    base, error = lanes[0], _columns(lambda s: result.gap_error(s), lanes)
+    loss, loss_error = losses_of_runs(problem, result.flow.params, map(result.run, lanes), error)
     return Prediction(
         flow=result.flow,
         step_sizes=lanes,
         to_flow=_columns(lambda s: result.gap(s), lanes),
         to_base=_columns(lambda s: result.gap(s, base), lanes),
-        to_flow_error=_columns(lambda s: result.gap_error(s), lanes),
+        to_flow_error=error,
         to_base_error=_columns(lambda s: result.gap_error(s, base), lanes),
+        loss=loss,
+        loss_error=loss_error,
         slides=False,
         jumps=_jumps(result),
         kinks=0,
@@ -192,6 +200,8 @@ def _predict_with_optimizer(
         for h, steps in zip(per_iteration, counts.T, strict=True)
     ]
     error = per_iteration * found.e_error[:, None] + per_iteration**2 * found.rest[:, None]
+    places = (jax.tree.map(np.add, found.params, run) for run in runs)
+    loss, loss_error = losses_of_runs(problem, found.params, places, error)
     return Prediction(
         flow=make_flow(problem, found.params, found.error, found.statistics),
         step_sizes=lanes,
@@ -199,6 +209,8 @@ def _predict_with_optimizer(
         to_base=np.stack([precise_distance(run, runs[0], 1) for run in runs], axis=1),
         to_flow_error=error,
         to_base_error=np.maximum(error, error[:, :1]),
+        loss=loss,
+        loss_error=loss_error,
         slides=False,
         jumps=not (found.statistics.complete and (found.jumps <= JUMP).all()),
         kinks=0,
@@ -285,6 +297,9 @@ def _predict_with_kinks(
     changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
     own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
     own = own[:, positions]
+    stack = all_runs(solution)
+    places = (jax.tree.map(lambda leaf, at=at: leaf[:, at], stack) for at in range(len(lanes)))
+    loss, loss_error = losses_of_runs(problem, flow, places, own)
     return Prediction(
         flow=make_flow(problem, flow, changes[:, 0], statistics),
         step_sizes=lanes,
@@ -292,6 +307,8 @@ def _predict_with_kinks(
         to_base=to_base(solution),
         to_flow_error=own + changes[:, :1],
         to_base_error=own + own[:, :1],
+        loss=loss,
+        loss_error=loss_error,
         slides=bool(halving.slides.any()),
         jumps=False,
         kinks=problem.gated.size,

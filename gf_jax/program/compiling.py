@@ -7,17 +7,24 @@ Told to do nothing at all, it computes one value twice in slightly different way
 multiply-add or without. So no entry may be equal to the largest of them, and the derivative of
 ``jnp.max`` is 0/0. Losses that hold such a comparison are compiled with the first level of its
 optimisations, at which none was found to differ, and less is saved.
+
+Every program takes some mappings of memory, of which Linux allows a process some 65,000. A process
+that has no more of them crashes, so JAX gives up what it compiled before.
 """
 
 import enum
 import functools
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 
 CHEAP, SMALL = 20_000, 10_000  # so many gradients of a loss with so many numbers take a second
 SLOWER = 4  # times as slow is what is compiled quickly, at worst
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+CROWDED = 0.4  # share of the mappings a process may have, of which other libraries take some
 
 
 class Speed(enum.IntEnum):
@@ -75,3 +82,19 @@ def _known(platform: str, speed: Speed) -> dict[str, Any] | None:
             continue
         known[name] = value
     return known
+
+
+def make_room() -> None:
+    """Has JAX give up all that it compiled, where the process has many mappings of memory.
+
+    What is needed again is compiled again. JAX keeps programs for as long as their functions
+    live, and libraries keep functions of theirs for good.
+    """
+    try:
+        most = int(MOST_MAPPINGS.read_text())
+        used = MAPPINGS.read_bytes().count(b"\n")
+    except (OSError, ValueError):  # on other systems than Linux
+        return
+    if used > CROWDED * most:
+        jax.clear_caches()
+        gc.collect()

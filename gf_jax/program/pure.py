@@ -183,6 +183,7 @@ class Pure:
         """Calls ``make`` the first time, and returns what it made then whenever asked again."""
         found = self.kept.get(name)
         if found is None:
+            compiling.make_room()
             found = (make(),)  # None may be what is made
             self.kept.put(name, found)
         return found[0]

@@ -79,14 +79,7 @@ def draw(run: Run) -> Figure:
         _curves(axes[0, 1], run, metrics.distance_to_base, first=1, log=log)
         axes[0, 1].set_title("From initialisation (above), from the $\\eta_0$ run (below)")
         style.explain(axes[0, 1], READINGS["both"])
-        differences = np.abs(metrics.loss - metrics.loss[..., :1])
-        _curves(axes[1, 0], run, differences, first=1, log=True)
-        style.describe(
-            axes[1, 0],
-            "Difference in training loss from the $\\eta_0$ run",
-            _unit(run, log=True),
-            READINGS["difference"],
-        )
+        _loss_differences(axes[1, 0], run)
         _to_base(axes[1, 1], run)
         if reference is not None:
             _order(axes[1, 2], run, reference)
@@ -173,6 +166,21 @@ def _to_base(axes: Axes, run: Run) -> None:
     style.describe(axes, title, "Euclidean distance, logarithmic", READINGS["gap"])
     if reference is not None:
         axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(predicted)}")
+
+
+def _loss_differences(axes: Axes, run: Run) -> None:
+    """How far the losses of all other lanes are from that of the base run."""
+    loss, reference = run.metrics.loss, run.reference
+    known = None if reference is None else reference.loss_differences()
+    if reference is None or known is None:
+        _curves(axes, run, np.abs(loss - loss[..., :1]), first=1, log=True)
+    else:
+        found, expected = (np.abs(values[:, _has_flow(reference)]) for values in known)
+        _marks(axes, run, found, expected, first=1)
+    title = "Difference in training loss from the $\\eta_0$ run"
+    style.describe(axes, title, _unit(run, log=True), READINGS["difference"])
+    if known is not None:
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{_note(known.predicted)}")
 
 
 def _note(predicted: np.ndarray) -> str:

@@ -14,13 +14,15 @@ from gf_jax.descent.descent import descent_segments, join
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow import prediction
+from gf_jax.flow.deviation import largest_nearby
 from gf_jax.flow.flow import Flow, gradient_flow
 from gf_jax.flow.limit_flow import limit_flow
-from gf_jax.flow.problem import Progress, Statistics, flow_problem
+from gf_jax.flow.losses import losses_of_runs
+from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
-from gf_jax.study.record import Reference, Run, clean_label
+from gf_jax.study.record import DOUBTFUL, Reference, Run, clean_label
 
 PyTree = Any
 Solution = TypeVar("Solution")
@@ -28,7 +30,6 @@ Solution = TypeVar("Solution")
 # What the user's f, JAX and the solvers may raise; all else, such as a full disk, is not of f.
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
-DOUBTFUL = 0.1  # relative error of a prediction
 PER_STEP = 1e-3  # error of a step, over that of the solution
 LONG = 1000  # iterations, beyond which progress is told in between
 SAME = 0.01  # relative difference between two precisions at the start that may be rounding
@@ -57,6 +58,18 @@ def descend(
         if not np.isfinite(part.metrics.loss[-1]).any():
             break
     return join(parts)
+
+
+class Rounding(NamedTuple):
+    """What rounding did to the runs, as runs in float64 tell it.
+
+    Attributes:
+      moved: how far it has moved every lane, shape (snapshots, lanes).
+      loss: losses of the lanes that were run in float64, the first ones; shape (snapshots, those).
+    """
+
+    moved: np.ndarray
+    loss: np.ndarray
 
 
 class Followed(NamedTuple):
@@ -99,7 +112,8 @@ def follow(
       descent: options that the run was made with.
     """
     program, doubts = prepare(f, params), []
-    kinks = flow_problem(program, params, run.snapshot_times, None).gated.size
+    problem = flow_problem(program, params, run.snapshot_times, None)
+    kinks = problem.gated.size
     optimizer, batches = (descent or {}).get("optimizer"), (descent or {}).get("batches")
     metrics = run.metrics
     still = not (metrics.gradient_norm[0].any() or metrics.distance_from_init.any())
@@ -110,7 +124,8 @@ def follow(
         )
         flow = _standing(params, run)
         compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes)
-        reference = _reference(run, params, flow, compared, None, None)
+        losses = _losses(problem, snapshots, compared, flow, None)
+        reference = _reference(run, params, flow, compared, None, None, losses)
         return Followed(reference, flow, tuple(doubts), kinks)
     steps = {"optimizer": optimizer, "batches": batches}
     predict = predict and not (kinks and (optimizer is not None or batches is not None))
@@ -126,15 +141,15 @@ def follow(
             "The flow could not be followed to the end: within it f is not finite, or changes "
             "faster than any step resolves."
         )
-    compared = compare_with_flow(
-        snapshots, flow.params, flow.error, run.step_sizes, rounding=rounding
-    )
-    if rounding is not None and _hides(rounding[-1], compared.measured[-1], flow.error[-1]):
+    moved = None if rounding is None else rounding.moved
+    compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes, rounding=moved)
+    if moved is not None and _hides(moved[-1], compared.measured[-1], flow.error[-1]):
         doubts.append(
-            f"Rounding of gradients moves the runs by about {rounding[-1].max():.1g}: too much to "
+            f"Rounding of gradients moves the runs by about {moved[-1].max():.1g}: too much to "
             'measure their distance from the flow; arithmetic="float64" has less of it.'
         )
-    reference = _reference(run, params, flow, compared, predicted, rounding)
+    losses = _losses(problem, snapshots, compared, flow, rounding)
+    reference = _reference(run, params, flow, compared, predicted, moved, losses)
     return Followed(reference, flow, tuple(doubts), kinks)
 
 
@@ -197,8 +212,8 @@ def _rounding(
     solve: Solve,
     descent: dict[str, Any],
     doubts: list[str],
-) -> np.ndarray | None:
-    """How far rounding has moved the runs, shape (snapshots, lanes); None in float64.
+) -> Rounding | None:
+    """How far rounding has moved the runs, and their losses without it; None in float64.
 
     All runs are made once more in float64, where that costs next to nothing or updates are not
     compensated, so that rounding grows with the number of steps. Else the base run is; rounding
@@ -239,7 +254,10 @@ def _rounding(
     whole[:count] = moved
     if base_alone:
         whole[:, 1:] *= OF_OTHERS
-    return whole
+    loss = np.full((len(whole), lanes), np.nan)
+    at_snapshots = np.isin(exact.iterations, exact.snapshot_iterations)
+    loss[:count] = exact.metrics.loss[at_snapshots][:count]
+    return Rounding(whole, loss)
 
 
 def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
@@ -290,6 +308,34 @@ def _flow(
     return solve(run.method.flow_name, follow)
 
 
+def _losses(
+    problem: FlowProblem,
+    snapshots: PyTree,
+    compared: FlowComparison,
+    flow: Flow,
+    rounding: Rounding | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the snapshots in float64, where the device has it, and their errors.
+
+    Where a lane was run in float64 too, what rounding did to its loss is seen there. It is taken
+    for as much in other lanes as ``OF_OTHERS`` has it. Else it is what an error of params may do.
+    Both have the shape (snapshots, lanes).
+    """
+
+    def of_lane(lane: int) -> PyTree:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, lane].astype(np.float64), snapshots)
+
+    lanes = map(of_lane, range(compared.distance.shape[1]))
+    if rounding is None:
+        return losses_of_runs(problem, flow.params, lanes, compared.resolution)
+    of_flow = np.broadcast_to(flow.error[:, None], compared.distance.shape)
+    losses, errors = losses_of_runs(problem, flow.params, lanes, of_flow)
+    known = rounding.loss.shape[1]
+    seen = largest_nearby(flow.times, np.abs(losses[:, :known] - rounding.loss))
+    others = np.repeat(OF_OTHERS * seen[:, :1], losses.shape[1] - known, axis=1)
+    return losses, errors + np.concatenate([seen, others], axis=1)
+
+
 def _standing(params: PyTree, run: Run) -> Flow:
     """The flow from a critical point."""
     times = run.snapshot_times
@@ -317,6 +363,7 @@ def _reference(
     compared: FlowComparison,
     predicted: prediction.Prediction | None,
     rounding: np.ndarray | None,
+    losses: tuple[np.ndarray, np.ndarray],
 ) -> Reference:
     unknown = np.full(compared.distance.shape, np.nan)
     took = None if predicted is None else predicted.flow.statistics
@@ -336,6 +383,10 @@ def _reference(
         + (took.checking_evaluations if took else 0),
         predicted_error=unknown if predicted is None else predicted.to_flow_error,
         rounding=np.zeros_like(unknown) if rounding is None else rounding + np.zeros_like(unknown),
+        run_loss=losses[0],
+        run_loss_error=losses[1],
+        predicted_loss=unknown if predicted is None else predicted.loss,
+        predicted_loss_error=unknown if predicted is None else predicted.loss_error,
     )
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from gf_jax.comparison import Metrics
+from gf_jax.comparison import WELL_BELOW, Metrics
 from gf_jax.descent.schedule import MOST_ITERATIONS, MOST_STEPS, Clock
 from gf_jax.optimizers.method import Method
 from gf_jax.records import record
@@ -25,6 +25,7 @@ from gf_jax.study.fields import (
 from gf_jax.study.files import clean_label as clean_label
 
 PERCENTILES = (5, 50, 95)
+DOUBTFUL = 0.1  # relative error of a prediction
 
 
 @record
@@ -47,6 +48,10 @@ class Reference:
         ``predicted_to_base``, shape (snapshots, lanes), NaN where it is not known; None if it
         is not known at all, as in older files.
       rounding: how far rounding has moved every lane, likewise.
+      run_loss: loss of every lane in float64, where the device has it, likewise.
+      run_loss_error: error of that loss less the flow's, or another lane's.
+      predicted_loss: that loss, as predicted; less ``loss`` it is what finite steps change.
+      predicted_loss_error: its estimated error.
     """
 
     loss: np.ndarray
@@ -63,6 +68,32 @@ class Reference:
     checking_evaluations: int | np.ndarray
     predicted_error: np.ndarray | None = None
     rounding: np.ndarray | None = None
+    run_loss: np.ndarray | None = None
+    run_loss_error: np.ndarray | None = None
+    predicted_loss: np.ndarray | None = None
+    predicted_loss_error: np.ndarray | None = None
+
+    def loss_differences(self) -> "Differences | None":
+        """How far the losses of all lanes are from that of the first; None if not known."""
+        if self.run_loss is None or self.run_loss_error is None or self.predicted_loss is None:
+            return None
+        found, expected = (
+            values - values[..., :1] for values in (self.run_loss, self.predicted_loss)
+        )
+        error = self.run_loss_error + self.run_loss_error[..., :1]
+        return Differences(np.where(np.abs(found) >= WELL_BELOW * error, found, np.nan), expected)
+
+
+class Differences(NamedTuple):
+    """Losses of every lane less that of the first, (snapshots, lanes).
+
+    Attributes:
+      measured: NaN where rounding hides them.
+      predicted: NaN where nothing is predicted.
+    """
+
+    measured: np.ndarray
+    predicted: np.ndarray
 
 
 @record
@@ -195,6 +226,7 @@ _POINTS = ("snapshots", "seeds")
 _NORM = Numbers(_LANES, least=0, unknown=True)
 _OF_POINTS = Numbers((*_POINTS,), least=0, unknown=True)
 _OF_LANES = Numbers((*_POINTS, "lanes"), least=0, unknown=True)
+_LOSSES = Numbers((*_POINTS, "lanes"), unknown=True)
 _WORK = Numbers(("seeds",), INTEGERS, least=0, most=MOST)
 _COUNT = Numbers((), INTEGERS, least=0, most=MOST)
 STEEPEST = 1e15  # beyond any slope of two distances in step sizes that can be told apart
@@ -231,6 +263,10 @@ REFERENCE = declare(
     checking_evaluations=_WORK,
     predicted_error=_OF_LANES,
     rounding=_OF_LANES,
+    run_loss=_LOSSES,
+    run_loss_error=_OF_LANES,
+    predicted_loss=_LOSSES,
+    predicted_loss_error=_OF_LANES,
 )
 RUN = declare(
     Run,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gf_jax.comparison import WELL_BELOW
-from gf_jax.study.record import Reference, Run
+from gf_jax.study.record import DOUBTFUL, Reference, Run
 
 # How far from its flow, relative to how far it travelled, descent is said to be.
 NEAR, IN_SIGHT = 0.01, 0.1
@@ -66,7 +66,7 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
         "prediction_evaluations": int(reference.prediction_evaluations),
         "checking_evaluations": int(reference.checking_evaluations),
         "run_evaluations": int(run.iterations[-1]) * sum(run.ratios) + 1,
-        "largest_prediction_error": _prediction_error(run, reference, gaps),
+        **_predictions(run, reference, gaps),
         "runs": [
             {
                 "ratio": int(ratio),
@@ -75,6 +75,11 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
                 "resolution": finite(reference.resolution[-1, lane]),
                 "smallest_measurable": finite(WELL_BELOW * reference.resolution[-1, lane]),
                 "predicted_to_flow": finite(reference.predicted_to_flow[-1, lane]),
+                "loss_difference": _at_end(reference.run_loss, lane, reference.loss),
+                "loss_difference_error": _at_end(reference.run_loss_error, lane),
+                "predicted_loss_difference": _at_end(
+                    reference.predicted_loss, lane, reference.loss
+                ),
                 "gap": finite(gaps[-1, lane]),
                 "predicted_gap": finite(reference.predicted_to_base[-1, lane]),
             }
@@ -84,15 +89,45 @@ def _flow(run: Run, reference: Reference) -> dict[str, Any]:
     return flow | {"verdict": _verdict(run, flow)}
 
 
-def _prediction_error(run: Run, reference: Reference, gaps: np.ndarray) -> float | None:
-    """Largest relative error of the predicted gaps, over all ratios and snapshots."""
+def but_for(flow: dict[str, Any]) -> str:
+    """Which of the measured gaps are not counted, if there are any."""
+    if not flow["doubtful_predictions"]:
+        return ""
+    return (
+        f", but for {flow['doubtful_predictions']:,} of {flow['measured_gaps']:,} of which the "
+        "prediction says itself that it is off by more than ten percent"
+    )
+
+
+def _at_end(values: np.ndarray | None, lane: int, less: np.ndarray | None = None) -> float | None:
+    """A number of a lane at the last snapshot; None where it is not known."""
+    if values is None:
+        return None
+    return finite(values[-1, lane] - (0.0 if less is None else less[-1]))
+
+
+def _predictions(run: Run, reference: Reference, gaps: np.ndarray) -> dict[str, Any]:
+    """Largest relative error of the predicted gaps, over all ratios and snapshots.
+
+    Those whose own error says that they are no good are counted, and left out.
+    """
+    predicted = reference.predicted_to_base
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.abs(reference.predicted_to_base / gaps - 1)
-        # A gap carries the rounding of two runs.
-        rounding = 0.0 if reference.rounding is None else reference.rounding
-        measured = gaps >= WELL_BELOW * (rounding + np.max(rounding, axis=-1, keepdims=True))
-    errors = np.where(measured, errors, np.nan)[:, 1:]
-    return finite(errors[np.isfinite(errors)].max(initial=-np.inf))
+        errors = np.abs(predicted / gaps - 1)
+        # A gap carries the rounding of two runs: all of the resolution that is not the flow's.
+        rounding = np.sqrt(
+            np.maximum(reference.resolution**2 - reference.flow_error[:, None] ** 2, 0)
+        )
+        measured = gaps >= WELL_BELOW * (rounding + rounding.max(axis=-1, keepdims=True))
+        measured &= np.isfinite(errors)
+        own = 0.0 if reference.predicted_error is None else reference.predicted_error
+        doubtful = measured & (own > DOUBTFUL * predicted)
+    counted = errors[:, 1:][(measured & ~doubtful)[:, 1:]]
+    return {
+        "largest_prediction_error": finite(counted.max(initial=-np.inf)),
+        "measured_gaps": int(measured[:, 1:].sum()),
+        "doubtful_predictions": int(doubtful[:, 1:].sum()),
+    }
 
 
 def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
@@ -121,14 +156,14 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     lines.append(
         f"Verdict: descent with {steps(run)} {nearness(share)} its {run.method.flow_name}. "
         f"At time {flow['time']:g} it stands apart by {distance}. Its loss is {loss:.6g}, that of "
-        f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'])}."
+        f"the flow {flow['loss']:.6g}: they {_difference(float(loss), flow['loss'], base)}."
     )
     if flow["largest_prediction_error"] is not None and flow["prediction_evaluations"]:
         factor = flow["run_evaluations"] / flow["prediction_evaluations"]
         fewer = f": {factor:,.0f} times fewer" if factor >= 2 else ""
         lines.append(
             f"Predicted gaps are within {flow['largest_prediction_error']:.2%} of the measured "
-            "ones, over all ratios and snapshots at which these are measured, for "
+            f"ones, over all ratios and snapshots at which these are measured{but_for(flow)}, for "
             f"{flow['prediction_evaluations']:,} gradient-sized evaluations where the runs took "
             f"{flow['run_evaluations']:,}{fewer}. "
             f"The flow took {flow['flow_evaluations']:,}, and knowing the errors of both "
@@ -137,8 +172,16 @@ def _verdict(run: Run, flow: dict[str, Any]) -> list[str]:
     return lines + unpredicted(run, flow)
 
 
-def _difference(loss: float, of_flow: float) -> str:
+def _difference(loss: float, of_flow: float, base: dict[str, Any]) -> str:
     """How two losses differ; of one that is zero, or rounded to it, nothing is a share."""
+    known, error = base["loss_difference"], base["loss_difference_error"]
+    if known is not None and error is not None:
+        if abs(known) < WELL_BELOW * error:
+            return f"differ by less than {WELL_BELOW * error:.1g}"
+        share = f", a share of {abs(known / of_flow):.1g}" if of_flow else ""
+        predicted = base["predicted_loss_difference"]
+        foretold = "" if predicted is None else f", where {abs(predicted):.3g} is predicted"
+        return f"differ by {abs(known):.3g}{share}{foretold}"
     if loss == of_flow:
         return "are equal"
     if of_flow == 0:
