@@ -236,8 +236,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
 
 def draw(prediction: Prediction) -> "Figure":
     """Draws the paper's distances as predicted, and on logarithmic axes the gaps alone."""
-    figure = style.new(22.0, 4.9)
-    paper, to_base, to_flow, losses = figure.subplots(1, 4)
+    figure = style.new(11.0, 9.0)
+    paper, to_base, to_flow, losses = figure.subplots(2, 2).flat
     paper.plot(prediction.times, prediction.distance_from_init, color="0.6", label="flow")
     for lane, step_size in enumerate(prediction.step_sizes):
         look = {"color": style.colour(lane), "linestyle": style.DASHES[lane % len(style.DASHES)]}
@@ -255,7 +255,9 @@ def draw(prediction: Prediction) -> "Figure":
         rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",
         style.LOGARITHMIC,
     )
-    style.describe(losses, "Loss of descent less that of the flow", f"{prediction.loss_unit}, logarithmic")
+    style.describe(
+        losses, "Loss of descent less that of the flow", f"{prediction.loss_unit}, logarithmic"
+    )
     for panel, reading in zip((paper, to_base, to_flow, losses), READINGS, strict=True):
         style.explain(panel, reading)
     for panel in (to_base, to_flow, losses):

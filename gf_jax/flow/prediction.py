@@ -51,7 +51,8 @@ class Prediction(NamedTuple):
       to_flow_error, to_base_error: estimated errors of both, of the same shapes: of the solve,
         and for a smooth f of the orders that are left out. NaN where nothing tells.
       loss: f of descent; less ``flow.loss`` it is what finite steps change.
-      loss_error: by how much it may be wrong, as params are by ``to_flow_error``.
+      loss_error: by how much ``loss`` less ``flow.loss`` may be wrong, as params are by
+        ``to_flow_error``.
       slides: whether the flow, or any run, slides along a kink.
       jumps: whether something in f jumps that was not seen, so that nothing here holds.
       kinks: number of kinks of f; 0 means that f was taken as smooth.
@@ -297,15 +298,15 @@ def _predict_with_kinks(
     changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
     own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
     own = own[:, positions]
-    stack = all_runs(solution)
+    stack, error = all_runs(solution), own + changes[:, :1]
     places = (jax.tree.map(lambda leaf, at=at: leaf[:, at], stack) for at in range(len(lanes)))
-    loss, loss_error = losses_of_runs(problem, flow, places, own)
+    loss, loss_error = losses_of_runs(problem, flow, places, error)
     return Prediction(
         flow=make_flow(problem, flow, changes[:, 0], statistics),
         step_sizes=lanes,
         to_flow=to_flow(solution),
         to_base=to_base(solution),
-        to_flow_error=own + changes[:, :1],
+        to_flow_error=error,
         to_base_error=own + own[:, :1],
         loss=loss,
         loss_error=loss_error,
