@@ -2,7 +2,8 @@
 
 Beside the limit z and its deviation e two more are solved: q' = DF F, which is the velocity itself
 unless something jumps; and the modified flow of a small step size s, z' = F + s (G − ½ DF F) from
-z(0) + s e(0), whose distance from z + s e, over s², tells how good the first order is.
+z(0) + s e(0) and the second order of the transient, whose distance from z + s e, over s², tells how
+good the first order is.
 """
 
 import functools
@@ -130,12 +131,11 @@ def expand(
         )
         f, back = compiled(all_data, start.given, start.point, start.moment)
         z, e = start.point, start.deviation
-        moved = optax.tree.add_scale((z.params, z.slow), small, (e.params, e.slow))
-        begin = jax.device_get((*z, e.params, e.slow, f.params, f.slow, *moved))
+        second = jax.tree.map(lambda s, b: s - jnp.nan_to_num(b), start.second(largest), back)
+        moved, slow = optax.tree.add_scale((z.params, z.slow), small, (e.params, e.slow))
+        moved = optax.tree.add_scale(moved, small**2, second)
+        begin = jax.device_get((*z, e.params, e.slow, f.params, f.slow, moved, slow))
         steepest, scale = (float(optax.tree.norm(tree)) for tree in (f.params, z.params))
-        of_transient = optax.tree.norm(
-            jax.tree.map(lambda s, b: s - jnp.nan_to_num(b), start.second, back)
-        )
     floor = NEGLIGIBLE * (scale / problem.times[-1] + steepest) + TINY
     cost = 2 + 5 * PRODUCT + (2 * limit.period * PRODUCT if limit.period > 1 else 0)
     system = smooth.System(
@@ -169,7 +169,7 @@ def expand(
     linear = jax.tree.map(lambda p, d: p + small * d, params, e_params)
     rates = bends / (tree_norm(actual) + TINY)
     rest = precise_distance(z_s, linear, 1) / small**2
-    rest = rest + float(of_transient) + rates * (tree_norm(e_params) + 2 * _largest(offsets))
+    rest = rest + rates * (tree_norm(e_params) + 2 * _largest(offsets))
     with np.errstate(invalid="ignore"):  # what was not reached is no number
         away = precise_distance(actual, q, 1) - LOOSER * solution.error[5]
         jumps = np.maximum(away, 0) / (steepest or 1.0)

@@ -56,7 +56,7 @@ class Start(NamedTuple):
       deviation: e there.
       moment: Σ_k k (A_k − F) of params over the transient; minus DF times it, the second order
         starts from.
-      second: what the change of gradients during the transient adds to that.
+      second: maps a step size to what the change of gradients during the transient adds to that.
       settled: steps of the transient.
       behind: maps numbers of steps to what params lack of e(0) after them, leaves of shape
         (numbers, ...); zeros once the transient is over.
@@ -67,7 +67,7 @@ class Start(NamedTuple):
     point: Point
     deviation: Point
     moment: PyTree
-    second: PyTree
+    second: Callable[[float], PyTree]
     settled: int
     behind: Callable[[Sequence[int]], PyTree]
 

@@ -35,7 +35,8 @@ VANISHED = 1e-6  # velocity, over the largest of the transient
 PROPORTIONAL = 0.1  # relative change of a velocity when the step size is halved
 SEEN = 1e-8  # relative change of a velocity with the step size, above rounding
 SMOOTH = 0.35  # change of velocities at a quarter of the step size; 1/4 where they are smooth
-DRIFT = 1e-3  # step size along gradients that change, over the smallest node
+HALVED = (1, 2, 4)  # parts of a step whose ends tell the second order
+CURVED = (8 / 3, -8.0, 16 / 3)  # weights of these ends in it
 FOLLOWS = 0.05  # velocities of the optimiser and of the limit, relative
 UNSETTLED = (
     "optimizer: its steps do not settle within {:,} of them along a gradient that stands still, so "
@@ -257,40 +258,50 @@ def none_of(leaves: list[Array]) -> list[Array]:
     return [jnp.zeros_like(leaf) for leaf in leaves]
 
 
-def second_order(trial: Trial, limit: Limit, given: Given, start: Point, state: Run) -> PyTree:
-    """What the second order starts from; LimitError unless the optimiser follows the limit.
+def second_order(
+    trial: Trial, limit: Limit, given: Given, start: Point, state: Run
+) -> Callable[[float], PyTree]:
+    """What the transient leaves of the second order; LimitError unless steps follow the limit.
 
     The optimiser steps along gradients that change as they do along the limit. At last its
-    velocity is that of the limit and a little more, in proportion to the step size. By how
-    much less the steps before were changed by the change of gradients is of the second order.
+    velocity is that of the limit and a little more, in proportion to the step size. Where steps
+    of sizes h, h/2 and h/4 stand at the same time tells the second order, at h itself: as
+    velocities may change fast with small gradients, its derivative at zero would not.
+
+    Returns:
+      Maps a step size to the second order of params after the transient.
     """
     settled, period = int(state.steps), limit.period
-    size = DRIFT * trial.node * min(1.0, FIRST_SETTLING / settled)
-    half = settled // (2 * period)
-    velocity, _ = compiled_velocity(limit, given, start, trial.phase(period))
-    changing = trial.gradients, trial.derivative(velocity)
-    first = trial.params, trial.initial(size)
-    still, moving = (
-        _follow(limit, given, changing, first, size, speed, half) for speed in (0.0, 1.0)
+    changing = (
+        trial.gradients,
+        trial.derivative(compiled_velocity(limit, given, start, trial.phase(period))[0]),
     )
+
+    def follow(size: float, periods: int) -> tuple[PyTree, PyTree, PyTree]:
+        first = trial.params, trial.initial(size)
+        return _follow(limit, given, changing, first, size, periods)
+
     larger = trial.node * min(1.0, FIRST_SETTLING / settled)
-    begin = trial.params, trial.initial(larger)
-    _, (_, found), there = _follow(limit, given, changing, begin, larger, 1.0, half)
+    _, found, there = follow(larger, settled // period)
     if not relative(found, there) <= FOLLOWS:
         raise LimitError(
             "optimizer: its steps do not tend to a velocity that depends on params, gradient "
             "and slow state alone, as where a root is zero along a smooth path; accepted are "
             "steps that do"
         )
-    (_, middle), (total, last) = jax.tree.map(jnp.subtract, moving[:2], still[:2])
 
-    def beginning(total: Array, middle: Array, last: Array) -> Array:
-        """The sum over all periods of what is not on the line that the second half is on."""
-        slope = (last - middle) / half
-        line = 2 * half * last - slope * half * (2 * half - 1)
-        return period * (total - line) / size
+    def of_size(size: float) -> PyTree:
+        periods = max(1, min(settled, int(trial.time / size)) // period)
+        weighted = [
+            jax.tree.map(
+                lambda total, n=n, weight=weight: weight * total * period / (n * size),
+                follow(size / n, n * periods)[0],
+            )
+            for n, weight in zip(HALVED, CURVED, strict=True)
+        ]
+        return jax.tree.map(lambda *ends: sum(ends), *weighted)
 
-    return jax.tree.map(beginning, total, middle, last)
+    return of_size
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -300,22 +311,21 @@ def _follow(
     changing: tuple[PyTree, PyTree],
     first: tuple[PyTree, list[Array]],
     size: Array,
-    speed: Array,
-    half: Array,
-) -> Any:
+    periods: Array,
+) -> tuple[PyTree, PyTree, PyTree]:
     """Steps along gradients that change in time.
 
     Returns:
-      The sum of the velocities of periods, and the last of them, after half of the periods and
-      after all; and the limit's velocity where the last is.
+      The sum of the velocities of all periods, the last of them, and the limit's where that is.
     """
     batches = jax.tree.leaves(changing)[0].shape[0]
 
     def at(number: Any) -> PyTree:
         steps = number * limit.period + jnp.arange(limit.period)
-        index, time = steps % batches, speed * size * steps
+        index = steps % batches
         return jax.tree.map(
-            lambda g, d: g[index] + time.reshape(-1, *(1,) * (g.ndim - 1)) * d[index], *changing
+            lambda g, d: g[index] + (size * steps).reshape(-1, *(1,) * (g.ndim - 1)) * d[index],
+            *changing,
         )
 
     def more(number: Array, carry: Any) -> Any:
@@ -325,9 +335,8 @@ def _follow(
         return jax.tree.map(jnp.add, sums, mean), mean, params, leaves
 
     none = jax.tree.map(jnp.zeros_like, first[0])
-    at_half = jax.lax.fori_loop(0, half, more, (none, none, *first))
-    whole = jax.lax.fori_loop(half, 2 * half, more, at_half)
-    slow = [leaf for leaf, kind in zip(whole[3], limit.kinds, strict=True) if kind == SLOW]
-    point = Point(whole[2], slow, 2 * half * limit.period * size)
-    there, _ = limit.velocity_along(given, point, at(2 * half - 1))
-    return at_half[:2], whole[:2], there
+    total, last, params, leaves = jax.lax.fori_loop(0, periods, more, (none, none, *first))
+    slow = [leaf for leaf, kind in zip(leaves, limit.kinds, strict=True) if kind == SLOW]
+    point = Point(params, slow, periods * limit.period * size)
+    there, _ = limit.velocity_along(given, point, at(periods - 1))
+    return total, last, there
