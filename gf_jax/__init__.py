@@ -16,13 +16,13 @@ from gf_jax.comparison import FlowComparison as FlowComparison
 from gf_jax.comparison import Metrics as Metrics
 from gf_jax.comparison import compare_with_flow as compare_with_flow
 from gf_jax.comparison import distance as distance
+from gf_jax.descent.batches import Batches as Batches
 from gf_jax.descent.descent import descent_segments as descent_segments
 from gf_jax.descent.descent import gradient_descent as gradient_descent
 from gf_jax.descent.descent import join as join
 from gf_jax.descent.schedule import Schedule as Schedule
 from gf_jax.descent.segments import Trajectory as Trajectory
 from gf_jax.descent.segments import resumable_segments as resumable_segments
-from gf_jax.descent.stepping import Batches as Batches
 from gf_jax.flow.deviation import Deviation as Deviation
 from gf_jax.flow.deviation import deviation as deviation
 from gf_jax.flow.flow import Flow as Flow
