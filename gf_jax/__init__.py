@@ -23,8 +23,13 @@ from gf_jax.descent.descent import join as join
 from gf_jax.descent.schedule import Schedule as Schedule
 from gf_jax.descent.segments import Trajectory as Trajectory
 from gf_jax.descent.segments import resumable_segments as resumable_segments
+from gf_jax.ensemble import Ensemble as Ensemble
+from gf_jax.ensemble import Estimate as Estimate
+from gf_jax.ensemble import measure_ensemble as measure_ensemble
 from gf_jax.flow.deviation import Deviation as Deviation
 from gf_jax.flow.deviation import deviation as deviation
+from gf_jax.flow.ensemble import EnsemblePrediction as EnsemblePrediction
+from gf_jax.flow.ensemble import predict_ensemble as predict_ensemble
 from gf_jax.flow.flow import Flow as Flow
 from gf_jax.flow.flow import gradient_flow as gradient_flow
 from gf_jax.flow.limit_flow import limit_flow as limit_flow

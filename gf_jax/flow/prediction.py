@@ -136,7 +136,7 @@ def predict(
         if batches.order != "cyclic":
             raise ValueError(
                 f"batches: their order is {batches.order!r}, and runs are random; accepted is "
-                "'cyclic', or gf_jax.predict_draws for what many runs do together"
+                "'cyclic', or gf_jax.predict_ensemble for what many runs do together"
             )
         given = problem.program, problem.program.shapes, batches.loss, batches.number
         problem = problem._replace(batched=prepare_batches(*given))

@@ -1,0 +1,276 @@
+"""The first order of descent in drawn batches: how runs spread, and how their mean moves.
+
+Along the flow z, with g = ∇f, H its Jacobian and Σ the covariance of a batch's gradient,
+
+    C' = −H C − C H + Σ,   m' = −H m − (1/2l) H g − ½ D²g[C],
+
+of which s C is the covariance of runs with step size s, and s m the shift of their mean (l is
+that of SVAG, else 1). C is not held: it is the mean of δ δᵀ over samples of
+
+    δ' = −H δ + Σ^½ ξ,   m' = −H m − (1/2l) H g − ½ D²g[δ, δ],
+
+ξ white noise, constant over each step of a grid. With N parts and batches of B drawn with
+replacement, Σ^½ ξ is the gradient of Σₙ (εₙ − ε̄) fₙ / √(N B) with random signs εₙ.
+
+The grid is taken twice, the second time with steps half as long and the same noise; both are of
+second order, so that what they differ by tells what is left.
+
+Source: Li, Tai & E, ICML 2017 (C); the equation of m, by expanding one step, likewise.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from gf_jax.flow.problem import FlowProblem, Progress, Telling, tell_after_solve, tells_meanwhile
+from gf_jax.program.compiling import jit
+from gf_jax.program.pure import Pure
+
+PyTree = Any
+
+STEP = 0.5  # of the coarse grid, times the largest curvature
+ROUNDS = 30  # of the power iteration
+COST = 9  # gradients of a sample at a stage: three products, two of them twice, and noise
+
+
+class Sums(NamedTuple):
+    """What is told of the samples at every time.
+
+    Attributes:
+      squares: ‖δ‖² of every sample.
+      pairs: m of every sample times the mean m of all others; their mean is that of ‖E m‖².
+      losses: g·m + ½ δ·Hδ of every sample.
+      shifts: g·m, and half of δ·Hδ, by their size.
+      bends: mean squares of H δ and of ½ D²g[δ, δ], and the square of H m of the mean.
+    """
+
+    squares: Float[np.ndarray, "times samples"]
+    pairs: Float[np.ndarray, "times samples"]
+    losses: Float[np.ndarray, "times samples"]
+    shifts: Float[np.ndarray, "times 2"]
+    bends: Float[np.ndarray, "times 3"]
+
+
+class Solved(NamedTuple):
+    """Both grids, the coarse one first, and what they took in gradients."""
+
+    coarse: Sums
+    fine: Sums
+    evaluations: int
+
+
+class _Moving(NamedTuple):
+    """The flow, and of every sample δ and m."""
+
+    flow: PyTree
+    deltas: PyTree
+    shifts: PyTree
+
+
+class _Grid(NamedTuple):
+    """What a solve takes besides data, start and key.
+
+    Attributes:
+      lengths: time from each sampling time to the next.
+      counts: steps there.
+      coarse: whether each step has the noise of two.
+      of_noise, of_step: factors of the noise and of H g in the equation of m.
+      begin, part: share of the work done before, and in this solve.
+    """
+
+    lengths: Any
+    counts: Any
+    coarse: Any
+    of_noise: Any
+    of_step: Any
+    begin: Any
+    part: Any
+
+
+def solve(
+    problem: FlowProblem,
+    along: PyTree,
+    size: int,
+    svag: int,
+    samples: int,
+    seed: int,
+    progress: Progress | None,
+) -> Solved:
+    """Solves the equations of all samples, on both grids.
+
+    Args:
+      problem: a smooth loss with its parts, start, and times.
+      along: the flow at these times.
+      size: parts in a batch.
+      svag: small steps that stand for one.
+      samples: how many.
+      seed: of the noise.
+      progress: is told the share that is done.
+    """
+    batched = problem.batched
+    assert batched is not None
+    data = (problem.data, batched.program.data)
+    telling, run = _solver(problem, samples, tells_meanwhile(progress, problem.program))
+    telling.progress = progress
+    with problem.numbers.context():
+        curvature = _curvature(problem, along)
+        counts = _counts(problem.times, curvature)
+        lengths = np.diff(problem.times, prepend=0.0)
+        key = jax.random.key(np.uint32(seed), impl="threefry2x32")
+        scales = 1 / np.sqrt(batched.number * size), 1 / (2 * svag)
+
+        def on_grid(halves: int, begin: float, end: float) -> Sums:
+            grid = _Grid(
+                lengths, halves * counts, np.bool(halves == 1), *scales, begin, end - begin
+            )
+            found = jax.device_get(run(data, problem.params, key, grid))
+            tell_after_solve(progress, end)
+            return found
+
+        coarse, fine = on_grid(1, 0.0, 1 / 3), on_grid(2, 1 / 3, 1.0)
+    evaluations = int(3 * counts.sum()) * 2 * (2 + COST * samples)
+    return Solved(coarse, fine, evaluations)
+
+
+def _counts(times: np.ndarray, curvature: float) -> np.ndarray:
+    """Steps of the coarse grid up to each time from the one before."""
+    return np.ceil(np.diff(times, prepend=0.0) * curvature / STEP).astype(np.int64)
+
+
+def _curvature(problem: FlowProblem, along: PyTree) -> float:
+    """The largest absolute eigenvalue of H at the start and along the flow."""
+    pure = problem.pure
+
+    def largest(data: list[Array], points: PyTree) -> Array:
+        def at(point: PyTree) -> Array:
+            flat, unravel = ravel_pytree(point)
+            _, product = pure.linearize(data, point)
+
+            def once(vector: Array, _: None) -> tuple[Array, Array]:
+                image = ravel_pytree(product(unravel(vector)))[0]
+                norm = jnp.linalg.norm(image)
+                return image / jnp.where(norm > 0, norm, 1.0), norm
+
+            first = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+            return lax.scan(once, first / jnp.linalg.norm(first), length=ROUNDS)[1][-1]
+
+        return lax.map(at, points).max()
+
+    find = pure.once("largest curvature", lambda: jit(largest, speed=pure.flow_speed))
+    points = jax.tree.map(lambda p, z: jnp.concatenate([p[None], z]), problem.params, along)
+    return float(find(problem.data, points))
+
+
+def _solver(problem: FlowProblem, samples: int, tells: bool) -> tuple[Telling, Callable]:
+    """The compiled solver of one grid, and what it tells its progress to."""
+    batched, pure = problem.batched, problem.pure
+    assert batched is not None
+    of_part, number = batched.program.pure, batched.number
+
+    def make() -> tuple[Telling, Callable]:
+        telling = Telling()
+
+        def run(data: Any, start: PyTree, key: Array, grid: _Grid) -> Sums:
+            dtype = jnp.result_type(*jax.tree.leaves(start))
+
+            def signs(at: Array) -> Array:
+                own = jax.random.fold_in(key, at)
+                drawn = jax.random.rademacher(own, (samples, number), dtype)
+                return grid.of_noise * (drawn - drawn.mean(axis=1, keepdims=True))
+
+            def of_two(at: Array) -> Array:
+                return (signs(2 * at) + signs(2 * at + 1)) / np.sqrt(2)
+
+            def step(at: Array, carry: tuple[_Moving, Array]) -> tuple[_Moving, Array]:
+                state, length = carry
+                noise = lax.cond(grid.coarse, of_two, signs, at) / jnp.sqrt(length)
+                first = _velocity(pure, of_part, data, state, noise, grid.of_step)
+                ahead = optax.tree.add_scale(state, length, first)
+                second = _velocity(pure, of_part, data, ahead, noise, grid.of_step)
+                slope = optax.tree.add(first, second)
+                return optax.tree.add_scale(state, length / 2, slope), length
+
+            def to_time(carry: tuple[_Moving, Array], row: Any) -> tuple[Any, Sums]:
+                state, at = carry
+                share, length, count = row
+                each = length / jnp.maximum(count, 1)
+                state, _ = lax.fori_loop(at, at + count, step, (state, each))
+                if tells:
+                    jax.debug.callback(telling, grid.begin + share * grid.part)
+                return (state, at + count), _sums(pure, data, state)
+
+            zeros = jax.tree.map(lambda p: jnp.zeros((samples, *p.shape), p.dtype), start)
+            shares = jnp.arange(1, len(grid.counts) + 1) / len(grid.counts)
+            begin = _Moving(start, zeros, zeros), jnp.zeros((), grid.counts.dtype)
+            return lax.scan(to_time, begin, (shares, grid.lengths, grid.counts))[1]
+
+        return telling, jit(run, speed=pure.flow_speed)
+
+    return pure.once(("diffusion", of_part, number, samples, tells, problem.numbers.dtype), make)
+
+
+def _velocity(
+    pure: Pure, of_part: Pure, data: Any, state: _Moving, noise: Array, of_step: Array
+) -> _Moving:
+    """Of the flow and every sample, with the noise as weights of the parts."""
+    whole, parts = data
+    gradient, product = pure.linearize(whole, state.flow)
+
+    def losses(params: PyTree) -> Array:
+        indices = jnp.arange(noise.shape[1], dtype=jnp.int32)
+        return jax.vmap(lambda index: of_part.loss(parts, (params, index)))(indices)
+
+    _, pull = jax.vjp(losses, state.flow)
+    (kicks,) = jax.vmap(pull)(noise)
+    slopes, bends = _along(pure, whole, state)
+    ahead = jax.tree.map(lambda m, g: m + of_step * g, state.shifts, gradient)
+    return _Moving(
+        jax.tree.map(jnp.negative, gradient),
+        jax.tree.map(jnp.subtract, kicks, slopes),
+        jax.tree.map(lambda a, b: -a - b / 2, jax.vmap(product)(ahead), bends),
+    )
+
+
+def _along(pure: Pure, data: list[Array], state: _Moving) -> tuple[PyTree, PyTree]:
+    """H δ and D²g[δ, δ] of every sample."""
+    field = pure.field(data, state.flow)
+
+    def of_sample(delta: PyTree) -> tuple[PyTree, PyTree]:
+        def slope(point: PyTree) -> PyTree:
+            return jax.jvp(field, (point,), (delta,))[1]
+
+        return jax.jvp(slope, (state.flow,), (delta,))
+
+    return jax.vmap(of_sample)(state.deltas)
+
+
+def _sums(pure: Pure, data: Any, state: _Moving) -> Sums:
+    whole, _ = data
+    gradient, product = pure.linearize(whole, state.flow)
+    slopes, bends = _along(pure, whole, state)
+    vectors = (state.deltas, state.shifts, slopes, bends)
+    deltas, shifts, slopes, bends = (jax.vmap(lambda t: ravel_pytree(t)[0])(v) for v in vectors)
+    mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), state.shifts)
+    flat = ravel_pytree(gradient)[0]
+    moved, bent = shifts @ flat, (deltas * slopes).sum(axis=1) / 2
+    others = (shifts.sum(axis=0) - shifts) / (len(shifts) - 1)
+    return Sums(
+        squares=jnp.square(deltas).sum(axis=1),
+        pairs=(shifts * others).sum(axis=1),
+        losses=moved + bent,
+        shifts=jnp.abs(jnp.stack([moved.mean(), bent.mean()])),
+        bends=jnp.stack(
+            [
+                jnp.square(slopes).sum(axis=1).mean(),
+                jnp.square(bends / 2).sum(axis=1).mean(),
+                jnp.square(ravel_pytree(product(mean))[0]).sum(),
+            ]
+        ),
+    )
