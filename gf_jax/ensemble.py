@@ -4,20 +4,23 @@ Runs with step size s stand apart from each other, and from their flow, by about
 mean from the flow by about s. So what is compared with the flow is the mean.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from gf_jax.comparison import rounding_of
+from gf_jax.records import record
 
 PyTree = Any
 
 ULPS = 8.0  # that a loss is off by
+SIGMAS = 3.0  # standard errors of which what is measured has more
 
 
-class Estimate(NamedTuple):
+@record
+class Estimate:
     """Numbers found from a sample, at every time and of every step size.
 
     Attributes:
@@ -39,8 +42,34 @@ class Estimate(NamedTuple):
         """So many standard errors, and the error."""
         return sigmas * self.standard_error + self.error
 
+    @property
+    def measured(self) -> Bool[np.ndarray, "times lanes"]:
+        """Whether a number is more than three of its standard errors and the error above 0."""
+        return np.isfinite(self.value) & (self.value > self.within(SIGMAS))
 
-class Ensemble(NamedTuple):
+    def order(
+        self, step_sizes: Float[np.ndarray, " lanes"]
+    ) -> tuple[Float[np.ndarray, " times"], Float[np.ndarray, " times"]]:
+        """Slope of its logarithm against that of the step size, and its standard error.
+
+        Over the step sizes with a number that is measured; NaN with fewer than two of them.
+        """
+        kept = self.measured
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.broadcast_to(np.log(step_sizes), kept.shape)
+            centre = (logs * kept).sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True)
+            x = np.where(kept, logs - centre, 0.0)
+            weights = x / np.square(x).sum(axis=1, keepdims=True)
+            y = np.log(np.where(kept, self.value, 1.0))
+            shares = np.where(kept, self.standard_error / self.value, 0.0)
+            error = np.sqrt(np.square(weights * shares).sum(axis=1))
+            enough = kept.sum(axis=1) > 1
+            slope = np.where(enough, (weights * y).sum(axis=1), np.nan)
+            return slope, np.where(enough, error, np.nan)
+
+
+@record
+class Ensemble:
     """Many runs with every step size beside the flow, measured or predicted.
 
     Attributes:

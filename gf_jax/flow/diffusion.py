@@ -34,6 +34,7 @@ from gf_jax.program.compiling import jit
 from gf_jax.program.pure import Pure
 
 PyTree = Any
+AnyArray = Any  # a JAX array while computed, a NumPy array once returned
 
 STEP = 0.5  # of the coarse grid, times the largest curvature
 ROUNDS = 30  # of the power iteration
@@ -51,11 +52,11 @@ class Sums(NamedTuple):
       bends: mean squares of H δ and of ½ D²g[δ, δ], and the square of H m of the mean.
     """
 
-    squares: Float[np.ndarray, "times samples"]
-    pairs: Float[np.ndarray, "times samples"]
-    losses: Float[np.ndarray, "times samples"]
-    shifts: Float[np.ndarray, "times 2"]
-    bends: Float[np.ndarray, "times 3"]
+    squares: Float[AnyArray, "times samples"]
+    pairs: Float[AnyArray, "times samples"]
+    losses: Float[AnyArray, "times samples"]
+    shifts: Float[AnyArray, "times 2"]
+    bends: Float[AnyArray, "times 3"]
 
 
 class Solved(NamedTuple):

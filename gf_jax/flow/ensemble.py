@@ -6,6 +6,7 @@ but for a spread of s^(3/2), at the end of every epoch, and between these the sp
 s. Other optimisers than descent have other equations.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import ArrayLike, Float
 from gf_jax.ensemble import Ensemble, Estimate, root_of
 from gf_jax.flow import diffusion
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, gradient_flow
-from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
+from gf_jax.flow.problem import Progress, flow_problem, part
 from gf_jax.program.program import Loss, Program, prepare_batches
 
 PyTree = Any
@@ -178,7 +179,7 @@ def _extrapolated(coarse: np.ndarray, fine: np.ndarray) -> Estimate:
 
 def _rooted(square: Estimate, factor: np.ndarray, left_out: np.ndarray) -> Estimate:
     """The root of a square times a factor, of which a share is left out."""
-    value, of_samples, of_grid = (factor * each for each in square)
+    value, of_samples, of_grid = (factor * each for each in vars(square).values())
     root = root_of(value, of_samples, np.zeros_like(value))
     by_grid = root_of(value, of_grid, np.zeros_like(value)).standard_error
-    return root._replace(error=by_grid + left_out * root.value)
+    return dataclasses.replace(root, error=by_grid + left_out * root.value)
