@@ -77,7 +77,8 @@ def check(options: Network, needed: Memory) -> None:
     Raises:
       UsageError: as ``memory.check``.
     """
-    memory.check(needed, several=bool(options.starts_of_seeds))
+    several = "--draws" if options.draws else "--seeds" if options.starts_of_seeds else ""
+    memory.check(needed, several=several)
 
 
 def announcement(
