@@ -1,9 +1,9 @@
 """Predictions of what many runs in drawn batches amount to, from the flow alone.
 
 See ``gf_jax.flow.diffusion`` for the equations. Batches that are shuffled are not predicted: the
-sum of an epoch's gradients is the same in every order to first order, so that runs meet again,
-but for a spread of s^(3/2), at the end of every epoch, and between these the spread is of order
-s. Other optimisers than descent have other equations.
+gradients of an epoch sum to the same in every order, so that their noise is not white, and since
+epochs of small steps are short, its covariance is another for every step size. Other optimisers
+than descent have other equations.
 """
 
 import dataclasses
@@ -122,7 +122,7 @@ def _check(batches: Any, samples: Any, seed: Any) -> None:
     """Raises ValueError on batches that are not predicted, and numbers that are none."""
     if batches.order != "replacement":
         why = (
-            "within an epoch their first order cancels"
+            "an epoch's gradients sum to the same, and its noise is not white"
             if batches.order == "shuffled"
             else "they are not random, and gf_jax.predict takes them"
         )

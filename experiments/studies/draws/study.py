@@ -103,8 +103,8 @@ class Options(groups.Arithmetic, groups.Segments, groups.Ratios):
         """Why nothing is predicted; empty if it is."""
         if self.order != REPLACEMENT:
             return (
-                "Not predicted: within an epoch that is shuffled the first order of the spread "
-                "cancels; take --order=replacement."
+                "Not predicted: the gradients of a shuffled epoch sum to the same, so that its "
+                "noise is not white; take --order=replacement."
             )
         if not self.smooth:
             return "Not predicted: the loss has kinks; take --activation=tanh, for example."
@@ -173,6 +173,8 @@ def run(options: Options) -> int:
     table.show(summary, workplace.console)
     for line in filter(None, (options.unpredicted, *summary["verdict"])):
         workplace.say(line)
+    for step_size in summary["diverged"]:
+        workplace.say(f"warning: with step size {step_size:g} runs diverged, some or all of them")
     harness.end(workplace, summary, drawn)
     return EXIT_DIVERGED if summary["diverged"] else 0
 
