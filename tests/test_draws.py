@@ -450,6 +450,34 @@ def test_kinks_and_single_runs_are_not_predicted():
         )
 
 
+def test_parts_have_to_be_of_f():
+    batches = gf_jax.Batches(of_example, 2, REPLACEMENT)
+    with pytest.raises(ValueError, match="batches: the mean gradient of the parts is off by"):
+        gf_jax.predict_ensemble(
+            *(lambda x: of_both(x) / 2, jnp.array(BEGIN), [END], [0.1]), batches=batches
+        )
+
+
+def test_a_loss_without_curvature_and_a_flow_that_ends():
+    """Of f = x with noise of variance 1 the spread is √(s t); x' = x² is at 1/(1 - t)."""
+    linear = gf_jax.Batches(lambda x, index: x * (2.0 * index), 2, REPLACEMENT)
+    times = [0.0, 0.5, 1.0]
+    found = gf_jax.predict_ensemble(
+        *(lambda x: x, jnp.array(0.0), times, [0.01]), batches=linear, samples=500
+    ).ensemble
+    exact = np.sqrt(0.01 * np.array(times))[:, None]
+    assert (np.abs(found.spread.value - exact) <= found.spread.within(SIGMAS)).all()
+    assert (found.spread.error <= 1e-9).all()
+    assert (found.mean_to_flow.value < 1e-9).all()
+    ended = gf_jax.predict_ensemble(
+        lambda x: -(x**3) / 3,
+        *(jnp.array(1.0), [0.5, 2.0], [0.01]),
+        batches=gf_jax.Batches(lambda x, i: -(x**3) / 3 + x * (i - 0.5), 2, REPLACEMENT),
+    )
+    assert not ended.flow.statistics.complete
+    assert np.isnan(ended.ensemble.spread.value[1]).all()
+
+
 RUN = ("--experiment=draws", *WITH_FLOW[:3], "--widths=4", "--snapshots=3", "--draws=16")
 
 

@@ -126,17 +126,15 @@ def solve(
     telling, run = _solver(problem, samples, tells_meanwhile(progress, problem.program))
     telling.progress = progress
     with problem.numbers.context():
-        curvature = _curvature(problem, along)
-        counts = _counts(problem.times, curvature)
+        counts = _counts(problem.times, _curvature(problem, along))
         lengths = np.diff(problem.times, prepend=0.0)
-        key = jax.random.key(np.uint32(seed), impl="threefry2x32")
         scales = 1 / np.sqrt(batched.number * size), 1 / (2 * svag)
 
         def on_grid(halves: int, begin: float, end: float) -> Sums:
             grid = _Grid(
                 lengths, halves * counts, np.bool(halves == 1), *scales, begin, end - begin
             )
-            found = jax.device_get(run(data, problem.params, key, grid))
+            found = jax.device_get(run(data, problem.params, _key(seed), grid))
             tell_after_solve(progress, end)
             return found
 
@@ -146,9 +144,21 @@ def solve(
     return Solved(coarse, fine, evaluations)
 
 
+def _key(seed: int) -> Array:
+    """The same whatever the user's default generator is."""
+    return jax.random.key(np.uint32(seed), impl="threefry2x32")
+
+
 def _counts(times: np.ndarray, curvature: float) -> np.ndarray:
     """Steps of the coarse grid up to each time from the one before."""
-    return np.ceil(np.diff(times, prepend=0.0) * curvature / STEP).astype(np.int64)
+    lengths = np.diff(times, prepend=0.0)
+    return np.maximum(np.ceil(lengths * curvature / STEP), lengths > 0).astype(np.int64)
+
+
+def losses_of_parts(of_part: Pure, data: list[Array], params: PyTree, number: int) -> Array:
+    """The loss of every part."""
+    indices = jnp.arange(number, dtype=jnp.int32)
+    return jax.vmap(lambda index: of_part.loss(data, (params, index)))(indices)
 
 
 def _curvature(problem: FlowProblem, along: PyTree) -> float:
@@ -165,14 +175,14 @@ def _curvature(problem: FlowProblem, along: PyTree) -> float:
                 norm = jnp.linalg.norm(image)
                 return image / jnp.where(norm > 0, norm, 1.0), norm
 
-            first = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+            first = jax.random.normal(_key(0), flat.shape, flat.dtype)
             return lax.scan(once, first / jnp.linalg.norm(first), length=ROUNDS)[1][-1]
 
-        return lax.map(at, points).max()
+        return lax.map(at, points)
 
     find = pure.once("largest curvature", lambda: jit(largest, speed=pure.flow_speed))
     points = jax.tree.map(lambda p, z: jnp.concatenate([p[None], z]), problem.params, along)
-    return float(find(problem.data, points))
+    return float(np.nanmax(find(problem.data, points)))  # a flow may end before
 
 
 def _solver(problem: FlowProblem, samples: int, tells: bool) -> tuple[Telling, Callable]:
@@ -245,11 +255,8 @@ def _velocity(
     whole, parts = data
     gradient, product = pure.linearize(whole, state.flow)
 
-    def losses(params: PyTree) -> Array:
-        indices = jnp.arange(noise.shape[1], dtype=jnp.int32)
-        return jax.vmap(lambda index: of_part.loss(parts, (params, index)))(indices)
-
-    _, pull = jax.vjp(losses, state.flow)
+    number = noise.shape[1]
+    _, pull = jax.vjp(lambda params: losses_of_parts(of_part, parts, params, number), state.flow)
     (kicks,) = jax.vmap(pull)(noise)
     ahead = jax.tree.map(lambda m, g: m + of_step * g, state.shifts, gradient)
     slopes, drifts = jax.vmap(product)(state.deltas), jax.vmap(product)(ahead)

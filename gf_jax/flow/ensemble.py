@@ -9,19 +9,24 @@ than descent have other equations.
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float
+import optax
+from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.ensemble import Ensemble, Estimate, root_of
 from gf_jax.flow import diffusion
+from gf_jax.flow.diffusion import losses_of_parts
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, gradient_flow
-from gf_jax.flow.problem import Progress, flow_problem, part
+from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
+from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program, prepare_batches
 
 PyTree = Any
 
 SAMPLES = 8
 OF_FLOW = 0.1  # share of the work that the flow is, about
+SAME = 1e-4  # that two gradients differ by, over their norm; data may be in float32
 TINY = 1e-300  # so that nothing over nothing is nothing
 
 
@@ -104,6 +109,7 @@ def predict_ensemble(
     if problem.has_kinks:
         raise ValueError("f: has kinks; accepted for predictions of ensembles is a smooth f")
     check_twice(problem)
+    _check_parts(problem)
     told = part(progress, 0.0, OF_FLOW)
     flow = gradient_flow(problem.program, problem.params, problem.times, progress=told)
     solved = diffusion.solve(
@@ -115,7 +121,9 @@ def predict_ensemble(
         seed,
         part(progress, OF_FLOW, 1 - OF_FLOW),
     )
-    return EnsemblePrediction(flow, lanes, _ensemble(solved, lanes), solved.evaluations)
+    known = np.isfinite(flow.loss)[:, None]
+    ensemble = jax.tree.map(lambda leaf: np.where(known, leaf, np.nan), _ensemble(solved, lanes))
+    return EnsemblePrediction(flow, lanes, ensemble, solved.evaluations)
 
 
 def _check(batches: Any, samples: Any, seed: Any) -> None:
@@ -136,6 +144,30 @@ def _check(batches: Any, samples: Any, seed: Any) -> None:
         raise ValueError(f"samples: got {samples!r}; accepted is an integer from 2 on")
     if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
         raise ValueError(f"seed: got {seed!r}; accepted is an integer from 0 to 2^32 - 1")
+
+
+def _check_parts(problem: FlowProblem) -> None:
+    """Raises ValueError unless the mean gradient of the parts is that of f, at the start."""
+    batched, pure = problem.batched, problem.pure
+    assert batched is not None
+    of_part, number = batched.program.pure, batched.number
+
+    def both(data: Any, params: PyTree) -> tuple[Array, Array]:
+        mean = jax.grad(lambda point: losses_of_parts(of_part, data[1], point, number).mean())(
+            params
+        )
+        off = optax.tree.sub(mean, pure.gradient(data[0], params))
+        return optax.tree.norm(off), optax.tree.norm(mean)
+
+    find = pure.once(("parts", of_part, number), lambda: jit(both, speed=pure.flow_speed))
+    with problem.numbers.context():
+        data = problem.data, batched.program.data
+        off, size = map(float, find(data, problem.params))
+    if off > SAME * size:
+        raise ValueError(
+            f"batches: the mean gradient of the parts is off by {off / (size or 1):.2g} of itself "
+            "from that of f; accepted are parts whose mean is f"
+        )
 
 
 def _ensemble(solved: diffusion.Solved, step_sizes: np.ndarray) -> Ensemble:

@@ -37,7 +37,8 @@ def draw(saved: Draws) -> "Figure":
         drawn = [np.nan_to_num(np.asarray(line.get_ydata())) for line in panel.lines]
         if name != "loss_difference" and any((values > 0).any() for values in drawn):
             panel.set_yscale("log")
-    title = f"{saved.draws} draws: {saved.network_label} on {saved.data_label}"
+    told = "" if saved.predicted is None else " (marks measured, lines predicted)"
+    title = f"{saved.draws} draws: {saved.network_label} on {saved.data_label}{told}"
     return style.finish(figure, panels[0], title)
 
 
