@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.ensemble import Ensemble, Estimate, root_of
-from gf_jax.flow import diffusion
+from gf_jax.flow import noise_grids
 from gf_jax.flow.diffusion import losses_of_parts
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, gradient_flow
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
@@ -112,7 +112,7 @@ def predict_ensemble(
     _check_parts(problem)
     told = part(progress, 0.0, OF_FLOW)
     flow = gradient_flow(problem.program, problem.params, problem.times, progress=told)
-    solved = diffusion.solve(
+    solved = noise_grids.solve(
         problem,
         flow.params,
         batches.size,
@@ -170,12 +170,14 @@ def _check_parts(problem: FlowProblem) -> None:
         )
 
 
-def _ensemble(solved: diffusion.Solved, step_sizes: np.ndarray) -> Ensemble:
+def _ensemble(solved: noise_grids.Solved, step_sizes: np.ndarray) -> Ensemble:
     """The numbers of every step size, with what the solve tells of their errors.
 
     The order that is left out is taken to be smaller than the one before by the step size times
-    the curvature that the samples meet, and by the square of the share of the force on a run that
-    is not linear in how far it stands from the flow.
+    the sum of three rates: the curvature that the samples meet; the square of the force on them
+    that is not linear over that which is; and that of what they change of the noise over the
+    noise. On a quadratic in its stationary state the first is twice what it is, and so the last
+    is doubled.
     """
     fine, sizes = solved.fine, step_sizes[None]
     squares, pairs, losses = (
@@ -184,7 +186,8 @@ def _ensemble(solved: diffusion.Solved, step_sizes: np.ndarray) -> Ensemble:
     )
     linear, bent, of_mean = fine.bends.T
     spread, shift = (np.maximum(each.value[:, 0], 0) for each in (squares, pairs))
-    rate = np.sqrt(linear / (spread + TINY)) + bent / (linear + TINY)
+    kicks, changes = fine.noise.T
+    rate = np.sqrt(linear / (spread + TINY)) + bent / (linear + TINY) + 2 * changes / (kicks + TINY)
     rate_of_mean = np.maximum(rate, np.sqrt(of_mean / (shift + TINY)))
     left_out, left_out_of_mean = (sizes * each[:, None] for each in (rate, rate_of_mean))
     sizes_of_losses = fine.shifts.sum(axis=1)[:, None]
