@@ -37,10 +37,10 @@ class Trajectory(NamedTuple):
     Attributes:
       iterations: base iterations recorded, 0 being the initial point.
       metrics: losses, distances and gradient norms, each (iterations, lanes); from many
-        starts (iterations, starts, lanes).
+        starts (iterations, starts, lanes), and from draws likewise.
       snapshot_iterations: base iterations of the snapshots.
       snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...); from many
-        starts (snapshots, starts, lanes, ...).
+        starts (snapshots, starts, lanes, ...), and from draws likewise.
       clock: what times and step sizes are computed from; None where it is not known, as of
         arrays that were stored without it.
 

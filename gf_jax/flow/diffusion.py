@@ -9,8 +9,8 @@ that of SVAG, else 1). C is not held: it is the mean of δ δᵀ over samples of
 
     δ' = −H δ + Σ^½ ξ,   m' = −H m − (1/2l) H g − ½ D²g[δ, δ],
 
-ξ white noise. With N parts and batches of B drawn with
-replacement, Σ^½ ξ is the gradient of Σₙ (εₙ − ε̄) fₙ / √(N B) with random signs εₙ.
+ξ white noise. With N parts and batches of B drawn with replacement, Σ^½ ξ is the gradient of
+Σₙ (εₙ − ε̄) fₙ / √(N B) with random signs εₙ.
 
 Source: Li, Tai & E, ICML 2017 (C); the equation of m, by expanding one step, likewise.
 """
