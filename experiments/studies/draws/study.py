@@ -4,7 +4,9 @@
 
 makes 64 runs with each of three step sizes, from one start, in batches of 10 examples drawn with
 replacement at every step, and predicts from the flow alone how far a run stands from the mean
-run, the mean run from the flow, and their mean loss from that of the flow.
+run, the mean run from the flow, and their mean loss from that of the flow. A minute on digits and
+eight on MNIST, on two CPU cores; on MNIST a run of step size 0.0025 ends 0.210 from the mean run,
+where 0.205 is predicted, and the mean run 0.042 from the flow, where 0.041 is.
 
     python -m experiments.main --experiment=draws --svag=4
 
