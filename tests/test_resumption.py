@@ -125,6 +125,8 @@ OTHERS = [
         {"gradient_flow": 1, "end_to_end_flow": 1},
     ),
     (("necessity",), {"gradient_flow": 0}),
+    (("draws", *SMALLEST, "--draws=4"), {"resumable_segments": 5, "predict_ensemble": 0}),
+    (("draws", *SMALLEST, "--order=shuffled"), {"resumable_segments": 5, "gradient_flow": 0}),
 ]
 
 

@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = {
     "records": set(),
     "comparison": {"records"},
+    "ensemble": {"comparison", "records"},
     "program": set(),
     "optimizers": {"program"},
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
     "descent": {"comparison", "optimizers", "program"},
-    "flow": {"comparison", "optimizers", "program"},
+    "flow": {"comparison", "ensemble", "optimizers", "program"},
     "problems": {"descent", "program"},
     "theory": {"flow", "problems", "program", "records"},
     # What runs amount to; only here the library touches the world.

@@ -215,6 +215,21 @@ class Network(Data, RandomStart, Widths, Loss, Activation, Architecture):
         return None
 
     @property
+    def draws(self) -> int:
+        """Number of independent runs with every step size, 0 where nothing is drawn."""
+        return 0
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How batches are drawn, as ``Classification.batches`` takes it; nothing if in turn."""
+        return {}
+
+    @property
+    def copies(self) -> int:
+        """Number of runs with every step size."""
+        return self.draws or len(self.starts_of_seeds) or 1
+
+    @property
     def mesh(self) -> str:
         """Devices that runs are spread over."""
         return "none"

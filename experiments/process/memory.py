@@ -23,12 +23,12 @@ GROUPS = {
 }
 
 
-def check(needed: Memory, *, several: bool) -> None:
+def check(needed: Memory, *, several: str = "") -> None:
     """Refuses a run that does not fit.
 
     Args:
       needed: what it needs.
-      several: whether it is from several starting points.
+      several: the flag that says how many runs there are with every step size, if it is one.
 
     Raises:
       UsageError: with what it needs, what there is, and which flag to change.
@@ -45,7 +45,7 @@ def check(needed: Memory, *, several: bool) -> None:
     for need, free, where in amounts:
         if free is not None and need > free:
             flag = "--snapshots" if needed.host > needed.device else "--examples"
-            flags = f"--seeds or {flag}" if several else flag
+            flags = f"{several} or {flag}" if several else flag
             raise UsageError(
                 f"memory: the run needs about {in_words(need)} and {in_words(free)} "
                 f"are free on {where}; take a smaller {flags}"

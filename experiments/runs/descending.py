@@ -60,7 +60,9 @@ def descend(
         return None
     kept = journal.records(label)
     leaves = [each.leaves for each in kept]
-    parts = structures.trajectories(label, leaves, study.initial_params, schedule, starts)
+    f, start = devices.objective(study, chosen), study.initial_params
+    like = jax.tree.map(lambda leaf: leaf[None], start) if told.draws else start
+    parts = structures.trajectories(label, leaves, like, schedule, starts or told.draws)
     started, interrupted = time.perf_counter(), False
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
     if parts:
@@ -69,7 +71,6 @@ def descend(
         options["resume_from"] = (recorded, journal.state(label) or ())
     options["check_memory"] = functools.partial(_check_memory, workplace)
     options |= steps(told, study)
-    f, start = devices.objective(study, chosen), study.initial_params
     try:
         if not kept or not kept[-1].done:
             for segment, state in progress.segments(f, start, schedule, arithmetic, **options):
@@ -98,7 +99,9 @@ def steps(told: Network, study: Problem) -> dict[str, Any]:
     if told.chosen_optimizer is not None:
         options["optimizer"] = told.chosen_optimizer
     if told.method.batch_size:
-        options["batches"] = study.objective.batches(told.method.batch_size)
+        options["batches"] = study.objective.batches(told.method.batch_size, **told.sampling)
+    if told.draws:
+        options["draws"] = told.draws
     return options
 
 
@@ -107,7 +110,7 @@ def _announce(
 ) -> None:
     """Says what descent will take; refuses what cannot fit, before it is compiled."""
     told, study = workplace.options, workplace.study
-    least = effort.least_memory(study, schedule, len(told.starts_of_seeds) or 1, chosen)
+    least = effort.least_memory(told, study, schedule, chosen)
     _check_memory(workplace, least)
     for line in effort.announcement(told, study, schedule, arithmetic, least):
         workplace.say(line)

@@ -27,17 +27,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / unit:,.0f} {name}"
 
 
-def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread) -> Memory:
+def least_memory(options: Network, study: Problem, schedule: Schedule, chosen: Spread) -> Memory:
     """What descent takes at least, known before anything is compiled.
 
     Args:
+      options: what is told of its runs.
       study: what is studied.
       schedule: of its runs.
-      starts: number of starting points.
       chosen: how they lie on the devices.
     """
+    starts = len(options.starts_of_seeds) or 1
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(study.initial_params)) // starts
-    least = descent_memory(schedule, len(schedule.lanes) * starts, weights)
+    least = descent_memory(schedule, len(schedule.lanes) * options.copies, weights)
     if chosen.sharding is None or chosen.data is not None:
         return least
     count = chosen.sharding.num_devices
@@ -45,13 +46,13 @@ def least_memory(study: Problem, schedule: Schedule, starts: int, chosen: Spread
 
 
 def check_starts(options: NetworkRun, size: int) -> None:
-    """Refuses runs from several starting points whose results no memory holds.
+    """Refuses many runs with every step size whose results no memory holds.
 
     Raises:
       UsageError: as ``memory.check``.
     """
-    count, schedule = len(options.starts_of_seeds), options.schedule
-    if count:
+    count, schedule = options.copies, options.schedule
+    if count > 1:
         needed = descent_memory(schedule, len(schedule.lanes) * count, 4 * size)
         check(options, needed._replace(device=0))  # there may be several of them
 
@@ -76,7 +77,8 @@ def check(options: Network, needed: Memory) -> None:
     Raises:
       UsageError: as ``memory.check``.
     """
-    memory.check(needed, several=bool(options.starts_of_seeds))
+    several = "--draws" if options.draws else "--seeds" if options.starts_of_seeds else ""
+    memory.check(needed, several=several)
 
 
 def announcement(
@@ -86,7 +88,7 @@ def announcement(
 
     Of very many gradients also how long they take, if each takes what one takes alone.
     """
-    starts = len(options.starts_of_seeds) or 1
+    starts = options.copies
     runs, evaluations = len(schedule.lanes) * starts, schedule.gradient_evaluations * starts
     amount = memory.in_words(least.device * least.devices + least.host)
     lines = [
@@ -112,9 +114,9 @@ def _work(options: Network, schedule: Schedule, starts: int) -> str:
     if not options.method.batch_size:
         return f"{evaluations:,} gradient evaluations"
     recorded = (schedule.iterations * len(schedule.lanes) + 1) * starts
-    return (
-        f"{evaluations - starts:,} gradient evaluations of batches and {recorded:,} of all examples"
-    )
+    parts = options.sampling.get("svag", 1)
+    of_batches = (evaluations - starts) * (2 * parts if parts > 1 else 1)
+    return f"{of_batches:,} gradient evaluations of batches and {recorded:,} of all examples"
 
 
 def _seconds(study: Problem, arithmetic: str, *, stacked: bool) -> float:

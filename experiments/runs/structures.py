@@ -89,9 +89,9 @@ def trajectories(
     Args:
       label: what they are parts of.
       kept: the arrays of every part.
-      params: the initial point; from several starts their stack.
+      params: the initial point; from several starts, or of several draws, a stack.
       schedule: of the run.
-      starts: how many there are, 0 for a single one.
+      starts: how many starts or draws there are, 0 for a single one.
 
     Raises:
       UsageError: if they are not the beginning of such a run.

@@ -17,6 +17,7 @@ MODULES = {
     "paper": "experiments.studies.paper",
     "rounding": "experiments.studies.rounding",
     "predict": "experiments.studies.predict",
+    "draws": "experiments.studies.draws",
     "large_steps": "experiments.studies.large_steps",
     "curvature": "experiments.studies.curvature",
     "bounds": "experiments.studies.bounds",

@@ -13,7 +13,8 @@ evaluations, none of them masked. The gradient at the point compared is evaluate
 once, recorded, and used for the next step of every lane.
 
 Starts. All of this may be done from many starting points at once, which are a further
-axis of every stack, before that of the lanes.
+axis of every stack, before that of the lanes. Independent draws of batches are the same axis,
+with one point many times.
 
 Devices. Starts never meet, so they may lie on different devices, and so may the examples
 of the data that f closes over. The compiler splits the work as its arguments are placed:
@@ -26,10 +27,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from gf_jax.descent.batches import Batches
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import PyTree, Trajectory, resumable_segments
-from gf_jax.descent.stepping import Batches
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.program import Loss, Program
 
@@ -47,6 +48,7 @@ def gradient_descent(
     optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
+    draws: int | None = None,
     sharding: NamedSharding | None = None,
 ) -> Trajectory:
     """Gradient descent with step sizes step_size and step_size/r, all runs at once.
@@ -72,6 +74,9 @@ def gradient_descent(
         of f, at the price of an evaluation of f per base iteration and lane. None is f.
       starts: whether every leaf of params has a leading axis that enumerates starting
         points, from each of which all runs are made. f takes a single point.
+      draws: of batches that are drawn, how many independent runs are made with every step size,
+        all from params: an axis in the place of that of starts. None is one run, without the
+        axis.
       sharding: how params lie on the devices of a mesh: split along the axis of starts,
         or replicated, where the examples are split. Arrays that f closes over stay as
         they are if they lie on the mesh, and are replicated if not. None leaves all to
@@ -83,9 +88,10 @@ def gradient_descent(
       does a start.
 
     Raises:
-      ValueError: on a value outside what ``Schedule`` accepts, on parameters of which
-        none is floating point, on leaves that differ in their number of starts or do
-        not divide among the devices, or if f does not return a floating-point scalar.
+      ValueError: on a value outside what ``Schedule`` or ``Batches`` accepts, on draws of what
+        is not drawn or beside starts, on parameters of which none is floating point, on
+        leaves that differ in their number of starts or do not divide among the devices, or
+        if f does not return a floating-point scalar.
       FloatingPointError: if the compiler cancels the compensation.
 
     Example:
@@ -105,6 +111,7 @@ def gradient_descent(
         optimizer=optimizer,
         batches=batches,
         starts=starts,
+        draws=draws,
         sharding=sharding,
     )
     return join(list(segments_of_run))
@@ -119,6 +126,7 @@ def descent_segments(
     optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
+    draws: int | None = None,
     sharding: NamedSharding | None = None,
     check_memory: Callable[[Memory], None] | None = None,
 ) -> Iterator[Trajectory]:
@@ -136,6 +144,7 @@ def descent_segments(
       optimizer: makes updates of gradients.
       batches: what the gradients are of.
       starts: whether params are a stack.
+      draws: number of independent runs.
       sharding: of params.
       check_memory: called with what the run needs, once it is compiled and before
         anything is computed; it may raise.
@@ -159,6 +168,7 @@ def descent_segments(
         optimizer=optimizer,
         batches=batches,
         starts=starts,
+        draws=draws,
         sharding=sharding,
         check_memory=check_memory,
     )

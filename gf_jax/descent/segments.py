@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int
 
 from gf_jax.comparison import Metrics, measure
 from gf_jax.descent import stepping
+from gf_jax.descent.batches import Batches, Turn, check_draws, first_turn
 from gf_jax.descent.placement import Memory, fetch, memory_needed, place
 from gf_jax.descent.schedule import Clock, Schedule
-from gf_jax.descent.stepping import Batches, Data, Lanes, Rule
+from gf_jax.descent.stepping import Data, Lanes, Rule
 from gf_jax.optimizers.momentum import time_scale
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.arithmetic import arithmetic as get_arithmetic
@@ -36,10 +37,10 @@ class Trajectory(NamedTuple):
     Attributes:
       iterations: base iterations recorded, 0 being the initial point.
       metrics: losses, distances and gradient norms, each (iterations, lanes); from many
-        starts (iterations, starts, lanes).
+        starts (iterations, starts, lanes), and from draws likewise.
       snapshot_iterations: base iterations of the snapshots.
       snapshots: stacked parameters, leaves of shape (snapshots, lanes, ...); from many
-        starts (snapshots, starts, lanes, ...).
+        starts (snapshots, starts, lanes, ...), and from draws likewise.
       clock: what times and step sizes are computed from; None where it is not known, as of
         arrays that were stored without it.
 
@@ -95,7 +96,7 @@ class _State(NamedTuple):
     loss: Float[Array, "*starts lanes"]
     gradient: PyTree
     optimizer_state: PyTree
-    batch: Int[Array, "*starts lanes"] | None
+    turn: Turn | None
 
     def measure(self, initial_params: PyTree) -> Metrics:
         return measure(
@@ -112,6 +113,7 @@ def resumable_segments(
     optimizer: Optimizer | None = None,
     batches: Batches | None = None,
     starts: bool = False,
+    draws: int | None = None,
     sharding: NamedSharding | None = None,
     check_memory: Callable[[Memory], None] | None = None,
     resume_from: tuple[int, Sequence[Array | np.ndarray]] | None = None,
@@ -140,6 +142,8 @@ def resumable_segments(
       [[6, 7, 8, 9, 10]]
     """
     numbers, scale = get_arithmetic(arithmetic), time_scale(optimizer)
+    if draws is not None:
+        check_draws(draws, batches, starts)
     if starts:
         program, params = prepare_at_stack(f, params, products=numbers.products)
     else:
@@ -148,14 +152,18 @@ def resumable_segments(
     with numbers.context():  # entered anew at each call, so that it is never a consumer's
         params = numbers.cast(params)
         point = one_of(params) if starts else params
+        if draws is not None:  # many runs from one start are runs from many
+            starts, params = True, repeat(params, draws)
         rule, data = stepping.rule(program, point, schedule, numbers, optimizer, batches)
         if sharding is not None:
             constants, params = place([*data.whole, *data.batched], params, sharding)
             data = Data(constants[: len(data.whole)], constants[len(data.whole) :])
         stack = _stack_shape(params, schedule, starts)
-        shapes = _state_shapes(rule, data, point, stack, sharding)
+        turn = None if batches is None else first_turn(batches, schedule.lanes, stack)
+        shapes = _state_shapes(rule, data, point, stack, sharding, turn)
         sizes = np.array(schedule.step_sizes)
         evaluations = schedule.gradient_evaluations * math.prod(stack[:-1])
+        evaluations *= 1 if rule.sampling is None else rule.sampling.gradients
         losses = [rule.pure] if rule.of_batch is None else [rule.pure, rule.of_batch]
         speed = min(loss.speed(evaluations) for loss in losses)
         run_segment: Any = _compiled(rule, schedule, starts, sharding, speed)
@@ -164,7 +172,7 @@ def resumable_segments(
             lowered = run_segment.lower(data, shapes, params, sizes, slots, True)
             run_segment = lowered.compile()
             check_memory(memory_needed(run_segment, schedule, stack, point, sharding))
-        recorded, state = _state_at(resume_from, schedule, shapes)
+        recorded, state = _state_at(resume_from, schedule, shapes, turn)
     length = schedule.segment_length
     while recorded < schedule.iterations:
         slots, kept = schedule.snapshot_slots(recorded)
@@ -188,12 +196,13 @@ def _state_at(
     resume_from: tuple[int, Sequence[Array | np.ndarray]] | None,
     schedule: Schedule,
     shapes: _State,
+    turn: Turn | None,
 ) -> tuple[int, _State]:
     """Base iterations done, and the state that the next segment takes."""
     wanted, structure = jax.tree.flatten(shapes)
     if resume_from is None:
-        blank = [jax.device_put(np.zeros(w.shape, w.dtype), w.sharding) for w in wanted]
-        return 0, jax.tree.unflatten(structure, blank)
+        zeros = jax.tree.map(lambda w: np.zeros(w.shape, w.dtype), shapes)._replace(turn=turn)
+        return 0, jax.tree.map(lambda leaf, w: jax.device_put(leaf, w.sharding), zeros, shapes)
     recorded, leaves = resume_from
     if not 0 < recorded <= schedule.iterations or recorded % schedule.segment_length:
         raise ValueError(
@@ -285,14 +294,14 @@ def _start(rule: Rule, data: Data, sizes: Array, params: PyTree, blank: _State) 
     first = jax.vmap(lambda size: rule.initial(size, params))(sizes)
     return jax.tree.map(
         lambda leaf, like: jnp.broadcast_to(leaf, like.shape),
-        _State(params, residual, loss, gradient, first, blank.batch),
+        _State(params, residual, loss, gradient, first, blank.turn),
         blank,
     )
 
 
 def _advance(rule: Rule, data: Data, sizes: Array, state: _State) -> _State:
     """One base iteration of all lanes."""
-    lanes = Lanes(state.params, state.residual, state.optimizer_state, state.batch)
+    lanes = Lanes(state.params, state.residual, state.optimizer_state, state.turn)
     lanes = stepping.advance(rule, data, sizes, lanes, state.gradient)
     evaluate = jax.vmap(jax.value_and_grad(lambda point: rule.pure.loss(data.whole, point)))
     return _State(lanes.params, lanes.residual, *evaluate(lanes.params), *lanes[2:])
@@ -310,16 +319,25 @@ def _state_shapes(
     point: PyTree,
     stack: tuple[int, ...],
     sharding: NamedSharding | None,
+    turn: Turn | None,
 ) -> _State:
-    """Shapes of the state, and where it lies; the first segment fills it."""
+    """Shapes of the state, and where it lies; the first segment fills it.
 
-    def of_one(params: PyTree) -> _State:
+    The turn is that of all runs before their first step.
+    """
+
+    def of_one(params: PyTree, turn: Turn | None) -> _State:
         first = rule.initial(jnp.asarray(1.0), params)
-        batch = jnp.int32(0) if rule.batches else None
         residual, loss = rule.numbers.residual(params), rule.pure.loss(data.whole, params)
-        return _State(params, residual, loss, params, first, batch)
+        return _State(params, residual, loss, params, first, turn)
 
+    of_run = jax.tree.map(lambda leaf: leaf[(0,) * len(stack)], turn)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((*stack, *leaf.shape), leaf.dtype, sharding=sharding),
-        jax.eval_shape(of_one, point),
+        jax.eval_shape(of_one, point, of_run),
     )
+
+
+def repeat(params: PyTree, times: int) -> PyTree:
+    """A stack of one point so many times."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape)), params)

@@ -5,7 +5,7 @@ step size makes of the gradient, which is −step_size times it in plain descent
 that of f, or of a batch of examples.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from gf_jax.descent.batches import Batches, Sampling, Turn, sampling_of, take
 from gf_jax.descent.schedule import Schedule
 from gf_jax.optimizers.steps import Optimizer, check_steps
 from gf_jax.program.arithmetic import Arithmetic
@@ -24,42 +25,13 @@ from gf_jax.program.pure import Pure
 PyTree = Any
 
 
-class Batches(NamedTuple):
-    """Parts of a training set that descent goes through in turn.
-
-    Step j of every lane, from 0 on, follows the gradient of batch j mod number. A lane with
-    ratio r takes r steps to a step of the base run, so that it has seen r times as many
-    batches at equal time. What is compared there is the full objective.
-
-    Attributes:
-      loss: maps (params, index) to the loss of one batch, a scalar; the index is a traced
-        integer from 0 to number - 1. Their mean is to be the full objective.
-      number: how many batches there are.
-
-    Example:
-      >>> targets = jnp.array([0.0, 1.0, 2.0, 3.0])
-      >>> def f(w):
-      ...     return jnp.mean((w - targets) ** 2)
-      >>> def loss(w, index):
-      ...     return (w - targets[index]) ** 2
-      >>> run = gf_jax.gradient_descent(
-      ...     f, jnp.array(0.0), step_size=0.01, ratios=(2,), iterations=8,
-      ...     batches=gf_jax.Batches(loss, 4))
-      >>> run.metrics.loss.shape
-      (9, 2)
-    """
-
-    loss: Callable[[PyTree, Int[Array, ""]], Array]
-    number: int
-
-
 class Rule(NamedTuple):
     """How lanes step; it holds no arrays, so that what is compiled of it serves other data.
 
     Attributes:
       pure: maps (data, params) to the loss.
       of_batch: maps (data, (params, index)) to that of a batch; None without batches.
-      batches: number of batches, 0 without.
+      sampling: how batches are taken; None without.
       lanes: the ratios, ascending from 1.
       numbers: the arithmetic.
       optimizer: makes updates of gradients, of every lane's own step size.
@@ -67,7 +39,7 @@ class Rule(NamedTuple):
 
     pure: Pure
     of_batch: Pure | None
-    batches: int
+    sampling: Sampling | None
     lanes: tuple[int, ...]
     numbers: Arithmetic
     optimizer: Optimizer
@@ -103,13 +75,13 @@ class Lanes(NamedTuple):
       params: the weights.
       residual: what rounding has dropped of them, None where it is not kept.
       optimizer_state: state of the optimiser.
-      batch: index of the batch that comes next, None without batches.
+      turn: where every run stands among its batches, None without batches.
     """
 
     params: PyTree
     residual: PyTree
     optimizer_state: PyTree
-    batch: Int[Array, " lanes"] | None
+    turn: Turn | None
 
 
 def rule(
@@ -123,17 +95,17 @@ def rule(
     """The rule, and the data of its losses.
 
     Raises:
-      ValueError: if the loss of a batch is not a scalar loss of params at this point, there is
-        no batch, or the optimiser is no function or cannot step.
+      ValueError: if the loss of a batch is not a scalar loss of params at this point, batches
+        cannot be taken so, or the optimiser is no function or cannot step.
     """
     optimizer = optax.sgd if optimizer is None else optimizer
     check_steps(optimizer, point)
     lanes = schedule.lanes
     if batches is None:
-        rule = Rule(program.pure, None, 0, lanes, numbers, optimizer)
+        rule = Rule(program.pure, None, None, lanes, numbers, optimizer)
         return rule, Data(program.data, [])
-    of_batch, number = prepare_batches(program, point, batches.loss, batches.number)
-    rule = Rule(program.pure, of_batch.pure, number, lanes, numbers, optimizer)
+    of_batch, _ = prepare_batches(program, point, batches.loss, batches.number)
+    rule = Rule(program.pure, of_batch.pure, sampling_of(batches), lanes, numbers, optimizer)
     return rule, Data(program.data, of_batch.data)
 
 
@@ -152,12 +124,14 @@ def advance(
 
     def more_steps(lanes: Lanes, sizes: Array, steps: int) -> Lanes:
         def step(lanes: Lanes, _: None) -> tuple[Lanes, None]:
-            return _descend(rule, lanes, _gradient(rule, data, lanes), sizes), None
+            return _step(rule, data, sizes, lanes), None
 
         return lax.scan(step, lanes, length=steps)[0]
 
-    first = gradient if rule.of_batch is None else _gradient(rule, data, lanes)
-    lanes = _descend(rule, lanes, first, sizes)
+    if rule.of_batch is None:
+        lanes = _descend(rule, lanes, gradient, sizes)
+    else:
+        lanes = _step(rule, data, sizes, lanes)
     arrived = []
     for lane, steps in enumerate(np.diff(rule.lanes).tolist(), start=1):
         arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
@@ -166,21 +140,45 @@ def advance(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
 
 
-def _gradient(rule: Rule, data: Data, lanes: Lanes) -> PyTree:
-    """The gradient that the next step of every lane follows."""
-    of_batch = rule.of_batch
-    if of_batch is None:
-        return jax.vmap(jax.grad(lambda params: rule.pure.loss(data.whole, params)))(lanes.params)
-    slope = jax.grad(lambda params, index: of_batch.loss(data.batched, (params, index)))
-    return jax.vmap(slope)(lanes.params, lanes.batch)
+def _step(rule: Rule, data: Data, sizes: Array, lanes: Lanes) -> Lanes:
+    """One step of every lane, or the smaller ones that stand for it."""
+    parts = 1 if rule.sampling is None else rule.sampling.svag
+    if parts == 1:
+        gradient, turn = _gradient(rule, data, lanes)
+        return _descend(rule, lanes._replace(turn=turn), gradient, sizes)
+    more = math.sqrt(2 * parts - 1)
+
+    def small(lanes: Lanes, _: None) -> tuple[Lanes, None]:
+        first, turn = _gradient(rule, data, lanes)
+        second, turn = _gradient(rule, data, lanes._replace(turn=turn))
+        gradient = jax.tree.map(lambda a, b: (1 + more) / 2 * a + (1 - more) / 2 * b, first, second)
+        return _descend(rule, lanes._replace(turn=turn), gradient, sizes / parts), None
+
+    return lax.scan(small, lanes, length=parts)[0]
+
+
+def _gradient(rule: Rule, data: Data, lanes: Lanes) -> tuple[PyTree, Turn | None]:
+    """The gradient that the next step of every lane follows, and the turns after it."""
+    of_batch, sampling = rule.of_batch, rule.sampling
+    if of_batch is None or sampling is None:
+        slope = jax.grad(lambda params: rule.pure.loss(data.whole, params))
+        return jax.vmap(slope)(lanes.params), None
+
+    def loss(params: PyTree, batch: Array) -> Array:
+        if batch.ndim == 0:
+            return of_batch.loss(data.batched, (params, batch))
+        # One gradient of the mean, not one for each of them.
+        return jax.vmap(lambda index: loss(params, index))(batch).mean()
+
+    batch, turn = jax.vmap(lambda turn: take(sampling, turn))(lanes.turn)
+    return jax.vmap(jax.grad(loss))(lanes.params, batch), turn
 
 
 def _descend(rule: Rule, lanes: Lanes, gradient: PyTree, sizes: Array) -> Lanes:
-    """One step of every lane."""
+    """One update of every lane."""
     updates, state = jax.vmap(rule.update)(gradient, lanes.optimizer_state, lanes.params, sizes)
     params, residual = rule.numbers.add(lanes.params, lanes.residual, updates)
-    batch = None if lanes.batch is None else (lanes.batch + 1) % rule.batches
-    return Lanes(params, residual, state, batch)
+    return Lanes(params, residual, state, lanes.turn)
 
 
 def _as(value: Any, like: Array) -> Array:

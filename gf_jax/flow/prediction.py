@@ -139,6 +139,11 @@ def predict(
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)
     if batches is not None:
+        if batches.order != "cyclic":
+            raise ValueError(
+                f"batches: their order is {batches.order!r}, and runs are random; accepted is "
+                "'cyclic', or gf_jax.predict_ensemble for what many runs do together"
+            )
         given = problem.program, problem.program.shapes, batches.loss, batches.number
         problem = problem._replace(batched=prepare_batches(*given))
         optimizer = optax.sgd if optimizer is None else optimizer

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from gf_jax.descent.stepping import Batches
+from gf_jax.descent.batches import CYCLIC, SHUFFLED, Batches
 from gf_jax.problems.losses import LOSSES, OutputLoss
 from gf_jax.problems.networks import Network, Params
 from gf_jax.program.program import FixedLoss
@@ -35,7 +35,8 @@ class Classification(NamedTuple):
       of_outputs: the loss of an example, and what theorems ask of it.
       batches: maps a number of examples B, a divisor of all N of them, to the N/B batches
         of B consecutive examples each, for ``gradient_descent``; ValueError on any other
-        number. Give ``classification`` the examples in a random order.
+        number. Give ``classification`` the examples in a random order. With an order, svag
+        and seed, as ``Batches`` has them, batches of B examples that are drawn.
 
     Example:
       >>> network = gf_jax.problems.fully_connected((2, 3, 10))
@@ -49,7 +50,7 @@ class Classification(NamedTuple):
     accuracy: Callable[[Params], Array]
     output_gradients: Callable[[Params], Array]
     of_outputs: OutputLoss
-    batches: Callable[[int], Batches]
+    batches: Callable[..., Batches]
 
 
 def classification(
@@ -98,24 +99,31 @@ def classification(
         right = jnp.mean(outputs.argmax(axis=0) == classes)
         return jnp.where(jnp.isfinite(outputs).all(), right, jnp.nan)
 
-    def batches(size: int) -> Batches:
-        check_batch_size(size, len(classes))
+    def batches(size: int, order: str = CYCLIC, *, svag: int = 1, seed: int = 0) -> Batches:
+        check_batch_size(size, len(classes), order)
+        together, drawn = (size, 1) if order == CYCLIC else (1, size)
 
-        def loss_of_batch(params: Params, index: Array) -> Array:
+        def loss_of_part(params: Params, index: Array) -> Array:
             data, chosen = jax.tree.map(
                 # Prepared inputs have their examples on the last axis.
-                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size, axis=-1),
+                lambda leaf: jax.lax.dynamic_slice_in_dim(
+                    leaf, index * together, together, axis=-1
+                ),
                 (prepared, classes),
             )
             return losses(network.forward(params, data), chosen).mean()
 
-        return Batches(loss_of_batch, len(classes) // size)
+        return Batches(loss_of_part, len(classes) // together, order, drawn, svag, seed)
 
     return Classification(FixedLoss(mean), accuracy, output_gradients, of_outputs, batches)
 
 
-def check_batch_size(size: int, examples: int) -> None:
-    """Raises ValueError unless batches of this size divide the examples."""
+def check_batch_size(size: int, examples: int, order: str = CYCLIC) -> None:
+    """Raises ValueError unless batches of this size can be made of the examples in that order."""
+    if order not in (CYCLIC, SHUFFLED):
+        if size < 1:
+            raise ValueError(f"batch_size: got {size}; accepted is a positive integer")
+        return
     divisors = [n for n in range(1, examples + 1) if examples % n == 0]
     if size not in divisors:
         raise ValueError(

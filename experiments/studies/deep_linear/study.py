@@ -97,7 +97,7 @@ def run(options: Options) -> int:
     dataset = problem.load_data(options)
     study = make_study(options, regression.parity(dataset))
     needed = flow_memory(_weights(options, study), len(_times(options.schedule)))
-    memory.check(needed, several=options.seeds > 1)
+    memory.check(needed, several="--seeds" if options.seeds > 1 else "")
     label = f"deep linear networks {study.targets.shape[1]}-{options.widths[0]}-...-1"
     size = f"{options.seeds:,} starts each of depth {', '.join(map(str, options.depths))}"
     workplace = harness.open_folder(

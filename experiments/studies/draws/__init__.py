@@ -1,0 +1,3 @@
+"""Descent in batches drawn at random, see ``study``."""
+
+from experiments.studies.draws.study import EXPERIMENT as EXPERIMENT
