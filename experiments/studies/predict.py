@@ -95,6 +95,7 @@ class Prediction:
       loss_difference: predicted loss of descent less that of the flow, likewise.
       momentum: its decay, 0 for plain descent.
       loss_unit: what the loss is measured in.
+      flow_name: what the flow is called.
     """
 
     network_label: str
@@ -108,6 +109,7 @@ class Prediction:
     loss_difference: np.ndarray
     momentum: float = 0.0
     loss_unit: str = "nats"
+    flow_name: str = "gradient flow"
 
 
 def run(options: Options) -> int:
@@ -154,6 +156,7 @@ def run(options: Options) -> int:
         loss_difference=prediction.loss - flow.loss[:, None],
         momentum=options.method.momentum,
         loss_unit=study.objective.of_outputs.unit,
+        flow_name=options.method.flow_name,
     )
     summary = summarise(saved, prediction, time.perf_counter() - started)
     with harness.results(workplace):
@@ -199,7 +202,7 @@ def _verdict(saved: Prediction) -> str:
     share = gap / travelled
     return (
         f"Verdict: as predicted, descent with step size {saved.step_sizes[0]:g} "
-        f"{report.nearness(share)} its gradient flow. At time {saved.times[-1]:g} it stands apart "
+        f"{report.nearness(share)} its {saved.flow_name}. At time {saved.times[-1]:g} it stands apart "
         f"by {gap:.3g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled."
     )
 
@@ -249,7 +252,7 @@ def draw(prediction: Prediction) -> "Figure":
         if lane > 0:
             to_base.plot(prediction.times, prediction.to_base[:, lane], label=f"_{label}", **look)
     style.describe(paper, "Flow from initialisation (above), gaps (below)")
-    style.describe(to_flow, "Descent from gradient flow", style.LOGARITHMIC)
+    style.describe(to_flow, f"Descent from its {prediction.flow_name}", style.LOGARITHMIC)
     style.describe(
         to_base,
         rf"Descent from descent with $\eta$ = {prediction.step_sizes[0]:g}",

@@ -2,7 +2,8 @@
 
 The fundamental theorem bounds the distance of the interpolated iterates from the flow by their
 defect, the amount by which they fail the flow's equation; the a-priori theorem bounds that
-defect by constants of f.
+defect by constants of f. Both are of plain descent on all of f: not of momentum, of batches, or of
+other optimisers.
 
 Sources: Elkabetz & Cohen, NeurIPS 2021 (a-priori theorem); Hairer, Nørsett & Wanner, Solving
 ODEs I, theorem I.10.6 (fundamental theorem).

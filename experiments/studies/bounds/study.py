@@ -252,7 +252,8 @@ EXPERIMENT = Experiment(
     studies="what the theorems allow, and what is measured",
     question=(
         "How small must the step be for descent to stay within a given distance ε of its "
-        "flow? Four answers are set side by side: what is proven, what the same formula gives "
+        "flow? Steps are those of plain descent on all examples, which the theorems are about. "
+        "Four answers are set side by side: what is proven, what the same formula gives "
         "with measured constants, what is predicted, and what is measured by running it."
     ),
     options=Options,

@@ -23,7 +23,8 @@ time, with m ≥ -λ_min; all are proven for the tube of width ε around the flo
 at samples in time. theorem, sampled: the same formula with constants measured
 on the flow, which is no proof. growth: exp(∫ max(m, 0)). prediction: the step
 size whose predicted gap is ε, or half the edge of stability if that is less.
-measured: a run and its largest gap."""
+measured: a run and its largest gap. All of it is of plain descent on all
+examples: of momentum, batches and other optimisers the theorems say nothing."""
 
 KINKS = """\
 The loss has kinks: its gradient is not Lipschitz continuous, so that the

@@ -289,7 +289,7 @@ EXPERIMENT = Experiment(
     question=(
         "Theory says that deep linear networks reach the global minimum from almost every "
         "balanced start near zero. Many random starts are followed, by gradient flow and by "
-        "descent. Curves are medians over the starts, and bands hold nine of ten of them."
+        "plain descent. Curves are medians over the starts, and bands hold nine of ten of them."
     ),
     options=Options,
     run=run,

@@ -17,7 +17,7 @@ is measured and not predicted.
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,9 +35,6 @@ from gf_jax.descent.batches import CYCLIC, ORDERS, REPLACEMENT
 from gf_jax.descent.segments import Trajectory
 from gf_jax.optimizers.method import Method
 from gf_jax.problems.objective import check_batch_size
-
-if TYPE_CHECKING:
-    pass
 
 MOST_DRAWS = 100_000
 STEPS, WHAT = "Step sizes and time", "What to run"
