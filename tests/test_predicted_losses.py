@@ -96,6 +96,10 @@ def test_differences_below_the_digits_of_the_loss_are_measured():
         for name in ("compensated", "float64")
     )
     differences = found.run.reference.loss_differences()
+    foretold = found.predicted_loss_difference
+    np.testing.assert_allclose(
+        foretold[:, 1:] - foretold[:, :1], differences.predicted[:, 1:], rtol=1e-5
+    )
     at = found.run.snapshot_iterations
     loss = exact.run.metrics.loss[at]
     true = loss[:, 1:] - loss[:, :1]

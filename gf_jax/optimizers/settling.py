@@ -36,6 +36,7 @@ PROPORTIONAL = 0.1  # relative change of a velocity when the step size is halved
 SEEN = 1e-8  # relative change of a velocity with the step size, above rounding
 SMOOTH = 0.35  # change of velocities at a quarter of the step size; 1/4 where they are smooth
 HALVED = (1, 2, 4)  # parts of a step whose ends tell the second order
+SMALLER = 4  # size of a step over that at which the second order is to be the same
 CURVED = (8 / 3, -8.0, 16 / 3)  # weights of these ends in it
 FOLLOWS = 0.05  # velocities of the optimiser and of the limit, relative
 UNSETTLED = (
@@ -266,7 +267,9 @@ def second_order(
     The optimiser steps along gradients that change as they do along the limit. At last its
     velocity is that of the limit and a little more, in proportion to the step size. Where steps
     of sizes h, h/2 and h/4 stand at the same time tells the second order, at h itself: as
-    velocities may change fast with small gradients, its derivative at zero would not.
+    velocities may change fast with small gradients, its derivative at zero would not. It is to be
+    the same at a quarter of h. Where it grows, as behind a root that is zero at first, h is too
+    large for an expansion, and it is taken to grow once more.
 
     Returns:
       Maps a step size to the second order of params after the transient.
@@ -301,7 +304,14 @@ def second_order(
         ]
         return jax.tree.map(lambda *ends: sum(ends), *weighted)
 
-    return of_size
+    def second(size: float) -> PyTree:
+        found, nearer = of_size(size), of_size(size / SMALLER)
+        before, after = (float(optax.tree.norm(tree)) for tree in (found, nearer))
+        if not after > before:
+            return found
+        return optax.tree.scale(after / before if before > 0 else 1.0, nearer)
+
+    return second
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -78,6 +78,16 @@ class Comparison:
         return np.full_like(self.predicted, np.nan) if error is None else error
 
     @property
+    def loss_difference(self) -> np.ndarray:
+        """Loss of every lane less the flow's, in float64, shape (snapshots, lanes)."""
+        return self._less_flow(self._reference.run_loss)
+
+    @property
+    def predicted_loss_difference(self) -> np.ndarray:
+        """That difference as predicted, shape (snapshots, lanes); NaN if left out."""
+        return self._less_flow(self._reference.predicted_loss)
+
+    @property
     def doubts(self) -> tuple[str, ...]:
         """What is missing or doubtful, and why, in sentences; empty where nothing is."""
         return self.run.doubts
@@ -121,6 +131,11 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return table.as_html(table.of_run(self.summary, self.kinks))
+
+    def _less_flow(self, losses: np.ndarray | None) -> np.ndarray:
+        """Losses less the flow's; NaN where they are not known, as in older files."""
+        losses = np.full_like(self.distance, np.nan) if losses is None else losses
+        return losses - self._reference.loss[:, None]
 
     @property
     def _reference(self) -> Reference:
