@@ -203,7 +203,8 @@ def _verdict(saved: Prediction) -> str:
     return (
         f"Verdict: as predicted, descent with step size {saved.step_sizes[0]:g} "
         f"{report.nearness(share)} its {saved.flow_name}. At time {saved.times[-1]:g} it stands "
-        f"apart by {gap:.3g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled."
+        f"apart by {gap:.3g}, {share:.2g} of the distance {travelled:.4g} that the flow has "
+        "travelled."
     )
 
 
