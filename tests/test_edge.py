@@ -97,8 +97,8 @@ def test_of_adam_against_its_matrix():
 
 
 def test_decays_of_the_step_size_and_counts_of_time():
-    """Averages that last for some time, early in a run, whose beginnings a count corrects."""
-    times, sizes = np.array([0.05, 1.0]), np.array([0.02, 0.01])
+    """Averages that last for some time, in a run that is younger than they are."""
+    times, sizes = np.array([0.3, 1.0]), np.array([0.02, 0.01])
     start = jnp.array([0.2, -0.2])
 
     def adam(h):
@@ -106,7 +106,7 @@ def test_decays_of_the_step_size_and_counts_of_time():
 
     found = gf_jax.edge_of_stability(gutter, start, times, adam, sizes)
     of_edge = adams(sizes, 1 - 10 * sizes, 1 - sizes, 1e-3, times[:, None] / sizes + 1)
-    # Moments of the limit are those of steps to first order, and cancel but for that.
+    # Averages of the limit are those of steps but for what is of the order of a step.
     np.testing.assert_allclose(found.of_edge, of_edge, rtol=0.02)
 
 
@@ -126,12 +126,12 @@ def test_runs_decay_below_it_and_grow_above(optimizer):
     start = jnp.array([0.2, -0.2])
     (edge,) = gf_jax.edge_of_stability(gutter, start, [0.1], optimizer, [0.01]).step_size
     below, above = (oscillation(optimizer, share * edge, start) for share in (0.97, 1.03))
-    assert below < 0.5
-    assert above > 2
+    assert below < 0.8
+    assert above > 1.25
 
 
 def oscillation(optimizer, step_size, start):
-    """By how much what is off across the gutter grows in 300 steps, of which the first 100 pass."""
+    """By how much what is off across the gutter grows in 100 steps, after 60 that pass."""
     with jax.enable_x64(True):
         transformation = optimizer(step_size)
 
@@ -143,8 +143,8 @@ def oscillation(optimizer, step_size, start):
 
         params = jnp.asarray(np.asarray(start), float)
         settled, _ = jax.lax.scan(step, (params, transformation.init(params)), length=400)
-        _, off = jax.lax.scan(step, (settled[0] + 1e-9, settled[1]), length=300)
-        return float(off[-10:].max() / off[100:110].max())
+        _, off = jax.lax.scan(step, (settled[0] + 1e-5, settled[1]), length=160)
+        return float(off[-10:].max() / off[60:70].max())
 
 
 def test_no_curvature_upwards_is_no_edge():

@@ -207,7 +207,11 @@ def _ritz(basis: Array, matrix: Array) -> tuple[Array, Array]:
 def krylov(
     product: Callable[[Array], Array], depth: int, start: Array, key: Array
 ) -> tuple[Array, Array, Array]:
-    """Arnoldi's basis, matrix and rest of any square matrix, from a start and a random share."""
+    """Arnoldi's iteration for any square matrix, from a start and a random share.
+
+    Returns:
+      The basis, a vector in each row; the small matrix; and the norm of what leaves the space.
+    """
     fresh = _unit(jax.random.normal(key, start.shape, start.dtype))
     arnoldi = decomp.hessenberg(depth, reortho="full", custom_vjp=False)
     found = arnoldi(product, _unit(start) + FRESH * fresh)
@@ -227,12 +231,12 @@ def rightmost(basis: Array, matrix: Array, rest: Array) -> tuple[float, float, A
     ends = ~(np.abs(beside) > np.sqrt(np.finfo(small.dtype).eps) * np.abs(small[0]).max())
     size = int(np.argmax(ends)) + 1 if ends.any() else len(small)
     if not np.isfinite(small[:size, :size]).all():
-        return np.nan, np.nan, jnp.zeros(len(basis), basis.dtype)
+        return np.nan, np.nan, jnp.zeros_like(basis[0])
     values, vectors = np.linalg.eig(small[:size, :size])
     at = int(np.argmax(values.real))
     vector = vectors[:, at]
     missing = np.abs(beside[size - 1] * vector[-1]) + np.abs(values[at].imag)
-    return float(values[at].real), float(missing), basis[:, :size] @ jnp.asarray(vector.real)
+    return float(values[at].real), float(missing), jnp.asarray(vector.real) @ basis[:size]
 
 
 def _unit(vector: Array) -> Array:
