@@ -178,7 +178,7 @@ def points_along(
         return Point(*_solve(problem, start, budget, progress).state)
     times = start.limit.speed * problem.times
     flow = gradient_flow(problem.program, problem.params, times, budget=budget, progress=progress)
-    return Point(flow.params, [], problem.times)
+    return Point(flow.params, [], jax.numpy.asarray(problem.times))
 
 
 def _solve(
