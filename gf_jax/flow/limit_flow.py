@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
@@ -178,7 +179,8 @@ def points_along(
         return Point(*_solve(problem, start, budget, progress).state)
     times = start.limit.speed * problem.times
     flow = gradient_flow(problem.program, problem.params, times, budget=budget, progress=progress)
-    return Point(flow.params, [], jax.numpy.asarray(problem.times))
+    with problem.numbers.context():
+        return Point(flow.params, [], jnp.asarray(problem.times))
 
 
 def _solve(

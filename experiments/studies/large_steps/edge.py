@@ -106,6 +106,7 @@ def _doubled(workplace: NetworkWorkplace[Options]) -> Found:
 def _along_limit(workplace: NetworkWorkplace[Options], options: Options) -> Found:
     """The smallest edge of an optimiser along its limit, and its step sizes over it."""
     study, optimizer = workplace.study, options.chosen_optimizer
+    assert optimizer is not None
     last = float(options.schedule.clock().times([options.iterations])[0])
     last *= options.method.time_scale
     times, step_sizes = last * np.arange(1, TIMES + 1) / TIMES, np.array(options.all_step_sizes)
@@ -114,7 +115,11 @@ def _along_limit(workplace: NetworkWorkplace[Options], options: Options) -> Foun
             workplace,
             f"edge of stability, step sizes up to {step_sizes[0]:g}",
             lambda tell: gf_jax.edge_of_stability(
-                *(study.objective.loss, study.initial_params, times, optimizer, step_sizes),
+                study.objective.loss,
+                study.initial_params,
+                times,
+                optimizer,
+                step_sizes,
                 products=PRODUCTS,
                 progress=tell,
             ),

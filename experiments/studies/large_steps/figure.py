@@ -47,7 +47,12 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
     """
     limit = options.limit_named
     short = limit.split()[-1]
-    titles = (limit, f"{short} and first-order deviation", "the modified flow")
+    titles = (
+        f"the {limit}" if options.optimizer_name else limit,
+        f"{short} and first-order deviation",
+        "the modified flow",
+    )
+    at_the_end = AT_THE_END.replace("the flow", f"the {short}")
     figure = style.new(17, 8.5)
     axes = figure.subplots(2, 3)
     shades = style.shades(len(run.ratios))
@@ -69,7 +74,7 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
             panel.set_yscale("log")
             panel.set_ylim(tame.min() / 2, 3 * tame.max())
     for number, (values, title) in enumerate(zip(ends, titles, strict=True)):
-        reading = OF_DESCRIPTIONS[number]
+        reading = OF_DESCRIPTIONS[number].replace("the flow", f"the {short}")
         style.describe(axes[1, number], f"Distance from {title}", style.LOGARITHMIC, reading)
         look = {
             "color": style.COLOURS[number + 1],
@@ -80,7 +85,7 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
     style.describe(axes[0, 0], "Training loss", f"{run.loss_unit}, logarithmic", LOSS)
-    style.describe(axes[0, 1], "Distance at the end", reading=AT_THE_END)
+    style.describe(axes[0, 1], "Distance at the end", reading=at_the_end)
     title, unit = "Largest share of the distance travelled", "distance / distance travelled"
     style.describe(axes[0, 2], title, unit, SHARE)
     for panel in axes[0, 1:]:
