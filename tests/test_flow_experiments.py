@@ -148,7 +148,7 @@ def test_large_steps_of_optimizers(method, invoke, tmp_path):
     """Doubled until past the edge along their limit, and described as plain descent is."""
     folder = tmp_path / "large"
     arguments = (*WITH_FLOW[:-1], "--experiment=large_steps", "--step_size=0.002", method)
-    status, out, err = invoke(*arguments, "--iterations=1024", f"--output_dir={folder}")
+    status, out, err = invoke(*arguments, "--iterations=4096", f"--output_dir={folder}")
     assert status == 0, err
     summary = json.loads((folder / "summary.json").read_text())
     step_sizes = np.array([run["step_size"] for run in summary["runs"]])

@@ -16,14 +16,14 @@ import gf_jax
 from experiments.process.mistakes import UsageError
 from experiments.runs import harness, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies.large_steps.options import BEYOND, Options
+from experiments.studies.large_steps.options import BEYOND, MOST_DOUBLINGS, Options
 from gf_jax.optimizers.trial import LimitError
 
 TIMES = 8  # evenly spaced along the limit
 PRODUCTS = 12  # per start of an eigenvalue, since each begins at what was found before
 MOST_SWEEPS = 6  # tried until one ends past its edge
 ENOUGH = 4.0  # by which factor a sweep may end further beyond the edge than it has to
-FEWEST = 8  # iterations of the largest step size
+FEWEST = 8  # iterations of the largest step size, of a named optimiser
 STEEPEST = 0.75  # power of the largest step size that the edge is taken to grow with at most
 
 
@@ -54,8 +54,8 @@ def find(workplace: NetworkWorkplace[Options]) -> Found:
             options = options.doubled(options.doublings_past(edge))
         return Found(options, edge, np.array(options.all_step_sizes) / edge)
     if options.step_sizes is not None:
-        return _along_limit(workplace, options)
-    return _doubled(workplace)
+        return _checked(_along_limit(workplace, options))
+    return _checked(_doubled(workplace))
 
 
 def _at_start(workplace: NetworkWorkplace[Options]) -> float:
@@ -84,12 +84,16 @@ def _doubled(workplace: NetworkWorkplace[Options]) -> Found:
     two sweeps.
     """
     options, power, doublings = workplace.options, 0.0, 1
-    most = max(1, int(math.log2(max(1, options.iterations / FEWEST))))
+    most = MOST_DOUBLINGS
+    if options.optimizer_name:
+        most = max(1, int(math.log2(max(1, options.iterations / FEWEST))))
     known: list[tuple[float, float]] = []
     for _ in range(MOST_SWEEPS):
         found = _along_limit(workplace, options.doubled(doublings))
+        if not np.isfinite(_about(found)):
+            break
         largest = math.log2(found.options.step_size)
-        missing = math.log2(BEYOND * found.edge) - largest
+        missing = math.log2(BEYOND * _about(found)) - largest
         if -math.log2(ENOUGH) <= missing <= 0:
             break
         if doublings == (1 if missing < 0 else most):
@@ -101,6 +105,14 @@ def _doubled(workplace: NetworkWorkplace[Options]) -> Found:
         aim = 2 ** (largest + missing / (1 - power)) / BEYOND
         doublings = min(most, options.doublings_past(aim))
     return found
+
+
+def _about(found: Found) -> float:
+    """The edge; far below it, where none is found, as if M(h) were in proportion to h."""
+    if np.isfinite(found.edge):
+        return found.edge
+    share = float(found.of_edge[0])
+    return found.options.step_size / math.sqrt(share) if share > 0 else np.nan
 
 
 def _along_limit(workplace: NetworkWorkplace[Options], options: Options) -> Found:
@@ -128,9 +140,16 @@ def _along_limit(workplace: NetworkWorkplace[Options], options: Options) -> Foun
     except LimitError as error:
         raise UsageError(f"{options.method_given}: {error}") from None
     edges = found.step_size[np.isfinite(found.step_size)]
-    if not edges.size:
+    edge = float(edges.min()) if edges.size else np.nan
+    return Found(options, edge, np.fmax.reduce(found.of_edge, axis=0))
+
+
+def _checked(found: Found) -> Found:
+    """What was found; UsageError if there is no edge."""
+    if not np.isfinite(found.edge):
         raise UsageError(
-            f"{options.method_given}: at no time is there a step size at the edge of stability; "
-            "take another starting point"
+            f"{found.options.method_given}: no step size that is near those of the runs, "
+            f"{found.options.step_size:g} the largest, is at the edge of stability; give larger "
+            "ones, more iterations, or another start"
         )
-    return Found(options, float(edges.min()), np.nanmax(found.of_edge, axis=0))
+    return found
