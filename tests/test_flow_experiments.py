@@ -166,6 +166,16 @@ def test_large_steps_of_optimizers(method, invoke, tmp_path):
     check_page(folder)
 
 
+@pytest.mark.parametrize("method", ["--momentum=0.5", "--optimizer=adam"])
+def test_large_steps_of_optimizers_on_kinks(method, invoke, tmp_path):
+    folder = tmp_path / "none"
+    arguments = (*WITH_FLOW, "--experiment=large_steps", "--activation=relu", method)
+    status, out, err = invoke(*arguments, f"--output_dir={folder}")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {method}: its modified flow is known of losses without kinks")
+    assert not folder.exists()
+
+
 @pytest.mark.long
 def test_large_steps_of_what_has_no_limit(invoke, tmp_path, monkeypatch):
     """One line, before anything is run, and no folder."""
