@@ -44,6 +44,8 @@ from gf_jax.program.program import prepare as prepare
 from gf_jax.study.compare import compare as compare
 from gf_jax.study.comparison import Comparison as Comparison
 from gf_jax.study.comparison import load as load
+from gf_jax.theory.edge import Edge as Edge
+from gf_jax.theory.edge import edge_of_stability as edge_of_stability
 from gf_jax.theory.spectrum import Curvature as Curvature
 from gf_jax.theory.spectrum import curvature as curvature
 

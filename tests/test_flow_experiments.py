@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import optax
 import pytest
 
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import store
+from experiments.runs.options import descent
 from experiments.studies.large_steps.records import DESCRIPTIONS
 from gf_jax.flow import prediction
+from gf_jax.optimizers.named import OfBase
 from tests.conftest import WITH_FLOW, check_page
 
 
@@ -137,6 +140,53 @@ def test_large_steps(invoke, tmp_path):
     assert len(description["configuration"]["step_sizes"]) == len(step_sizes)
     assert (folder / "figure.png").exists()
     check_page(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["--momentum=0.5", "--optimizer=adam"])
+def test_large_steps_of_optimizers(method, invoke, tmp_path):
+    """Doubled until past the edge along their limit, and described as plain descent is."""
+    folder = tmp_path / "large"
+    arguments = (*WITH_FLOW[:-1], "--experiment=large_steps", "--step_size=0.002", method)
+    status, out, err = invoke(*arguments, "--iterations=4096", f"--output_dir={folder}")
+    assert status == 0, err
+    summary = json.loads((folder / "summary.json").read_text())
+    step_sizes = np.array([run["step_size"] for run in summary["runs"]])
+    of_edge = np.array([run["of_edge"] for run in summary["runs"]])
+    assert 2 * summary["edge"] <= step_sizes[0]
+    np.testing.assert_array_equal(of_edge > 1, step_sizes > summary["edge"])
+    # Half the step size is half as near the edge, or with decays that last as long a quarter.
+    power = 1 if "momentum" in method else 2
+    np.testing.assert_allclose(of_edge[-2] / of_edge[-1], 2**power, rtol=0.05)
+    distances = np.array([[run[name] for name in DESCRIPTIONS] for run in summary["runs"][-2:]])
+    slopes = np.log2(distances[0] / distances[1])
+    np.testing.assert_allclose(slopes, [1, 2, 2], atol=0.25)
+    assert "edge of stability along the limit" in out
+    assert (folder / "figure.png").exists()
+    check_page(folder)
+
+
+@pytest.mark.parametrize("method", ["--momentum=0.5", "--optimizer=adam"])
+def test_large_steps_of_optimizers_on_kinks(method, invoke, tmp_path):
+    folder = tmp_path / "none"
+    arguments = (*WITH_FLOW, "--experiment=large_steps", "--activation=relu", method)
+    status, out, err = invoke(*arguments, f"--output_dir={folder}")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {method}: its modified flow is known of losses without kinks")
+    assert not folder.exists()
+
+
+@pytest.mark.long
+def test_large_steps_of_what_has_no_limit(invoke, tmp_path, monkeypatch):
+    """One line, before anything is run, and no folder."""
+    sign = OfBase(lambda size, base: optax.sign_sgd(size), 1.0)
+    monkeypatch.setattr(descent, "named", lambda name, base: sign)
+    folder = tmp_path / "none"
+    arguments = (*WITH_FLOW[:-1], "--experiment=large_steps", "--optimizer=adam")
+    status, _, err = invoke(*arguments, f"--output_dir={folder}")
+    assert status == 2
+    assert "--optimizer=adam: optimizer: its steps jump where an entry of the gradient" in err
+    assert not folder.exists()
 
 
 @pytest.mark.long

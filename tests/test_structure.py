@@ -19,7 +19,7 @@ LIBRARY = {
     "descent": {"comparison", "optimizers", "program"},
     "flow": {"comparison", "ensemble", "optimizers", "program"},
     "problems": {"descent", "program"},
-    "theory": {"flow", "problems", "program", "records"},
+    "theory": {"flow", "optimizers", "problems", "program", "records"},
     # What runs amount to; only here the library touches the world.
     "study": {"comparison", "descent", "flow", "optimizers", "program", "records", "theory"},
 }

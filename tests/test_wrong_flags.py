@@ -140,7 +140,7 @@ MISTAKES = [
     ("--batch_seed=1", "--batch_seed: orders batches; give --batch_size too"),
     ("--batch_size=20 --batch_seed=-1", "--batch_seed=-1: accepted is an integer from 0"),
     ("--experiment=rounding --batch_size=20", "--batch_size: has no effect on --experiment"),
-    ("--experiment=large_steps --momentum=0.5", "--momentum: has no effect on --experiment"),
+    ("--experiment=curvature --momentum=0.5", "--momentum: has no effect on --experiment"),
     ("--checkpoint_every=-1", "--checkpoint_every=-1: accepted is a number of seconds"),
     ("--checkpoint_every=nan", "--checkpoint_every=nan: accepted is a number of seconds"),
     ("--checkpoint_every=inf", "--checkpoint_every=inf: accepted is a number of seconds"),

@@ -285,6 +285,7 @@ def removed_if_refused(workplace: Workplace) -> Iterator[None]:
         yield
     except UsageError:
         if devices.leads() and workplace.options.resume is None:
+            workplace.journal.remove()
             folders.discard(workplace.directory)
         raise
 

@@ -70,13 +70,10 @@ class Options(groups.Momentum, groups.Ratios):
         """Raises UsageError if nothing can be predicted."""
         super().check()
         if not self.predicts:
-            given = (
-                f"momentum={self.momentum:g}" if self.momentum else f"optimizer={self.optimizer}"
-            )
             smooth = [name for name, each in ACTIVATIONS.items() if each.smooth]
             raise UsageError(
-                f"--{given}: its gaps are predicted for losses without kinks; accepted is "
-                f"--activation={' or '.join(smooth)}"
+                f"{self.method_given}: its gaps are predicted for losses without kinks; accepted "
+                f"is --activation={' or '.join(smooth)}"
             )
 
 

@@ -20,8 +20,8 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import smooth
 from gf_jax.flow.flow import PRODUCT, tree_norm
 from gf_jax.flow.problem import FlowProblem, Progress, part
-from gf_jax.flow.slopes import slopes_of
-from gf_jax.optimizers.limit import Given, Point
+from gf_jax.flow.slopes import Slopes, slopes_of
+from gf_jax.optimizers.limit import Given, Limit, Point
 from gf_jax.optimizers.search import Start
 from gf_jax.program.compiling import jit
 
@@ -30,6 +30,8 @@ PyTree = Any
 TOLERANCE = 1e-7
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
+EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
+BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
 SMALL = 0.01  # step size of the modified flow, over the largest
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -92,19 +94,10 @@ def expand(
     def velocity(arguments: Any, state: Any) -> Any:
         data, given, small, _ = arguments
         (*z, e, e_slow, _, _, z_s, slow_s) = state
-        point, behind = Point(*z), Point(e, e_slow, jnp.zeros_like(z[2]))
-        gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
-        expansion = functools.partial(limit.expansion, given, gradients, products)
-        f, first, bend, (along,) = expansion(point, behind)
-        e_velocity = optax.tree.add(along, first)
-        f_s, first_s, _, _ = expansion(Point(z_s, slow_s, point.time))
-        modified = optax.tree.add_scale(f_s, small, first_s)
-        # Linear where a root of what should be positive is none, and before the first step: there
-        # the velocity may change without bounds, as of averages that are corrected by a count.
-        linear = optax.tree.add_scale(f, small, e_velocity)
-        early = limit.timed & (point.time < small / SMALL)
-        modified = jax.tree.map(
-            lambda a, b: jnp.where(jnp.isfinite(a) & ~early, a, b), modified, linear
+        behind = Point(e, e_slow, jnp.zeros_like(z[2]))
+        f, e_velocity, bend, modified = _beside(
+            *(limit, slopes, data, given, small, small / SMALL),
+            *(Point(*z), behind, Point(z_s, slow_s, z[2])),
         )
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
@@ -188,31 +181,93 @@ def modified_solutions(
 ) -> list[smooth.Solution]:
     """The modified flow of every step size; states are those of params alone."""
     limit, (slopes, data) = start.limit, slopes_of(problem)
+    # A root of what is positive need not be one at this step size, nor a count's correction: the
+    # linear expansion is solved beside it where such may be, see ``_beside``.
+    beside = bool(start.point.slow) or limit.timed
 
     def velocity(arguments: Any, state: Any) -> Any:
-        data, given, step_size = arguments
-        gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
-        f, first, _, _ = limit.expansion(given, gradients, products, Point(*state))
-        return tuple(optax.tree.add_scale(f, step_size, first))
+        data, given, step_size, until = arguments
+        if not beside:
+            gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
+            f, first, _, _ = limit.expansion(given, gradients, products, Point(*state))
+            return tuple(optax.tree.add_scale(f, step_size, first))
+        (z_s, slow_s, time, z, slow, e, e_slow) = state
+        behind = Point(e, e_slow, jnp.zeros_like(time))
+        f, e_velocity, _, modified = _beside(
+            *(limit, slopes, data, given, step_size, until),
+            *(Point(z, slow, time), behind, Point(z_s, slow_s, time)),
+        )
+        return (*modified, *f[:2], *e_velocity[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        return size_of_error(error, state)
+        own = size_of_error(error, state)
+        if not beside:
+            return own
+        small = optax.tree.scale(arguments[2], (error[5], error[6]))
+        others = (size_of_error(each, state[3:5]) for each in (error[3:5], small))
+        return functools.reduce(jnp.maximum, others, own)
 
-    z, e, cost = start.point, start.deviation, 1 + 2 * PRODUCT
+    z, e = start.point, start.deviation
+    cost, parts = (2 + 5 * PRODUCT, 7) if beside else (1 + 2 * PRODUCT, 3)
     system = smooth.System(
-        ("modified", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=3
+        ("modified", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=parts
     )
     most, solutions = smooth.most_steps(system, budget), []
     for number, step_size in enumerate(step_sizes):
         with problem.numbers.context():
-            begin = jax.device_get(tuple(optax.tree.add_scale(z, step_size, e)))
-        arguments = [(data, start.given, step_size)]
+            moved = tuple(optax.tree.add_scale(z, step_size, e))
+            begin = jax.device_get((*moved, *z[:2], *e[:2]) if beside else moved)
+        until = max(EARLY * step_size, BEGINNING * problem.times[-1])
+        arguments = [(data, start.given, step_size, until)]
         told = part(progress, number / len(step_sizes), 1 / len(step_sizes))
         (found,) = smooth.solve_twice(
             from_start(problem, start), system, begin, arguments, told, most
         )
         solutions.append(found._replace(state=found.state[0]))
     return solutions
+
+
+def _beside(
+    limit: Limit,
+    slopes: Slopes,
+    data: Any,
+    given: Given,
+    step_size: Array,
+    until: Array,
+    point: Point,
+    behind: Point,
+    ahead: Point,
+) -> tuple[Point, Point, Point, Point]:
+    """The limit's velocity, that of its deviation, DF F, and that of the modified flow.
+
+    The last is linear in the deviation where a root of what should be positive is none, and before
+    the first steps: there the velocity may change without bounds, as of averages that are
+    corrected by a count.
+
+    Args:
+      limit: of the optimiser.
+      slopes: gradients of its steps.
+      data: of the loss.
+      given: arrays that the limit takes.
+      step_size: of the modified flow.
+      until: the time until which it is linear, if velocities depend on time.
+      point: of the limit.
+      behind: its deviation.
+      ahead: of the modified flow.
+    """
+    gradients, products = slopes.gradients(data, limit.period), slopes.products(data)
+    expansion = functools.partial(limit.expansion, given, gradients, products)
+    f, first, bend, (along,) = expansion(point, behind)
+    e_velocity = optax.tree.add(along, first)
+    f_s, first_s, _, _ = expansion(ahead)
+    modified = optax.tree.add_scale(f_s, step_size, first_s)
+    linear = optax.tree.add_scale(f, step_size, e_velocity)
+    early = limit.timed & (point.time < until)
+    modified = jax.tree.map(
+        lambda a, b: jnp.where(jnp.isfinite(a) & ~early, a, b), modified, linear
+    )
+    # Time passes as it does along the limit.
+    return f, e_velocity, bend, modified._replace(time=f.time)
 
 
 def _largest(offsets: PyTree) -> np.ndarray:

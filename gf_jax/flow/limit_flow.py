@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
@@ -166,14 +167,26 @@ def limit_flow(
             progress=progress,
         )
         return flow._replace(times=problem.times)
-    state, error, statistics = solve_limit(problem, start, budget, progress)
-    return make_flow(problem, state, error, statistics)
+    solution = _solve(problem, start, budget, progress)
+    return make_flow(problem, solution.state[0], solution.error[0], solution.statistics)
 
 
-def solve_limit(
+def points_along(
     problem: FlowProblem, start: Start, budget: int | None, progress: Progress | None
-) -> tuple[PyTree, np.ndarray, Any]:
-    """The limit alone: params, their errors, and statistics."""
+) -> Point:
+    """The limit's points at the times of a problem, stacked: params, slow leaves, and time."""
+    if start.limit.speed is None:
+        return Point(*_solve(problem, start, budget, progress).state)
+    times = start.limit.speed * problem.times
+    flow = gradient_flow(problem.program, problem.params, times, budget=budget, progress=progress)
+    with problem.numbers.context():
+        return Point(flow.params, [], jnp.asarray(problem.times))
+
+
+def _solve(
+    problem: FlowProblem, start: Start, budget: int | None, progress: Progress | None
+) -> smooth.Solution:
+    """The limit alone, of which the state is that of its points."""
     limit, (slopes, data) = start.limit, slopes_of(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
@@ -191,4 +204,4 @@ def solve_limit(
     (solution,) = smooth.solve_twice(
         from_start(problem, start), system, tuple(start.point), arguments, progress, most
     )
-    return solution.state[0], solution.error[0], solution.statistics
+    return solution

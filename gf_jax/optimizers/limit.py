@@ -215,7 +215,7 @@ class Limit:
             shift = self._newton(shift, rest)
         _, by_state = jax.jvp(lambda y: flat(at(y), VALUE), (fast,), (shift,))
         by_size = flat(at(fast, slopes), SLOPE)
-        by_state = _zero_where_still(found.gradients, by_state[0]), by_state[1]
+        by_state = zero_where_still(found.gradients, by_state[0]), by_state[1]
         added, added_slow = jax.tree.map(lambda y, h: y + h / given.step_size, by_state, by_size)
         added = Point(added, added_slow, jnp.zeros_like(point.time))
         first = jax.tree.map(lambda g, b: g - self.period / 2 * b, added, bend.velocity)
@@ -224,7 +224,7 @@ class Limit:
     @staticmethod
     def _where_still(gradients: PyTree, derivative: _Reduced) -> _Reduced:
         velocity = derivative.velocity
-        params = _zero_where_still(gradients, velocity.params)
+        params = zero_where_still(gradients, velocity.params)
         return derivative._replace(velocity=velocity._replace(params=params))
 
     def offsets(self, given: Given, gradients: Callable[[PyTree], PyTree], point: Point) -> PyTree:
@@ -284,13 +284,13 @@ class Limit:
             of_steps = gradients
             if slopes is not None:
                 of_steps = jax.tree.map(lambda g, q: g + size * q, gradients, slopes)
-            leaves = self._leaves(size, held, point, fast, given.initial, raw=raw)
+            leaves = self.leaves(size, held, point, fast, given.initial, raw=raw)
             return self.move(size, of_steps, point.params, leaves)
 
         sizes = given.step_size * jnp.asarray(NODES, point.time.dtype)
         return jax.vmap(one)(sizes, given.held)
 
-    def _leaves(
+    def leaves(
         self,
         size: Array,
         held: list[Array],
@@ -298,9 +298,9 @@ class Limit:
         fast: list[Array],
         initial: list[Array],
         *,
-        raw: bool,
+        raw: bool = False,
     ) -> list[Array]:
-        """The state of the optimiser at a point."""
+        """The state of the optimiser at a point; arguments as of ``_at_nodes`` and ``Given``."""
         leaves, slow, steps = [], iter(point.slow), point.time / size
         remembered = iter(zip(fast, initial, strict=True))
         for at, kind in enumerate(self.kinds):
@@ -347,7 +347,7 @@ def _mean(stack: PyTree, axis: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.mean(axis), stack)
 
 
-def _zero_where_still(gradients: PyTree, derivative: PyTree) -> PyTree:
+def zero_where_still(gradients: PyTree, derivative: PyTree) -> PyTree:
     """A derivative of velocities, 0 where it is no number and no step has a gradient.
 
     An eps beside a root, as of Adam, makes the derivative 0 times infinity there.

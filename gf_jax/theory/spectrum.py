@@ -1,4 +1,4 @@
-"""Extremal eigenvalues of the Hessian of a loss, without forming it."""
+"""Extremal eigenvalues of the Hessian of a loss, and of other matrices, without forming them."""
 
 import functools
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def curvature(
     with numbers.context():
         stack = numbers.cast(params)
         first = _point(stack, 0)
-        _check_symmetric(pure, data, first)
+        check_symmetric(pure, data, first)
         flat, unravel = ravel_pytree(first)
         depth = min(products, flat.size)
         of_one = functools.partial(_ends, pure, unravel, depth)
@@ -165,7 +165,7 @@ def _ends(
     return values, residuals, vectors.sum(axis=0)
 
 
-def _check_symmetric(pure: Pure, data: list[Array], params: PyTree) -> None:
+def check_symmetric(pure: Pure, data: list[Array], params: PyTree) -> None:
     """Refuses a gradient, as JAX computes it, that is the gradient of no function."""
     reason = pure.once_only(data, params)
     if reason is not None:
@@ -202,6 +202,41 @@ def _ritz(basis: Array, matrix: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh(matrix)
     ends = jnp.array([0, -1])
     return values[ends], jax.vmap(_unit)(vectors.T[ends] @ jnp.where(alive[:, None], basis, 0.0))
+
+
+def krylov(
+    product: Callable[[Array], Array], depth: int, start: Array, key: Array
+) -> tuple[Array, Array, Array]:
+    """Arnoldi's iteration for any square matrix, from a start and a random share.
+
+    Returns:
+      The basis, a vector in each row; the small matrix; and the norm of what leaves the space.
+    """
+    fresh = _unit(jax.random.normal(key, start.shape, start.dtype))
+    arnoldi = decomp.hessenberg(depth, reortho="full", custom_vjp=False)
+    found = arnoldi(product, _unit(start) + FRESH * fresh)
+    return found.Q_tall, found.J_small, jnp.linalg.norm(found.residual)
+
+
+def rightmost(basis: Array, matrix: Array, rest: Array) -> tuple[float, float, Array]:
+    """The eigenvalue with the largest real part, on the host, of what ``krylov`` found.
+
+    Returns:
+      Its real part; the norm of what the eigenvector misses, and beside it the imaginary part; and
+      the real part of the vector, to start from again. No numbers where the matrix is none.
+    """
+    small, over = np.asarray(matrix), float(rest)
+    beside = np.append(np.diagonal(small, -1), over)
+    # Where an entry is rounding the space ended before, and what follows is noise.
+    ends = ~(np.abs(beside) > np.sqrt(np.finfo(small.dtype).eps) * np.abs(small[0]).max())
+    size = int(np.argmax(ends)) + 1 if ends.any() else len(small)
+    if not np.isfinite(small[:size, :size]).all():
+        return np.nan, np.nan, jnp.zeros_like(basis[0])
+    values, vectors = np.linalg.eig(small[:size, :size])
+    at = int(np.argmax(values.real))
+    vector = vectors[:, at]
+    missing = np.abs(beside[size - 1] * vector[-1]) + np.abs(values[at].imag)
+    return float(values[at].real), float(missing), jnp.asarray(vector.real) @ basis[:size]
 
 
 def _unit(vector: Array) -> Array:

@@ -94,6 +94,11 @@ class Momentum(NetworkRun):
         return named(self.optimizer, self.step_size)
 
     @property
+    def method_given(self) -> str:
+        """The flag that says how steps are made, where that is not by plain descent."""
+        return f"--momentum={self.momentum:g}" if self.momentum else f"--optimizer={self.optimizer}"
+
+    @property
     def predicts(self) -> bool:
         """Whether gaps can be predicted: but for plain descent of a smooth loss."""
         return self.chosen_optimizer is None or self.smooth

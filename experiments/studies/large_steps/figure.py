@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.output.figures import style
+from experiments.studies.large_steps.options import Options
 from experiments.studies.large_steps.records import DESCRIPTIONS, Sweep
 from gf_jax.study.record import Run
 
 if TYPE_CHECKING:
     from experiments.output.figures import Figure
 
-TITLES = ("gradient flow", "flow and first-order deviation", "the modified flow")
 # How the panels are read.
 LOSS = (
     "One curve for each run, at equal times. If they coincide, the loss does not tell the "
@@ -37,7 +37,7 @@ OF_DESCRIPTIONS = (
 )
 
 
-def draw(run: Run, sweep: Sweep) -> "Figure":
+def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
     """Draws where each description of descent ends.
 
     Upper row: training loss; distances at the last time, and the largest share of
@@ -45,6 +45,14 @@ def draw(run: Run, sweep: Sweep) -> "Figure":
     diverges is a red cross on top. Lower row: the distances of every lane from each
     description against time.
     """
+    limit = options.limit_named
+    short = limit.split()[-1]
+    titles = (
+        f"the {limit}" if options.optimizer_name else limit,
+        f"{short} and first-order deviation",
+        "the modified flow",
+    )
+    at_the_end = AT_THE_END.replace("the flow", f"the {short}")
     figure = style.new(17, 8.5)
     axes = figure.subplots(2, 3)
     shades = style.shades(len(run.ratios))
@@ -65,8 +73,8 @@ def draw(run: Run, sweep: Sweep) -> "Figure":
         if len(tame):  # a lane that diverges leaves through the top
             panel.set_yscale("log")
             panel.set_ylim(tame.min() / 2, 3 * tame.max())
-    for number, (values, title) in enumerate(zip(ends, TITLES, strict=True)):
-        reading = OF_DESCRIPTIONS[number]
+    for number, (values, title) in enumerate(zip(ends, titles, strict=True)):
+        reading = OF_DESCRIPTIONS[number].replace("the flow", f"the {short}")
         style.describe(axes[1, number], f"Distance from {title}", style.LOGARITHMIC, reading)
         look = {
             "color": style.COLOURS[number + 1],
@@ -77,7 +85,7 @@ def draw(run: Run, sweep: Sweep) -> "Figure":
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
     style.describe(axes[0, 0], "Training loss", f"{run.loss_unit}, logarithmic", LOSS)
-    style.describe(axes[0, 1], "Distance at the end", reading=AT_THE_END)
+    style.describe(axes[0, 1], "Distance at the end", reading=at_the_end)
     title, unit = "Largest share of the distance travelled", "distance / distance travelled"
     style.describe(axes[0, 2], title, unit, SHARE)
     for panel in axes[0, 1:]:
@@ -85,12 +93,13 @@ def draw(run: Run, sweep: Sweep) -> "Figure":
         if any(np.nanmax(line.get_ydata(), initial=0) > 0 for line in panel.lines):
             panel.set_yscale("log")
         panel.axvline(sweep.edge, color="0.4", linestyle=":", label="_edge of stability")
-        panel.set_xlabel("step size; dotted: edge of stability at the start")
+        panel.set_xlabel(f"step size; dotted: edge of stability {options.edge_where}")
         for lane, step_size in enumerate(run.step_sizes):
             if run.diverged_at(lane) is not None:
                 top = {"transform": panel.get_xaxis_transform(), "color": "red"}
                 top["label"] = rf"_diverged; $\eta$ = {step_size:g}"
                 panel.plot(step_size, 0.97, "x", **top)
     axes[0, 1].legend(frameon=False)
+    style.count_time(figure, options.momentum)
     title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"
     return style.finish(figure, axes[0, 0], title)

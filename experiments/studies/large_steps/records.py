@@ -12,14 +12,17 @@ class Sweep:
     """Distances of lanes from three descriptions of descent, at the snapshots.
 
     Attributes:
-      edge: largest stable step size at the start, 2 / lambda_max.
-      travelled: distance of the flow from the initial point, shape (snapshots,).
-      from_flow: distance from gradient flow, shape (snapshots, lanes).
+      edge: largest stable step size at the start, 2 / lambda_max; of an optimiser the smallest
+        along its limit.
+      of_edge: how far each lane is beyond it, see ``edge``, shape (lanes,).
+      travelled: distance of the flow, or of the limit, from the initial point, shape (snapshots,).
+      from_flow: distance from gradient flow or the limit, shape (snapshots, lanes).
       from_first_order: from the flow and its first-order deviation, likewise.
       from_modified_flow: from the modified flow of the lane's step size, likewise.
     """
 
     edge: float
+    of_edge: np.ndarray
     travelled: np.ndarray
     from_flow: np.ndarray
     from_first_order: np.ndarray

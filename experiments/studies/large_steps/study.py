@@ -8,9 +8,13 @@ steps of size 0.001. Every lane is compared with gradient flow, with the flow an
 first-order deviation, and with the modified flow of its step size. About two minutes
 on two CPU cores for the linear network on MNIST, where the distances fall with the
 step size to the powers 1, 2 and 2.
+
+    python -m experiments.main --experiment=large_steps --activation=tanh --optimizer=adam
+
+does the same of an optimiser, with its continuous limit in the place of gradient flow. The edge is
+then the smallest along that limit, where its averages are those of a run.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -19,22 +23,17 @@ from rich.console import Console
 
 import gf_jax
 from experiments.cli.experiment import Experiment
-from experiments.cli.options import option
 from experiments.output import report
-from experiments.process.mistakes import EXIT_DIVERGED, UsageError
+from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies import groups
-from experiments.studies.large_steps import figure
+from experiments.studies.large_steps import edge, figure
+from experiments.studies.large_steps.options import Options
 from experiments.studies.large_steps.records import DESCRIPTIONS, Sweep
 from gf_jax.comparison import precise_distance
 from gf_jax.descent.segments import Trajectory
 from gf_jax.study.record import Run
 from gf_jax.study.summary import NEAR
-
-MOST_DOUBLINGS = 30  # ratios are integers of 32 bits
-BEYOND = 2.0  # the sweep ends at the first step size this many times the edge
-
 
 LEGEND = """\
 of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
@@ -43,13 +42,13 @@ from the flow and its first-order deviation, and from the modified flow of its
 step size."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(groups.Arithmetic, groups.Segments, groups.StepSizes):
-    """What the experiment can be told."""
-
-    step_size: float = option(
-        "The smallest, from which on it is doubled.", 0.001, "Step sizes and time"
-    )
+# Of an optimiser, of which runs and limit have names of their own.
+LEGEND_OF_OPTIMIZER = """\
+of edge: half the step size times the largest eigenvalue of the Hessian in the
+metric of {runs}, at the time along its {limit} when that is
+largest; above 1 oscillations grow then. {column}, first order, modified flow:
+Euclidean distance of {runs} from its {limit}, from that
+with its first-order deviation, and from the modified flow of its step size."""
 
 
 def run(options: Options) -> int:
@@ -64,16 +63,16 @@ def run(options: Options) -> int:
     workplace = harness.begin(EXPERIMENT, options)
     try:
         with harness.removed_if_refused(workplace):
-            edge = _edge(workplace)
+            found = edge.find(workplace)
             if options.step_sizes is None:
-                before, options = options.values(), _doubling(options, edge)
+                before, options = options.values(), found.options
                 changed = {n: v for n, v in options.values().items() if v != before[n]}
                 workplace = workplace._replace(options=options)
                 store.change_configuration(workplace.directory, changed)
     except KeyboardInterrupt:
         return harness.interrupt(workplace, "the edge of stability is not known yet")
     workplace.say(
-        f"edge of stability at the start: step size {edge:.4g}; step sizes "
+        f"edge of stability {options.edge_where}: step size {found.edge:.4g}; step sizes "
         + ", ".join(f"{s:g}" for s in options.all_step_sizes)
     )
     outcome = descending.descend(workplace, options.schedule, options.arithmetic)
@@ -90,14 +89,14 @@ def run(options: Options) -> int:
     if not np.isfinite(saved.metrics.loss).all(axis=0).any():
         return _end_without_flows(workplace, saved)
     try:
-        sweep = _compare(workplace, saved, trajectory, edge)
+        sweep = _compare(workplace, saved, trajectory, found)
     except KeyboardInterrupt:
         return harness.interrupt(workplace, f"the runs lie in {workplace.directory}, without flows")
     with harness.results(workplace):
         store.write_record(workplace.directory, "sweep", sweep)
-    summary = summarise(saved, sweep)
-    drawn = harness.draw(workplace, lambda: figure.draw(saved, sweep))
-    _print(summary, workplace.console)
+    summary = summarise(saved, sweep, options)
+    drawn = harness.draw(workplace, lambda: figure.draw(saved, sweep, options))
+    _print(summary, options, workplace.console)
     workplace.say(summary["verdict"])
     harness.end(workplace, summary, drawn)
     return EXIT_DIVERGED if report.divergences(summary) else 0
@@ -113,92 +112,64 @@ def _end_without_flows(workplace: NetworkWorkplace[Options], saved: Run) -> int:
     return EXIT_DIVERGED
 
 
-def summarise(run: Run, sweep: Sweep) -> dict[str, Any]:
+def summarise(run: Run, sweep: Sweep, options: Options) -> dict[str, Any]:
     """The numbers of the table: distances at the last time, one entry per lane."""
     summary = report.summarise(run)
     for lane, entry in enumerate(summary["runs"]):
         for name in DESCRIPTIONS:
             entry[name] = report.finite(getattr(sweep, name)[-1, lane])
+        entry["of_edge"] = report.finite(sweep.of_edge[lane])
     summary |= {"edge": sweep.edge, "travelled": report.finite(sweep.travelled[-1])}
-    return summary | {"verdict": _verdict(run, sweep)}
+    return summary | {"verdict": _verdict(run, sweep, options)}
 
 
-def _verdict(run: Run, sweep: Sweep) -> str:
+def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
     """How far the step size may go, and what corrections gain."""
     whole = np.isfinite(run.metrics.loss).all(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = sweep.from_flow[-1] / sweep.travelled[-1]
         gain = sweep.from_flow[-1, -1] / sweep.from_first_order[-1, -1]
+    limit, runs = options.limit_named, options.runs_named
+    named = runs[0].upper() + runs[1:]
     near = run.step_sizes[whole & (shares < NEAR)]
     lines = [
-        f"Verdict: the edge of stability at the start is step size {sweep.edge:.3g}.",
-        f"Descent stays near its gradient flow up to step size {near.max():.3g}."
+        f"Verdict: the edge of stability {options.edge_where} is step size {sweep.edge:.3g}.",
+        f"{named} stays near its {limit} up to step size {near.max():.3g}."
         if near.size
-        else "Descent stays near its gradient flow at none of these step sizes.",
+        else f"{named} stays near its {limit} at none of these step sizes.",
     ]
     if np.isfinite(gain):
+        short = limit.split()[-1]
         lines.append(
-            f"At the smallest, {run.step_sizes[-1]:.3g}, the flow with its first-order deviation "
-            f"is {gain:.3g} times nearer to descent than the flow."
+            f"At the smallest, {run.step_sizes[-1]:.3g}, the {short} with its first-order "
+            f"deviation is {gain:.3g} times nearer to {runs} than the {short}."
         )
+    if sweep.edge > run.step_sizes[0] and options.chosen_optimizer is not None:
+        lines.append("None of the step sizes is past the edge; give more iterations.")
     if not whole.all():
-        lines.append(f"Descent diverges from step size {run.step_sizes[~whole].min():.3g} on.")
+        lines.append(f"{named} diverges from step size {run.step_sizes[~whole].min():.3g} on.")
     return " ".join(lines)
 
 
-def _edge(workplace: NetworkWorkplace[Options]) -> float:
-    """The edge of stability at the start."""
-    f, start = workplace.study.objective.loss, workplace.study.initial_params
-    here = jax.tree.map(lambda leaf: leaf[None], start)
-    ends = harness.solve_once(
-        workplace,
-        "edge of stability",
-        lambda tell: gf_jax.curvature(f, here, progress=tell),
-        structures.of(gf_jax.Curvature, points=1),
-    )
-    curvature = float(ends.lambda_max.value[0])
-    if not 0 < curvature < np.inf:
-        raise UsageError(
-            f"--experiment=large_steps: the largest curvature at the start is {curvature:g}, so "
-            "there is no edge of stability; take another starting point"
-        )
-    return 2 / curvature
-
-
-def _doubling(options: Options, edge: float) -> Options:
-    """Step sizes from the conventional one, doubled until well past the edge."""
-    smallest = options.step_size
-    doublings = max(1, int(np.ceil(np.log2(BEYOND * edge / smallest))))
-    if doublings > MOST_DOUBLINGS:
-        raise UsageError(
-            f"--step_size={smallest:g}: the edge of stability at the start is {edge:.3g}, "
-            f"and accepted is a step size that {MOST_DOUBLINGS} doublings take past it; give a "
-            "larger one, or another start"
-        )
-    usual = Options.of(iterations=options.iterations)
-    # What was not asked for is as many as there then are.
-    kept = ("snapshots", "segments")
-    free = {name: None for name in kept if getattr(options, name) == getattr(usual, name)}
-    changed = free | {
-        "step_size": None,
-        "step_sizes": tuple(smallest * 2**n for n in range(doublings + 1)),
-        "iterations": max(1, options.iterations // 2**doublings),
-    }
-    return Options.of(**options.values() | changed)
-
-
 def _compare(
-    workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory, edge: float
+    workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory, found: edge.Found
 ) -> Sweep:
     """Distances of every lane from the three descriptions, at the snapshots."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times, step_sizes = run.snapshot_times, run.step_sizes
+    told = workplace.options
+    optimizer = told.chosen_optimizer
     budget = 2 * run.iterations[-1] * sum(run.ratios)  # with kinks: twice what the runs took
     deviation = harness.solve_once(
         workplace,
         "flow and first-order deviation",
         lambda tell: gf_jax.deviation(
-            f, start, times, difference=step_sizes[-1], budget=budget, progress=tell
+            *(f, start, times),
+            difference=step_sizes[-1],
+            optimizer=optimizer,
+            step_size=None if optimizer is None else step_sizes[-1],
+            budget=budget,
+            progress=tell,
         ),
         structures.of(gf_jax.Deviation, start, times=len(times)),
     )
@@ -207,7 +178,10 @@ def _compare(
         workplace,
         "modified flows",
         lambda tell: gf_jax.modified_flow(
-            f, start, times, step_sizes[whole], budget=budget, progress=tell
+            *(f, start, times, step_sizes[whole]),
+            optimizer=optimizer,
+            budget=budget,
+            progress=tell,
         ),
         structures.of(
             gf_jax.Flow, start, ("times", "lanes"), times=len(times), lanes=int(whole.sum())
@@ -215,8 +189,10 @@ def _compare(
     )
     flow = jax.tree.map(lambda leaf: leaf[:, None], deviation.flow.params)
 
+    per_iteration = told.method.time_scale * step_sizes
+
     def first_order(theta: np.ndarray, e: np.ndarray) -> np.ndarray:
-        return theta + step_sizes.reshape(-1, *(1,) * (e.ndim - 1)) * e[:, None]
+        return theta + per_iteration.reshape(-1, *(1,) * (e.ndim - 1)) * e[:, None]
 
     def distances(reference: Any, lanes: np.ndarray) -> np.ndarray:
         """Of the lanes chosen; NaN for the others."""
@@ -227,7 +203,8 @@ def _compare(
 
     every = np.ones_like(whole)
     return Sweep(
-        edge=edge,
+        edge=found.edge,
+        of_edge=found.of_edge,
         travelled=descending.distance_from_init(workplace.study, deviation.flow.params),
         from_flow=distances(flow, every),
         from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent), every),
@@ -235,12 +212,13 @@ def _compare(
     )
 
 
-def _print(summary: dict[str, Any], console: Console) -> None:
+def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
     """Prints distances from the three descriptions, one row per step size."""
+    column = options.limit_named.split()[-1]
     rows = [
         (
             f"{lane['step_size']:.4g}",
-            f"{lane['step_size'] / summary['edge']:.2f}",
+            report.text(lane["of_edge"], ".2f"),
             "diverged"
             if lane["diverged_at"] is not None
             else report.text(lane["final_loss"], ".6f"),
@@ -250,11 +228,15 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     ]
     title = (
         f"{summary['network']} on {summary['data']}\n"
-        f"at time {summary['time']:g}, where the flow has travelled "
+        f"at time {summary['time']:g}, where the {column} has travelled "
         f"{report.text(summary['travelled'], '.4g')}"
     )
-    columns = ("step size", "of edge", "loss", "flow", "first order", "modified flow")
-    report.show_table(console, title, columns, rows, legend=LEGEND)
+    columns = ("step size", "of edge", "loss", column, "first order", "modified flow")
+    legend = LEGEND
+    if options.chosen_optimizer is not None:
+        names = {"runs": options.runs_named, "limit": options.limit_named, "column": column}
+        legend = LEGEND_OF_OPTIMIZER.format(**names)
+    report.show_table(console, title, columns, rows, legend=legend)
     for line in report.divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
 
