@@ -28,6 +28,7 @@ from experiments.process import environment, interruption, memory, streams
 from experiments.process.mistakes import UsageError
 from experiments.runs import effort, store
 from experiments.studies import paper
+from gf_jax.comparison import WELL_BELOW
 from gf_jax.descent.placement import Memory
 from gf_jax.study import summary as summaries
 from tests.conftest import SMALL
@@ -308,9 +309,26 @@ LOSSES = st.floats(allow_nan=False, allow_infinity=False)
 
 @given(loss=LOSSES, of_flow=LOSSES)
 def test_any_two_losses_can_be_compared(loss, of_flow):
-    text = summaries._difference(loss, of_flow)
+    unknown = dict.fromkeys(
+        ("loss_difference", "loss_difference_error", "predicted_loss_difference")
+    )
+    text = summaries._difference(loss, of_flow, unknown)
     assert (text == "are equal") == (loss == of_flow)
     assert ("share" in text) == (loss != of_flow and of_flow != 0)
+
+
+@given(difference=LOSSES, error=LOSSES.map(abs), of_flow=LOSSES, predicted=LOSSES | st.none())
+def test_any_difference_of_losses_has_its_error(difference, error, of_flow, predicted):
+    known = {
+        "loss_difference": difference,
+        "loss_difference_error": error,
+        "predicted_loss_difference": predicted,
+    }
+    text = summaries._difference(0.0, of_flow, known)
+    measured = abs(difference) >= WELL_BELOW * error
+    assert ("less than" in text) == (not measured)
+    assert ("share" in text) == (measured and of_flow != 0)
+    assert ("predicted" in text) == (measured and predicted is not None)
 
 
 @pytest.mark.parametrize("loss", [0.0, math.inf, math.nan])
