@@ -171,7 +171,9 @@ def test_wrong_batch_sizes_are_refused(digits):
             objective.batches(size)
 
 
-@pytest.mark.parametrize("size", [2, 3, 6])
+@pytest.mark.parametrize(
+    "size", [3, *(pytest.param(size, marks=pytest.mark.long) for size in (2, 6))]
+)
 def test_order_of_what_predictions_leave_out(size):
     """Two, at the ends of epochs; within them as well off is less than what is told."""
     network, start = smooth_network()

@@ -19,7 +19,7 @@ from gf_jax.flow.problem import flow_problem
 from gf_jax.optimizers.momentum import OfTime
 from gf_jax.optimizers.trial import LimitError
 
-QUICK = ("Adam, fixed decays", "Adam, decays 1 - 10h, 1 - h", "heavy ball, decay 1 - 2h")
+QUICK = ("Adam, decays 1 - 10h, 1 - h", "heavy ball, decay 1 - 2h")
 
 
 def with_most_long(names):
@@ -379,7 +379,7 @@ def drawn(random):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 15))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 15))]
 )
 def test_drawn_optimizers_are_right_or_told(seed):
     """Distances in float64 loops from the limit are of order one and within the errors told."""
