@@ -119,9 +119,10 @@ def test_random_numbers_are_those_of_the_user(draw):
 
 
 class Counts:
-    """Compilations and calls of f."""
+    """Compilations, which begin anew, so that none is given up for want of mappings meanwhile."""
 
     def __init__(self):
+        jax.clear_caches()
         self.compiled = 0
         jax.monitoring.register_event_duration_secs_listener(self._tell)
 

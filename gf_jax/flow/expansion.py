@@ -27,7 +27,7 @@ from gf_jax.program.compiling import jit
 
 PyTree = Any
 
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages

@@ -104,12 +104,12 @@ class FlowProblem(NamedTuple):
         return with_data
 
     def losses(self, stack: PyTree, *, stack_axes: int) -> np.ndarray:
-        """The loss of every point of a stack, one after another, in the problem's arithmetic."""
-        loss, cast = self.pure.loss, self.numbers.cast
+        """The loss of every point of a stack, one after another."""
+        loss = self.pure.loss
 
         def along(data: list[Array], stack: PyTree, axes: int) -> Array:
             if axes == 0:
-                return loss(data, cast(stack))
+                return loss(data, stack)
             return jax.lax.map(lambda points: along(data, points, axes - 1), stack)
 
         with self.numbers.context():
