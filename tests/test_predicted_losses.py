@@ -129,3 +129,18 @@ def test_losses_that_are_equal_are_not_told_apart():
 def test_older_files_know_no_losses():
     blank = dict.fromkeys(Reference.__dataclass_fields__)
     assert Reference(**blank).loss_differences() is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_of_lanes_that_diverge_are_no_matter():
+    """The first overflows, the second does not; no line is printed that nobody expects."""
+    found = gf_jax.compare(
+        lambda w: jnp.sum((w**2 - 1) ** 2), jnp.array([3.0, 1.5]), step_size=0.2, ratios=(20,),
+        iterations=20,
+    )  # fmt: skip
+    assert not np.isfinite(found.loss_difference[-1, 0])
+    assert np.isfinite(found.loss_difference[-1, 1])
+    differences = found.run.reference.loss_differences()
+    assert not np.isfinite(differences.measured[-1]).any()
+    assert found.plot() is not None
+    assert "diverged" in str(found)

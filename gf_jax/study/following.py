@@ -331,7 +331,9 @@ def _losses(
     of_flow = np.broadcast_to(flow.error[:, None], compared.distance.shape)
     losses, errors = losses_of_runs(problem, flow.params, lanes, of_flow)
     known = rounding.loss.shape[1]
-    seen = largest_nearby(flow.times, np.abs(losses[:, :known] - rounding.loss))
+    with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
+        rounded = np.abs(losses[:, :known] - rounding.loss)
+    seen = largest_nearby(flow.times, rounded)
     others = np.repeat(OF_OTHERS * seen[:, :1], losses.shape[1] - known, axis=1)
     return losses, errors + np.concatenate([seen, others], axis=1)
 

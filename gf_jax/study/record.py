@@ -77,11 +77,13 @@ class Reference:
         """How far the losses of all lanes are from that of the first; None if not known."""
         if self.run_loss is None or self.run_loss_error is None or self.predicted_loss is None:
             return None
-        found, expected = (
-            values - values[..., :1] for values in (self.run_loss, self.predicted_loss)
-        )
-        error = self.run_loss_error + self.run_loss_error[..., :1]
-        return Differences(np.where(np.abs(found) >= WELL_BELOW * error, found, np.nan), expected)
+        with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
+            found, expected = (
+                values - values[..., :1] for values in (self.run_loss, self.predicted_loss)
+            )
+            error = self.run_loss_error + self.run_loss_error[..., :1]
+            measured = np.where(np.abs(found) >= WELL_BELOW * error, found, np.nan)
+        return Differences(measured, expected)
 
 
 class Differences(NamedTuple):
