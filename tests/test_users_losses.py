@@ -339,3 +339,23 @@ def test_constants_of_the_loss_that_change_meanwhile():
 
     found = gf_jax.compare(f, START, **SHORT, progress=spoil)
     assert judged(found, known(PLAIN, SHORT, found.run))[0] == "right"
+
+
+def test_callbacks_say_how_they_are_mapped():
+    """Runs of several step sizes are one call, in which a callback is called for all of them."""
+
+    def called(method):
+        @jax.custom_vjp
+        def outside(h):
+            shape = jax.ShapeDtypeStruct(h.shape, h.dtype)
+            return jax.pure_callback(lambda v: np.asarray(np.sin(v)), shape, h, vmap_method=method)
+
+        outside.defvjp(lambda h: (outside(h), h), lambda h, g: (g * jnp.cos(h),))
+        return lambda w: jnp.sum(outside(w) ** 2)
+
+    options = {"step_size": 0.1, "ratios": (2,), "iterations": 5, "arithmetic": "float64"}
+    with pytest.raises(ValueError, match=r"^f: JAX cannot compute it at several points .*vmap_m"):
+        gf_jax.gradient_descent(called(None), START, **options)
+    found = gf_jax.gradient_descent(called("sequential"), START, **options)
+    plain = gf_jax.gradient_descent(lambda w: jnp.sum(jnp.sin(w) ** 2), START, **options)
+    np.testing.assert_allclose(found.metrics.loss, plain.metrics.loss, rtol=1e-6)

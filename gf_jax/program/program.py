@@ -202,7 +202,7 @@ def trace(f: Loss, params: PyTree, *, products: str) -> Program:
         pure = _programs.get(key)
         if pure is None:
             pure = Pure(split(program), structure, settings)
-            _check_differentiable(pure, shapes)
+            _check_transformable(pure, shapes)
             _programs.put(key, pure)
         data = pure.data_of(program)
     return Program(pure, data, shapes)
@@ -243,7 +243,7 @@ def _check_scalar(loss: Any) -> None:
         raise ValueError(f"f: returns {loss}; accepted is a floating-point scalar")
 
 
-def _check_differentiable(pure: Pure, shapes: PyTree) -> None:
+def _check_transformable(pure: Pure, shapes: PyTree) -> None:
     data = pure.data_shapes
     try:
         # Beside params there may be an index, of a batch.
@@ -253,4 +253,13 @@ def _check_differentiable(pure: Pure, shapes: PyTree) -> None:
         raise ValueError(
             f"f: JAX cannot differentiate it ({reason}); accepted are functions that it can, with "
             "loops by scan, or fori_loop with a fixed number of rounds"
+        ) from None
+    stack = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape), s.dtype), shapes)
+    try:
+        jax.eval_shape(jax.vmap(pure.loss, in_axes=(None, 0)), data, stack)
+    except (NotImplementedError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"f: JAX cannot compute it at several points at once ({reason}); accepted are "
+            "functions under jax.vmap, with a vmap_method for callbacks, such as 'sequential'"
         ) from None
