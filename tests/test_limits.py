@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gf_jax
-from experiments.optimizers import adam
+from experiments.optimizers import adam, gaps
 from experiments.optimizers import orders as orders_page
 from experiments.optimizers.orders import OPTIMIZERS, network, orders
 from gf_jax.flow.limit_flow import limit_from, limit_in_words
@@ -422,3 +422,13 @@ def test_the_table_of_orders(capsys, monkeypatch):
     monkeypatch.setattr(orders_page, "OPTIMIZERS", {"sgd": OPTIMIZERS["sgd"]})
     orders_page.main()
     assert "gradient flow" in capsys.readouterr().out
+
+
+@pytest.mark.real_data
+def test_gaps_on_mnist_are_within_what_is_told(mnist_dir, capsys):
+    gaps.main([f"--data_dir={mnist_dir}", "--only=decoupled"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if "decoupled" in line)
+    share, off, told, within = (float(text[:-1]) for text in row.split()[-4:])
+    assert within == 100
+    assert 0.01 < share < 1
+    assert off < min(5, told)
