@@ -268,8 +268,8 @@ def second_order(
     velocity is that of the limit and a little more, in proportion to the step size. Where steps
     of sizes h, h/2 and h/4 stand at the same time tells the second order, at h itself: as
     velocities may change fast with small gradients, its derivative at zero would not. It is to be
-    the same at a quarter of h. Where it grows, as behind a root that is zero at first, h is too
-    large for an expansion, and it is taken to grow once more.
+    the same at a quarter of h; the larger of the two is taken, which grows where h is too large for
+    an expansion, as behind a root that is zero at first.
 
     Returns:
       Maps a step size to the second order of params after the transient.
@@ -306,10 +306,8 @@ def second_order(
 
     def second(size: float) -> PyTree:
         found, nearer = of_size(size), of_size(size / SMALLER)
-        before, after = (float(optax.tree.norm(tree)) for tree in (found, nearer))
-        if not after > before:
-            return found
-        return optax.tree.scale(after / before if before > 0 else 1.0, nearer)
+        larger = optax.tree.norm(nearer) > optax.tree.norm(found)
+        return nearer if bool(larger) else found
 
     return second
 
