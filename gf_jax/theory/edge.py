@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
+from gf_jax.flow.flow import checked_step_sizes
 from gf_jax.flow.limit_flow import limit_from, points_along
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
 from gf_jax.optimizers.alternating import alternating, repeated
@@ -112,11 +113,7 @@ def edge_of_stability(
       >>> found.step_size.round(4), 2 * 1.9 / 2.8 / 4  # of curvatures 0 and 4
       (array([0.3393]), 0.3392857142857143)
     """
-    checked = np.atleast_1d(np.asarray(step_sizes, np.float64))
-    if not (
-        checked.ndim == 1 and checked.size and np.isfinite(checked).all() and (checked > 0).all()
-    ):
-        raise ValueError(f"step_sizes: got {step_sizes}; accepted are positive finite numbers")
+    lanes = checked_step_sizes(step_sizes)
     for name, value in {"products": products, "restarts": restarts}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}; accepted is a positive integer")
@@ -125,7 +122,7 @@ def edge_of_stability(
     with problem.numbers.context():
         check_symmetric(problem.pure, problem.data, problem.params)
     scale = time_scale(optimizer)
-    sizes = scale * checked  # in time per iteration, as all that follows
+    sizes = scale * lanes  # in time per iteration, as all that follows
     start = limit_from(problem, OfTime(optimizer), float(sizes.min()))
     points, rows = points_along(problem, start, budget, part(progress, 0.0, SOLVING)), []
     with problem.numbers.context():
