@@ -1,9 +1,12 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gf_jax
+from gf_jax.descent import grouping
 
 CURVATURES = np.array([0.5, 2.0, 7.0], np.float32)
 START = {"x": np.array([1.0, -2.0, 0.5], np.float32)}
@@ -74,6 +77,52 @@ def test_lanes_equal_separate_plain_loops(ratios, small_problem):
                 expected = gf_jax.distance(params, reference)
                 np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
     assert not run.metrics.distance_to_base[:, 0].any()
+
+
+def test_many_lanes_share_loops(small_problem):
+    f, start = small_problem
+    options = {"step_size": 0.1, "ratios": tuple(range(1, 41)), "iterations": 3}
+    run = gf_jax.gradient_descent(f, start, **options)
+    for ratio in (1, 2, 7, 8, 39, 40):
+        loop = plain_loop(f, start, 0.1 / ratio, 3 * ratio)[::ratio]
+        kept = jax.tree.map(lambda leaf, lane=ratio - 1: leaf[-1, lane], run.snapshots)
+        # As above.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), kept, loop[-1]
+        )
+
+
+@pytest.mark.parametrize(
+    "lanes", [(1, 2), tuple(range(1, 200)), tuple(2**k for k in range(31)), (1, *range(900, 950))]
+)
+def test_groups_take_all_steps_and_few_more(lanes):
+    found = grouping.groups(lanes)
+    assert len(found) <= grouping.MOST_LOOPS
+    assert [group.first for group in found[1:]] == [group.last + 1 for group in found[:-1]]
+    assert (found[0].first, found[-1].last) == (1, len(lanes) - 1)
+    for group in found:
+        assert group.steps == lanes[group.last] - lanes[group.first - 1]
+    needed = sum(lanes)
+    assert needed <= grouping.evaluations(lanes) < 1.1 * needed
+
+
+def test_a_dozen_lanes_waste_nothing_and_compile_a_loop_each():
+    lanes = tuple(range(1, grouping.MOST_LOOPS + 2))
+    assert grouping.evaluations(lanes) == sum(lanes)
+    assert len(grouping.groups(lanes)) == len(lanes) - 1
+
+
+def test_groups_are_the_best_of_all():
+    lanes, most = (1, 2, 3, 7, 8, 20, 21), 3
+
+    def cost(ends):
+        """Gradients behind the first step, with groups that end at these lanes."""
+        parts = itertools.pairwise((0, *ends, len(lanes) - 1))
+        return sum((len(lanes) - 1 - a) * (lanes[b] - lanes[a]) for a, b in parts)
+
+    best = min(map(cost, itertools.combinations(range(1, len(lanes) - 1), most - 1)))
+    found = grouping.groups(lanes, most)
+    assert sum((len(lanes) - group.first) * group.steps for group in found) == best
 
 
 def test_distances_agree_with_snapshots(small_problem):

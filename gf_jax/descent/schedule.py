@@ -140,7 +140,10 @@ class Schedule:
 
     @property
     def gradient_evaluations(self) -> int:
-        """Gradients evaluated by the whole run: all steps, and one at the start."""
+        """Gradients that the whole run needs: all steps, and one at the start.
+
+        Of many lanes a few more are evaluated, see ``gf_jax.descent.grouping``.
+        """
         return self.iterations * sum(self.lanes) + 1
 
     @property

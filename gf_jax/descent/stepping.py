@@ -5,17 +5,18 @@ step size makes of the gradient, which is −step_size times it in plain descent
 that of f, or of a batch of examples.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
 
 from gf_jax.descent.batches import Batches, Sampling, Turn, sampling_of, take
+from gf_jax.descent.grouping import Group, groups
 from gf_jax.descent.schedule import Schedule
 from gf_jax.optimizers.steps import Optimizer, check_steps
 from gf_jax.program.arithmetic import Arithmetic
@@ -121,23 +122,39 @@ def advance(
       lanes: all lanes where they are compared.
       gradient: of f there; the first step follows it, unless there are batches.
     """
-
-    def more_steps(lanes: Lanes, sizes: Array, steps: int) -> Lanes:
-        def step(lanes: Lanes, _: None) -> tuple[Lanes, None]:
-            return _step(rule, data, sizes, lanes), None
-
-        return lax.scan(step, lanes, length=steps)[0]
-
     if rule.of_batch is None:
         lanes = _descend(rule, lanes, gradient, sizes)
     else:
         lanes = _step(rule, data, sizes, lanes)
-    arrived = []
-    for lane, steps in enumerate(np.diff(rule.lanes).tolist(), start=1):
-        arrived.append(jax.tree.map(lambda leaf: leaf[:1], lanes))
-        lanes = jax.tree.map(lambda leaf: leaf[1:], lanes)
-        lanes = more_steps(lanes, sizes[lane:], steps)
+    arrived, ahead = [], 0
+    for group in groups(rule.lanes):
+        arrived.append(jax.tree.map(lambda leaf, n=group.first - ahead: leaf[:n], lanes))
+        lanes = jax.tree.map(lambda leaf, n=group.first - ahead: leaf[n:], lanes)
+        lanes, ahead = _together(rule, data, sizes[group.first :], lanes, group), group.first
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrived, lanes)
+
+
+def _together(rule: Rule, data: Data, sizes: Array, lanes: Lanes, group: Group) -> Lanes:
+    """The steps of a group, of its lanes and those behind them; who has arrived waits."""
+    more = jnp.array(rule.lanes[group.first :], jnp.int32) - rule.lanes[group.first - 1]
+
+    def step(lanes: Lanes, _: None) -> tuple[Lanes, None]:
+        return _step(rule, data, sizes, lanes), None
+
+    def step_of_some(carry: tuple[Lanes, Array], _: None) -> tuple[tuple[Lanes, Array], None]:
+        before, taken = carry
+        after, _ = step(before, None)
+        return (jax.tree.map(functools.partial(_where, taken < more), after, before), taken + 1), _
+
+    if group.first == group.last:
+        return lax.scan(step, lanes, length=group.steps)[0]
+    first = lanes, jnp.zeros((), jnp.int32)
+    return lax.scan(step_of_some, first, length=group.steps)[0][0]
+
+
+def _where(lanes: Array, new: Array, old: Array) -> Array:
+    """The new leaf in some lanes, the old one in all others."""
+    return jnp.where(lanes.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _step(rule: Rule, data: Data, sizes: Array, lanes: Lanes) -> Lanes:
