@@ -159,6 +159,30 @@ def test_gaps_are_compared_with_a_second_run(capsys):
     assert "accepted is one above 1" in capsys.readouterr().err
 
 
+def test_a_device_without_the_cpu_beside_it_is_refused(monkeypatch, tmp_path, capsys):
+    def without(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", without)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert call(*TINY, f"--output_dir={tmp_path / 'out'}") == 2
+    assert "accepted is JAX_PLATFORMS=cuda,cpu" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_an_interrupt_keeps_the_rows_that_are_there(monkeypatch, tmp_path, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(program.ITEMS, "compensation", interrupted)
+    assert call(*TINY, "--items=products,compensation", f"--output_dir={tmp_path}") == 130
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert [row["item"] for row in summary["rows"]] == ["products"] * 3
+    assert "interrupted: this is less" in capsys.readouterr().out
+
+
 @pytest.mark.long
 def test_the_whole_command(tmp_path, capsys):
     assert call(*TINY, f"--output_dir={tmp_path}") == 0

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from experiments.benchmark.program import Runs
 from experiments.benchmark.workload import STEP_SIZE, Workload
 from experiments.problems.data import Dataset
 from experiments.problems.problem import Problem
+from experiments.process.mistakes import UsageError
 from gf_jax.descent.placement import Memory
 from gf_jax.program.program import Loss
 
@@ -105,7 +107,7 @@ class Bench:
 
     def __init__(self, settings: Runs, limits: Limits, clock: Clock) -> None:
         self.settings, self.limits, self.clock = settings, limits, clock
-        self.device, self.cpu = jax.devices()[0], jax.local_devices(backend="cpu")[0]
+        self.device, self.cpu = jax.devices()[0], cpu()
         self._datasets: dict[bool, Dataset] = {}
         self._workloads: dict[str, Workload] = {}
         self._timings: dict[str, Timing] = {}
@@ -154,6 +156,22 @@ class Bench:
             there = place(runs.study, self.device)
             self._timings[network] = timed(there.f, there.params, runs.ratios, length)
         return self._timings[network]
+
+
+def cpu() -> jax.Device:
+    """The CPU that stands beside the device.
+
+    Raises:
+      UsageError: if the environment forbids it.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise UsageError(
+            f"environment: JAX_PLATFORMS={wanted} leaves out the CPU, with which the device is "
+            f"compared; accepted is JAX_PLATFORMS={wanted},cpu, or to unset it"
+        ) from None
 
 
 def place(study: Problem, device: jax.Device) -> Place:

@@ -1,5 +1,6 @@
 """Rows of numbers, and the items that give them one after the other within a limit of time."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments.process import interruption
 
 NO_TIME = "no time"
+LARGE = 1000  # from here on numbers are written without a power of ten
 LEAST = 2.0  # seconds, below which nothing new is begun
 FINE, NOT_FINE, MEASURED = "fine", "NOT FINE", "measured"
 FAILED, LEFT_OUT = "failed", "left out"
@@ -34,8 +36,11 @@ class Row(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The value, with its unit."""
-        return "–" if self.value is None else f"{self.value:.3g} {self.unit}".strip()
+        """The value to three digits, with its unit."""
+        if self.value is None:
+            return "–"
+        large = math.isfinite(self.value) and self.value >= LARGE
+        return f"{self.value:{',.0f' if large else '.3g'}} {self.unit}".strip()
 
 
 class Clock:
