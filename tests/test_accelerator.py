@@ -195,6 +195,7 @@ def test_the_whole_command(tmp_path, capsys):
     whole = found["run of 10,000 iterations, linear"]["value"]
     assert whole == pytest.approx(10_000 * once / 1e3)
     assert found["gaps, linear"]["value"] < found["gaps, linear, float32"]["value"]
+    assert found["base iteration, others"]["state"] == LEFT_OUT  # there is one network only
     assert 0 < found["share of that, linear"]["value"] < 200  # of a product that is none too large
     ends = capsys.readouterr().out.splitlines()[-1]
     assert ends == f"everything lies in {tmp_path}"

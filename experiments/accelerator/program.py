@@ -42,9 +42,10 @@ ITEMS: dict[str, Item] = {
     "times": speed.times,
     "rounding": agreement.rounding,
     "float64": agreement.float64,
-    "share": speed.share,
     "starts": speed.starts,
     "flags": speed.flags,
+    "convolutions": speed.convolutions,
+    "share": speed.share,
     "memory": speed.peak,
     "loops": speed.loops,
 }

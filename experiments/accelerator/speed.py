@@ -20,6 +20,7 @@ from experiments.accelerator.rows import MEASURED, NO_TIME, Row, failed, left_ou
 from experiments.benchmark import engine
 from experiments.benchmark.engine import Product
 from experiments.cli.usage import in_words
+from experiments.problems.networks import NETWORKS
 from experiments.process import memory
 from experiments.process.mistakes import UsageError
 from gf_jax.descent.placement import Memory
@@ -40,8 +41,28 @@ FLAG_SECONDS = 90.0  # for each of them
 
 
 def times(bench: Bench) -> Iterator[Row]:
-    """Time of a base iteration on every network, and of a whole run."""
-    for network in bench.settings.networks:
+    """Time of a base iteration on the fully connected networks, and of a whole run."""
+    return _times(bench, _early(bench))
+
+
+def convolutions(bench: Bench) -> Iterator[Row]:
+    """The same of the convolutional networks, which take long to compile."""
+    late = [network for network in bench.settings.networks if network not in _early(bench)]
+    return (
+        _times(bench, late)
+        if late
+        else iter([left_out("base iteration, others", "no more networks are asked for")])
+    )
+
+
+def _early(bench: Bench) -> list[str]:
+    """The fully connected networks; all of them if there are none."""
+    asked = bench.settings.networks
+    return [network for network in asked if network not in NETWORKS] or list(asked)
+
+
+def _times(bench: Bench, networks: list[str]) -> Iterator[Row]:
+    for network in networks:
         timing = bench.timing(network)
         yield Row(f"base iteration, {network}", 1e3 * timing.seconds, "ms", note=timing.words)
         yield Row(
@@ -54,9 +75,8 @@ def times(bench: Bench) -> Iterator[Row]:
 
 def share(bench: Bench) -> Iterator[Row]:
     """Operations per second in products of descent, and of the fastest product alone."""
-    size, seconds = largest_product(bench)
-    fastest = 2.0 * size**3 / seconds
-    yield Row("products of large matrices", fastest / 1e9, "GFLOP/s", note=f"{size:,} rows")
+    fastest, size = fastest_product(bench)
+    yield Row("fastest product alone", fastest / 1e9, "GFLOP/s", note=f"{size:,} rows and columns")
     for network in bench.settings.networks:
         flops = engine.flops_of(engine.products_of_iteration(bench.workload(network)))
         reached = flops / bench.timing(network).seconds
@@ -64,15 +84,18 @@ def share(bench: Bench) -> Iterator[Row]:
         yield Row(f"share of that, {network}", 100 * reached / fastest, "%", note=note)
 
 
-def largest_product(bench: Bench) -> tuple[int, float]:
-    """The number of rows, and the seconds, of a product that is long beside a call."""
-    size = SMALLEST
-    while True:
+def fastest_product(bench: Bench) -> tuple[float, int]:
+    """The highest rate of products of square matrices, per second, and their rows.
+
+    They are doubled until one of them is long beside a call.
+    """
+    found, size, seconds = (0.0, 0), SMALLEST, 0.0
+    while seconds < LONG and size <= bench.limits.largest:
         square = Product((size, size), (size, size), (((1,), (0,)), ((), ())))
         seconds = engine.seconds_of(square)
-        if seconds > LONG or 2 * size > bench.limits.largest:
-            return size, seconds
+        found = max(found, (square.flops / seconds, size))
         size *= 2
+    return found
 
 
 def starts(bench: Bench) -> Iterator[Row]:
