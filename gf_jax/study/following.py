@@ -222,7 +222,9 @@ def _rounding(
     dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
     if dtypes == {np.dtype(np.float64)}:
         return None
-    if flow_arithmetic().dtype != "float64":
+    exact_numbers = flow_arithmetic()
+    if exact_numbers.dtype != "float64" or exact_numbers.on_host:
+        # Whole runs on the host would take far longer than they did.
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"
