@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,30 @@ def test_a_few_items(tmp_path, capsys):
     assert found[f"{kept}, float32"]["value"] == 1.0  # all of them are lost
     assert summary["device"]["kind"] == jax.devices()[0].device_kind
     assert "6 rows: 2 fine" in out
+
+
+def test_the_most_memory_is_told_where_the_device_tells():
+    stats = {"peak_bytes_in_use": 3 * 2**29, "bytes_limit": 2**36}
+    told = types.SimpleNamespace(device=types.SimpleNamespace(memory_stats=lambda: stats))
+    (row,) = speed.peak(told)
+    assert (row.shown, row.note) == ("1.5 GiB", "of 64 GiB")
+
+
+@pytest.mark.long
+def test_gaps_of_a_device_are_those_of_the_cpu_beside_it(monkeypatch):
+    """Here they are the same, and so are their gaps to the last bit."""
+    monkeypatch.setattr(Bench, "on_cpu", False)
+    against_exact, of_cpu, apart = agreement.gaps(bench_of())
+    assert against_exact.state == of_cpu.state == FINE
+    assert 0 < against_exact.value == of_cpu.value
+    assert apart.value == 0
+    assert "50 base iterations" in apart.note
+
+
+def test_kinks_are_not_judged():
+    far = np.array([[0.0, 1.0]]), np.array([[0.0, 2.0]])
+    assert agreement.gap_row("linear", "", *far, "").state == NOT_FINE
+    assert agreement.gap_row("relu", "", *far, "").state == MEASURED
 
 
 def test_gaps_are_compared_with_a_second_run(capsys):
