@@ -1,0 +1,254 @@
+"""One step of the central flow: where the oscillation has to be what holds the sharpness.
+
+A step of length h carries w' = −F, F = ∇f + ½ ∇⟨∇²f, Σ⟩, with Σ = U X Uᵀ of a matrix X that is
+one over the step. It is to end where every eigenvalue of ∇²f is at most 2 / s, with X
+complementary to what is missing: an implicit method, so that no eigenvalue drifts off the edge.
+X is found by Newton's method, whose derivative −h/2 ⟨T, T⟩, T the gradients of the entries of
+Uᵀ∇²fU, is corrected by what its own steps do.
+
+Source: Cohen, Damian et al., Understanding Optimization in Deep Learning with Central Flows, ICLR
+2025; Moreau, Evolution problem associated with a moving convex set, J. Diff. Eq. 1977.
+"""
+
+import enum
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from gf_jax.flow.central import chebyshev, complementarity, eigenvectors
+from gf_jax.flow.central.derivatives import Block, Derivatives, Vector, pairs, weights
+from gf_jax.flow.central.eigenvectors import Eigenpairs
+
+NEAR = 0.01  # below the edge, as a share of it: such eigenvectors may be reached within a step
+ON_EDGE = 1e-5  # how far from the edge an eigenvalue may be that is held, as a share of it
+RESIDUAL = 1e-3  # of eigenvectors, over the edge
+MOST_NEWTON = 8
+MATCHED = 0.8  # least cosine between the spaces at both ends of a step
+COARSE = 2.0  # error of a step, in tolerances, with which it is taken again at once
+NOTHING = 1e-7  # share of the largest variance below which there is none
+
+
+class Fault(enum.Enum):
+    """Why a step has to be taken again."""
+
+    NONE = 0
+    MORE = 1  # eigenvectors are near the edge
+    SHORTER = 2
+
+
+class Setting(NamedTuple):
+    """What is followed, and how exactly.
+
+    Attributes:
+      derivatives: of the loss.
+      step_size: of descent.
+      corrected: whether the first order of its deviation counts, see ``central_flow``.
+      tolerance: largest error of a step.
+    """
+
+    derivatives: Derivatives
+    step_size: float
+    corrected: bool
+    tolerance: float
+
+    @property
+    def edge(self) -> float:
+        """The largest stable curvature."""
+        return 2 / self.step_size
+
+    def stiffness(self, curvature: float) -> float:
+        """Of the flow, where the largest curvature is this."""
+        each = 1.05 * max(curvature, 1e-3 * self.edge)
+        return each * (1 + self.step_size / 2 * each) if self.corrected else each
+
+
+class State(NamedTuple):
+    """The flow at one time.
+
+    Attributes:
+      time: the time.
+      point: params as a vector.
+      found: eigenpairs, of which the last is below all that are near the edge.
+      near: how many are.
+      gradients: of the entries of Uᵀ∇²fU, U those near, as vectors of the same norm.
+      covariance: X of the step before, in U.
+      rank: of it.
+      response: by how much Newton's derivative was to be multiplied.
+    """
+
+    time: float
+    point: Vector
+    found: Eigenpairs
+    near: int
+    gradients: Block
+    covariance: Float[np.ndarray, "near near"]
+    rank: int
+    response: float
+
+    @property
+    def vectors(self) -> Block:
+        """Those near the edge."""
+        return self.found.vectors[: self.near]
+
+
+class Step(NamedTuple):
+    """A step that was tried.
+
+    Attributes:
+      fault: what is wrong with it.
+      point: params at its end.
+      found: eigenpairs there.
+      size: of its error, in tolerances.
+      covariance: X over the step, in the vectors of its beginning.
+      turned: the same vectors at its end.
+      rank: of X.
+      free: by how much eigenvalues would lie higher without X, at most.
+      response: see ``State``.
+    """
+
+    fault: Fault
+    point: Vector
+    found: Eigenpairs
+    size: float
+    covariance: Float[np.ndarray, "near near"]
+    turned: Block
+    rank: int
+    free: float
+    response: float
+
+
+def look(setting: Setting, point: Vector, near: Block, least: int) -> tuple[Eigenpairs, int]:
+    """Eigenpairs at a point, at least so many, and how many of them are near the edge."""
+    derivatives, wanted = setting.derivatives, min(max(least, 1), len(point))
+    threshold = (1 - NEAR) * setting.edge
+    while True:
+        found = eigenvectors.largest(
+            lambda block: derivatives.products(point, block),
+            *(near, wanted, RESIDUAL * setting.edge),
+        )
+        count = int((found.values > threshold).sum())
+        if count < wanted or wanted == len(point) or not np.isfinite(found.values).all():
+            return found, count
+        near, wanted = found.vectors, wanted + 1
+
+
+def state(
+    setting: Setting,
+    time: float,
+    point: Vector,
+    found: Eigenpairs,
+    near: int,
+    known: tuple[Block, Float[np.ndarray, "known known"]] | None = None,
+    rank: int = 0,
+    response: float = 1.0,
+) -> State:
+    """The state at a point; known: vectors, and the covariance of the step before in them."""
+    vectors = found.vectors[:near]
+    gradients = _entries(setting, point, vectors)
+    covariance = np.zeros((near, near))
+    if known is not None:
+        turn = vectors @ known[0].T
+        covariance = turn @ known[1] @ turn.T
+    return State(time, point, found, near, gradients, covariance, rank, response)
+
+
+def attempt(setting: Setting, at: State, length: float) -> Step:
+    """Tries a step."""
+    near, entries = at.near, complementarity.vector(at.covariance)
+    begin, end, newton = at.gradients, at.gradients, None
+    guess, stiffness = at.found.vectors, setting.stiffness(at.found.values[0])
+    correction = setting.step_size if setting.corrected else None
+    fault, naive = Fault.SHORTER, 1.0
+    size, free, turned, rank = np.inf, 0.0, at.vectors, at.rank
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    point, found = at.point, at.found
+    for _ in range(MOST_NEWTON):
+        forces = (entries @ begin / 2, entries @ end / 2)
+        point, error = setting.derivatives.advance(
+            at.point, length, stiffness, forces, correction
+        )
+        size = float(np.linalg.norm(error)) / setting.tolerance
+        if not np.isfinite(size):
+            break
+        if size > COARSE:  # of no use, whatever holds the sharpness
+            return Step(Fault.NONE, point, found, size, at.covariance, turned, rank, 0.0, 1.0)
+        found, _ = look(setting, point, guess, near + 1)
+        guess = found.vectors
+        if len(found.values) > near and found.values[near] > (1 + ON_EDGE) * setting.edge:
+            reachable = at.found.values[near] > (1 - 5 * NEAR) * setting.edge
+            fault = Fault.MORE if reachable else Fault.SHORTER
+            break
+        turned, matrix, match = _aligned(at.vectors, found)
+        if near == 0:
+            return Step(Fault.NONE, point, found, size, at.covariance, turned, 0, 0.0, 1.0)
+        if match < MATCHED:
+            break
+        last, end = end, _entries(setting, point, turned)
+        shift = float(np.linalg.norm(entries @ (end - last))) * length / 4
+        held = complementarity.vector(matrix)
+        if newton is None:
+            newton = length / 4 * (begin @ end.T + end @ begin.T)
+            naive = np.trace(newton)
+            newton = at.response * newton
+        elif before is not None:
+            newton = _improved(newton, entries - before[0], before[1] - held)
+        slack = complementarity.vector(setting.edge * np.eye(near)) - held
+        wanted, left = complementarity.solve(newton, slack - newton @ entries, entries)
+        if not left < 1e-6:
+            break
+        change = newton @ (wanted - entries)
+        if np.linalg.norm(change) <= ON_EDGE * setting.edge and shift <= setting.tolerance / 2:
+            fault = Fault.NONE
+            break
+        before, entries = (entries, held), wanted
+    covariance = complementarity.matrix(entries)
+    if fault is Fault.NONE:
+        values, vectors = np.linalg.eigh(covariance)
+        rank = int((values > NOTHING * max(values.max(), 0)).sum()) if values.max() > 0 else 0
+        free = _freed(newton, values, vectors, at.rank)
+    response = float(np.trace(newton) / naive) if newton is not None and naive > 0 else 1.0
+    return Step(fault, point, found, size, covariance, turned, rank, free, response)
+
+
+def _entries(setting: Setting, point: Vector, vectors: Block) -> Block:
+    """Gradients of the entries of Uᵀ∇²fU."""
+    if not len(vectors):
+        return np.zeros((0, len(point)))
+    thirds = setting.derivatives.thirds(point, *pairs(vectors))
+    return weights(len(vectors))[:, None] * thirds
+
+
+def _aligned(vectors: Block, found: Eigenpairs) -> tuple[Block, np.ndarray, float]:
+    """The vectors at the end that are nearest to those given, Uᵀ∇²fU in them, and the cosine."""
+    near = len(vectors)
+    if not near:
+        return vectors, np.zeros((0, 0)), 1.0
+    left, cosines, right = np.linalg.svd(vectors @ found.vectors[:near].T)
+    turn = left @ right
+    matrix = (turn * found.values[:near]) @ turn.T
+    return turn @ found.vectors[:near], matrix, float(cosines.min())
+
+
+def _improved(newton: np.ndarray, moved: np.ndarray, answered: np.ndarray) -> np.ndarray:
+    """The derivative that a step of Newton's shows, by the formula of BFGS."""
+    along = float(moved @ answered)
+    if not along > 1e-8 * np.linalg.norm(moved) * np.linalg.norm(answered):
+        return newton
+    before = newton @ moved
+    curved = float(moved @ before)
+    if not curved > 0:
+        return newton
+    return newton + np.outer(answered, answered) / along - np.outer(before, before) / curved
+
+
+def _freed(newton: np.ndarray, values: np.ndarray, vectors: np.ndarray, rank: int) -> float:
+    """How much higher the largest eigenvalue would be without what was not held before."""
+    fresh = np.where(np.arange(len(values)) < len(values) - rank, values, 0.0)
+    added = complementarity.vector((vectors * fresh) @ vectors.T)
+    return float(np.linalg.eigvalsh(complementarity.matrix(newton @ added))[-1])
+
+
+def longest(setting: Setting) -> float:
+    """The longest step that is ever taken."""
+    return chebyshev.longest_step(setting.stiffness(setting.edge))
