@@ -233,7 +233,7 @@ def _follow(
     derivatives, step_size = setting.derivatives, setting.step_size
     before = derivatives.evaluations
     outputs, events = list[_Output](), list[tuple[float, int]]()
-    at, near = _begin(setting)
+    at = steps.begin(setting)
     length, taken, rejected, ended, residual = FIRST * step_size, 0, 0, COMPLETE, 0.0
     fresh = False  # whether the step before had an event
     pending: float | None = None  # length of the step before the time that is told next
@@ -257,10 +257,7 @@ def _follow(
         step = steps.attempt(setting, at, tried)
         shorter = _shorter(setting, at, step, tried)
         if step.fault is Fault.MORE:
-            at = steps.state(
-                *(setting, at.time, at.point, at.found, at.near + 1),
-                *((at.vectors, at.covariance), at.rank, at.response),
-            )
+            at = steps.widened(setting, at)
             ended = CROWDED if at.near > most_held else ended
         elif shorter is not None:
             rejected, length = rejected + 1, shorter
@@ -277,10 +274,10 @@ def _follow(
             fresh = step.rank != at.rank
             if fresh:
                 events.append((at.time + tried * _share(setting, at, step), step.rank))
-            at, near = _next(setting, at, step, target if reaches else at.time + tried)
+            at = steps.following(setting, at, step, target if reaches else at.time + tried)
             if reaches:
                 pending = tried
-            ended = CROWDED if near > most_held else ended
+            ended = CROWDED if at.near > most_held else ended
             grown = tried * float(np.clip(SAFE * max(step.size, 1e-9) ** (-1 / 3), LEAST, MOST))
             length = min(max(grown, length if reaches else 0.0), steps.longest(setting))
             if progress is not None:
@@ -291,26 +288,6 @@ def _follow(
         emit(at.covariance)
     evaluations = derivatives.evaluations - before
     return _Solve(outputs, events, residual, taken, rejected, evaluations, ended)
-
-
-def _begin(setting: Setting) -> tuple[State, int]:
-    """The state at the start."""
-    start = setting.derivatives.start
-    gradient = setting.derivatives.gradient(start)
-    generator = np.random.default_rng(0)
-    fresh = generator.standard_normal(len(start))
-    found, near = steps.look(setting, start, np.stack([gradient, fresh]), 1)
-    return steps.state(setting, 0.0, start, found, near), near
-
-
-def _next(setting: Setting, at: State, step: Step, time: float) -> tuple[State, int]:
-    """The state after a step."""
-    near = int((step.found.values > (1 - steps.NEAR) * setting.edge).sum())
-    known = step.turned, step.covariance
-    new = steps.state(
-        setting, time, step.point, step.found, near, known, step.rank, step.response
-    )
-    return new, near
 
 
 def _shorter(setting: Setting, at: State, step: Step, length: float) -> float | None:

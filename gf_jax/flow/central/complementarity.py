@@ -37,6 +37,15 @@ def matrix(entries: Vector) -> Matrix:
     return full + np.triu(full, 1).T
 
 
+def turned(
+    turn: Matrix, stack: Float[np.ndarray, "entries *more"]
+) -> Float[np.ndarray, "entries *more"]:
+    """turn @ each symmetric matrix @ turn.T, the matrices along the first axis as vectors."""
+    units = np.eye(len(stack))
+    columns = [vector(turn @ matrix(unit) @ turn.T) for unit in units]
+    return np.stack(columns, axis=1) @ stack if len(stack) else stack
+
+
 def solve(
     response: Float[np.ndarray, "entries entries"],
     offset: Vector,

@@ -73,7 +73,9 @@ class State(NamedTuple):
       near: how many are.
       gradients: of the entries of Uᵀ∇²fU, U those near, as vectors of the same norm.
       covariance: X of the step before, in U.
-      rank: of it.
+      slope: its derivative in time, by the two steps before.
+      length: of the step before.
+      rank: of X.
       response: by how much Newton's derivative was to be multiplied.
     """
 
@@ -83,6 +85,8 @@ class State(NamedTuple):
     near: int
     gradients: Block
     covariance: Float[np.ndarray, "near near"]
+    slope: Float[np.ndarray, "near near"]
+    length: float
     rank: int
     response: float
 
@@ -102,6 +106,7 @@ class Step(NamedTuple):
       size: of its error, in tolerances.
       covariance: X over the step, in the vectors of its beginning.
       turned: the same vectors at its end.
+      gradients: of the entries of Uᵀ∇²fU there, in these.
       rank: of X.
       free: by how much eigenvalues would lie higher without X, at most.
       response: see ``State``.
@@ -113,6 +118,7 @@ class Step(NamedTuple):
     size: float
     covariance: Float[np.ndarray, "near near"]
     turned: Block
+    gradients: Block
     rank: int
     free: float
     response: float
@@ -133,30 +139,52 @@ def look(setting: Setting, point: Vector, near: Block, least: int) -> tuple[Eige
         near, wanted = found.vectors, wanted + 1
 
 
-def state(
-    setting: Setting,
-    time: float,
-    point: Vector,
-    found: Eigenpairs,
-    near: int,
-    known: tuple[Block, Float[np.ndarray, "known known"]] | None = None,
-    rank: int = 0,
-    response: float = 1.0,
-) -> State:
-    """The state at a point; known: vectors, and the covariance of the step before in them."""
-    vectors = found.vectors[:near]
-    gradients = _entries(setting, point, vectors)
-    covariance = np.zeros((near, near))
-    if known is not None:
-        turn = vectors @ known[0].T
-        covariance = turn @ known[1] @ turn.T
-    return State(time, point, found, near, gradients, covariance, rank, response)
+def begin(setting: Setting) -> State:
+    """The state at the start."""
+    start = setting.derivatives.start
+    fresh = np.random.default_rng(0).standard_normal(len(start))
+    gradient = setting.derivatives.gradient(start)
+    found, near = look(setting, start, np.stack([gradient, fresh]), 1)
+    none, vectors = np.zeros((near, near)), found.vectors[:near]
+    entries = _entries(setting, start, vectors)
+    return State(0.0, start, found, near, entries, none, none, 1.0, 0, 1.0)
+
+
+def widened(setting: Setting, at: State) -> State:
+    """The same state, with one more eigenvector taken to be near the edge."""
+    near = at.near + 1
+    entries = _entries(setting, at.point, at.found.vectors[:near])
+    covariance, slope = (np.pad(each, (0, 1)) for each in (at.covariance, at.slope))
+    return at._replace(near=near, gradients=entries, covariance=covariance, slope=slope)
+
+
+def following(setting: Setting, at: State, step: Step, time: float) -> State:
+    """The state after a step that is accepted, at the time of its end."""
+    near = int((step.found.values > (1 - NEAR) * setting.edge).sum())
+    vectors = step.found.vectors[:near]
+    turn, length = vectors @ step.turned.T, time - at.time
+    slope = np.zeros_like(step.covariance)
+    if step.rank == at.rank:
+        between = (length + at.length) / 2
+        slope = (step.covariance - at.covariance) / max(between, setting.step_size)
+    if near == at.near:  # the same space
+        entries = complementarity.turned(turn, step.gradients)
+    else:
+        entries = _entries(setting, step.point, vectors)
+    return State(
+        *(time, step.point, step.found, near, entries),
+        *(turn @ step.covariance @ turn.T, turn @ slope @ turn.T, length),
+        *(step.rank, step.response),
+    )
 
 
 def attempt(setting: Setting, at: State, length: float) -> Step:
     """Tries a step."""
     near, entries = at.near, complementarity.vector(at.covariance)
     begin, end, newton = at.gradients, at.gradients, None
+    rise = complementarity.vector(at.slope) * length / 2
+    most = np.linalg.norm(entries) / 2
+    rise *= min(1.0, most / max(np.linalg.norm(rise), 1e-300))
     guess, stiffness = at.found.vectors, setting.stiffness(at.found.values[0])
     correction = setting.step_size if setting.corrected else None
     fault, naive = Fault.SHORTER, 1.0
@@ -164,15 +192,15 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
     before: tuple[np.ndarray, np.ndarray] | None = None
     point, found = at.point, at.found
     for _ in range(MOST_NEWTON):
-        forces = (entries @ begin / 2, entries @ end / 2)
+        forces = ((entries - rise) @ begin / 2, (entries + rise) @ end / 2)
         point, error = setting.derivatives.advance(
             at.point, length, stiffness, forces, correction
         )
-        size = float(np.linalg.norm(error)) / setting.tolerance
+        size = _size(at, error, length * stiffness) / setting.tolerance
         if not np.isfinite(size):
             break
         if size > COARSE:  # of no use, whatever holds the sharpness
-            return Step(Fault.NONE, point, found, size, at.covariance, turned, rank, 0.0, 1.0)
+            return Step(Fault.NONE, point, found, size, at.covariance, turned, end, rank, 0.0, 1.0)
         found, _ = look(setting, point, guess, near + 1)
         guess = found.vectors
         if len(found.values) > near and found.values[near] > (1 + ON_EDGE) * setting.edge:
@@ -181,7 +209,7 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
             break
         turned, matrix, match = _aligned(at.vectors, found)
         if near == 0:
-            return Step(Fault.NONE, point, found, size, at.covariance, turned, 0, 0.0, 1.0)
+            return Step(Fault.NONE, point, found, size, at.covariance, turned, end, 0, 0.0, 1.0)
         if match < MATCHED:
             break
         last, end = end, _entries(setting, point, turned)
@@ -198,7 +226,8 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
         if not left < 1e-6:
             break
         change = newton @ (wanted - entries)
-        if np.linalg.norm(change) <= ON_EDGE * setting.edge and shift <= setting.tolerance / 2:
+        exact = ON_EDGE * setting.edge * min(1.0, length / setting.step_size)
+        if np.linalg.norm(change) <= exact and shift <= setting.tolerance / 2:
             fault = Fault.NONE
             break
         before, entries = (entries, held), wanted
@@ -208,7 +237,14 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
         rank = int((values > NOTHING * max(values.max(), 0)).sum()) if values.max() > 0 else 0
         free = _freed(newton, values, vectors, at.rank)
     response = float(np.trace(newton) / naive) if newton is not None and naive > 0 else 1.0
-    return Step(fault, point, found, size, covariance, turned, rank, free, response)
+    return Step(fault, point, found, size, covariance, turned, end, rank, free, response)
+
+
+def _size(at: State, error: Vector, stiffness: float) -> float:
+    """Of an error, of which what lies along eigenvectors near the edge decays within the step."""
+    vectors = at.found.vectors[: max(at.near, 1)]
+    along = vectors @ error
+    return float(np.linalg.norm(error - along * stiffness / (1 + stiffness) @ vectors))
 
 
 def _entries(setting: Setting, point: Vector, vectors: Block) -> Block:
