@@ -44,6 +44,7 @@ FIRST = 0.5  # step, in step sizes of descent
 SHORTEST = 1 / 64  # likewise: no covariance holds the sharpness if none is found then
 LOCATED = 1.0  # likewise: length of the step in which an eigenvalue reaches or leaves the edge
 SAFE, LEAST, MOST = 0.8, 0.2, 2.5  # of the factor between two steps
+LOWEST, MOST_LOWEST = 1e-2, 60  # residual of the smallest eigenvalue over the edge, and products
 PAST = 1e-3  # of the edge, by which a start may be past it
 
 ENDINGS = (
@@ -237,7 +238,7 @@ def _follow(
     length, taken, rejected, ended, residual = FIRST * step_size, 0, 0, COMPLETE, 0.0
     fresh = False  # whether the step before had an event
     pending: float | None = None  # length of the step before the time that is told next
-    bottom = derivatives.start[None] + 1.0
+    bottom = np.random.default_rng(1).standard_normal((1, len(derivatives.start)))
     if at.found.values[0] > (1 + PAST) * setting.edge:
         ended = STARTED_PAST
 
@@ -316,7 +317,7 @@ def _lowest(setting: Setting, at: State, near: np.ndarray) -> eigenvectors.Eigen
     derivatives = setting.derivatives
     return eigenvectors.largest(
         lambda block: -derivatives.products(at.point, block),
-        *(near, 1, steps.RESIDUAL * setting.edge),
+        *(near, 1, LOWEST * setting.edge, MOST_LOWEST),
     )
 
 
