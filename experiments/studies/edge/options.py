@@ -21,8 +21,8 @@ class Options(groups.Arithmetic, groups.Ratios):
 
     # So that sharpness rises to the edge and stays, on digits as on MNIST.
     step_size: float = 0.16
-    iterations: int = 1_000
-    ratios: tuple[int, ...] = groups.ratios_option((2, 4))
+    iterations: int = 1_500
+    ratios: tuple[int, ...] = groups.ratios_option((2,))
     activation: str = "tanh"
     loss: str = "squared"
     widths: tuple[int, ...] = (20, 20)

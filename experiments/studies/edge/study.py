@@ -2,8 +2,8 @@
 
     python -m experiments.main --experiment=edge
 
-runs descent at three step sizes, of which the largest is past its edge of stability for most of
-the run, averages it over windows of 50 iterations, and compares the averages with gradient flow
+runs descent at two step sizes, of which the larger is past its edge of stability for most of the
+run, averages it over windows of 50 iterations, and compares the averages with gradient flow
 and with the central flow of each step size, which is followed from the start alone.
 
     python -m experiments.main --experiment=edge --activation=gelu --step_sizes=0.1
@@ -29,6 +29,7 @@ from experiments.studies.edge.records import Averages, Edges
 from gf_jax.comparison import precise_distance
 
 MOST_HELD = 8
+TOLERANCE = 3e-4  # of a step of the central flow, in parameters
 SHARPNESS = 1e-3  # relative residual of eigenvalues
 
 
@@ -103,11 +104,10 @@ def _lane(
             *(f, start, times, step_size),
             corrected=options.corrected,
             most_held=MOST_HELD,
+            tolerance=TOLERANCE,
             progress=tell,
         ),
-        structures.of(
-            gf_jax.CentralFlow, start, times=len(times), most=MOST_HELD, parameters=size
-        ),
+        structures.of(gf_jax.CentralFlow, start, times=len(times), most=MOST_HELD, parameters=size),
     )
     between = time.perf_counter()
     schedule = options.schedule_of(ratio)

@@ -15,25 +15,28 @@ from gf_jax.study.summary import IN_SIGHT
 
 GROWN = 0.5  # of the predicted variance, from which on an oscillation counts as grown
 FLOAT64 = 8
+KEPT, STEPPING = 10, 100  # vectors of all parameters, at each time and during a step
 LEGEND = """\
-All at the last time but past edge, which is when the central flow of the step
-size reaches its edge. run: averaged over windows. of edge: largest eigenvalue
-of the Hessian times step size / 2. loss, sharpness, oscillation (its root mean
-square): of the run, and as the central flow predicts them. to central, to flow:
-distance of the averaged run from its central flow and from gradient flow.
-±: estimated error of the central flow. gradients: that run and central flow took."""
+Pairs are of the averaged run, and as the central flow predicts it. past edge:
+when the central flow reaches the edge. of edge: largest eigenvalue of the
+Hessian times step size / 2. oscillation: its root mean square. to central, to
+flow: distance of the averaged run from its central flow and from gradient
+flow. ±: estimated error of the central flow."""
+COST = """\
+gradients of a run, and gradient-sized evaluations of its central flow with the
+second solve that tells its error."""
 
 
 def announcement(options: Options, start: Any) -> list[str]:
     """What runs and central flows take, told beforehand."""
     size = sum(leaf.size for leaf in jax.tree.leaves(start))
-    count, total = len(options.times), sum(options.schedule.lanes) * options.iterations
-    least = FLOAT64 * size * (10 * count + 100)
+    total = sum(options.schedule.lanes) * options.iterations
+    least = FLOAT64 * size * (KEPT * len(options.times) + STEPPING)
     return [
-        f"{len(options.all_step_sizes)} runs, {total:,} gradient evaluations in all; central "
-        f"flows, mostly 10 to 40 gradients a step of the largest run and with k eigenvalues at the "
-        "edge k² as many third derivatives as with one, at least "
-        f"{memory.in_words(least)} of memory"
+        f"{len(options.all_step_sizes)} runs, {total:,} gradient evaluations in all",
+        "central flows: mostly 5 to 40 gradient-sized evaluations for a step of the largest run, "
+        "which grow with the square of the number of eigenvalues at the edge, at least "
+        f"{memory.in_words(least)} of memory",
     ]
 
 
@@ -61,7 +64,7 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
             "central_error": saved.central_error[-1, lane],
             "travelled": saved.travelled[-1, lane],
             "average_loss": saved.average_loss[-1, lane],
-            "predicted_loss": saved.central_loss[-1, lane],
+            "predicted_average_loss": saved.central_loss[-1, lane],
             "of_edge": saved.sharpness[-1, lane] * step_size / 2,
             "predicted_of_edge": saved.central_sharpness[-1, lane] * step_size / 2,
             "oscillation": np.sqrt(saved.variance[-1, lane]),
@@ -161,32 +164,44 @@ def _distances(told: dict[str, Any]) -> str:
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
-    """Prints the numbers at the last time, one row per step size."""
+    """Prints the numbers at the last time and what they took, one row per step size."""
+    runs = summary["runs"]
     rows = [
         (
             f"{lane['step_size']:g}",
-            report.text(lane["past_edge"], ".4g") if lane["past_edge"] is not None else "–",
-            _pair(lane, "of_edge", ".3f"),
-            _pair(lane, "average_loss", ".5f", "predicted_loss"),
-            _pair(lane, "oscillation", ".4f"),
-            report.text(lane["from_central"], ".3e"),
+            report.dash(lane["past_edge"], ".4g"),
+            *_pair(lane, "of_edge", ".3f"),
+            *_pair(lane, "average_loss", ".4f"),
+            *_pair(lane, "oscillation", ".4f"),
+            report.text(lane["from_central"], ".3g"),
             report.text(lane["central_error"], ".0e"),
-            report.text(lane["from_flow"], ".3e"),
-            f"{lane['evaluations']:,} {lane['central_evaluations']:,}",
+            report.text(lane["from_flow"], ".3g"),
         )
-        for lane in summary["runs"]
+        for lane in runs
     ]
     title = (
         f"{summary['network']} on {summary['data']}\nat time {summary['time']:g}, where the loss "
         f"of gradient flow is {report.text(summary['flow_loss'], '.5g')}"
     )
     heads = (
-        *("step size", "past edge", "of edge", "loss", "oscillation"),
-        *("to central", "±", "to flow", "gradients"),
+        *("step", "past", "of", "edge", "loss", "", "oscil-", "lation"),
+        *("to central", "±", "to flow"),
     )
     report.show_table(console, title, heads, rows, legend=LEGEND)
+    costs = [
+        (
+            f"{lane['step_size']:g}",
+            f"{lane['evaluations']:,}",
+            f"{lane['seconds']:.1f} s",
+            f"{lane['central_evaluations']:,}",
+            f"{lane['central_seconds']:.1f} s",
+        )
+        for lane in runs
+    ]
+    heads = ("step size", "run: gradients", "time", "central flow: gradients", "time")
+    report.show_table(console, "what they took", heads, costs, legend=COST)
 
 
-def _pair(lane: dict[str, Any], name: str, form: str, predicted: str = "") -> str:
+def _pair(lane: dict[str, Any], name: str, form: str) -> tuple[str, str]:
     """A number as measured and as predicted."""
-    return " ".join(report.text(lane[each], form) for each in (name, predicted or f"predicted_{name}"))
+    return report.text(lane[name], form), report.text(lane[f"predicted_{name}"], form)

@@ -40,6 +40,8 @@ PyTree = Any
 
 TOLERANCE = 1e-4
 LOOSER = 10.0
+# The difference of both solves over the error of the finer, of second order in steps of third.
+SHARE = LOOSER ** (2 / 3) - 1
 FIRST = 0.5  # step, in step sizes of descent
 SHORTEST = 1 / 64  # likewise: no covariance holds the sharpness if none is found then
 LOCATED = 1.0  # likewise: length of the step in which an eigenvalue reaches or leaves the edge
@@ -376,11 +378,14 @@ def _told(
         held=np.nan_to_num(column("held")).astype(int),
         event_times=np.array([time for time, _ in found.events], float),
         event_held=np.array([held for _, held in found.events], int),
-        error=SAFETY * precise_distance(points, np.stack(again), 1),
+        error=SAFETY / SHARE * precise_distance(points, np.stack(again), 1),
         residual=found.residual,
         ended=found.ended,
         statistics=Statistics(
-            found.steps, found.rejected, found.evaluations, found.ended == COMPLETE,
+            found.steps,
+            found.rejected,
+            found.evaluations,
+            found.ended == COMPLETE,
             rough.evaluations,
         ),
     )

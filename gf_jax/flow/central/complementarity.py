@@ -14,8 +14,9 @@ matrix, SIAM J. Matrix Anal. Appl. 2006 (the derivative of the projection).
 import numpy as np
 from jaxtyping import Float
 
-MOST = 200  # iterations
-RIDGE = 1e-13  # of G, over its norm, so that what depends on nothing stays at nothing
+MOST = 100  # iterations
+RIDGE = 1e-9  # added to G, over its norm, so that there is one solution where G has no inverse
+TINY = 1e-300  # so that nothing over nothing is nothing
 TIE = 1e-14  # eigenvalues, over the largest, that are taken to be one
 
 Matrix = Float[np.ndarray, "k k"]
@@ -40,7 +41,7 @@ def matrix(entries: Vector) -> Matrix:
 def turned(
     turn: Matrix, stack: Float[np.ndarray, "entries *more"]
 ) -> Float[np.ndarray, "entries *more"]:
-    """turn @ each symmetric matrix @ turn.T, the matrices along the first axis as vectors."""
+    """What turn @ matrix @ turn.T is of symmetric matrices, which lie along the first axis as vectors."""
     units = np.eye(len(stack))
     columns = [vector(turn @ matrix(unit) @ turn.T) for unit in units]
     return np.stack(columns, axis=1) @ stack if len(stack) else stack
@@ -50,12 +51,12 @@ def solve(
     response: Float[np.ndarray, "entries entries"],
     offset: Vector,
     start: Vector,
-    tolerance: float = 1e-10,
+    tolerance: float = 1e-8,
 ) -> tuple[Vector, float]:
     """X, by Newton's method on X = P(X − Y / ‖G‖), P the projection on X ⪰ 0.
 
-    Where Newton's step does not make the difference of both sides smaller, the right side is
-    taken, which never leads away.
+    A step of Newton's is shortened until the difference of both sides falls; where it does not
+    the right side is taken, which never leads away.
 
     Args:
       response: G, symmetric and positive semidefinite.
@@ -74,21 +75,30 @@ def solve(
         whole = matrix(offset)
         holds = not len(whole) or np.linalg.eigvalsh(whole)[0] >= 0
         return np.zeros_like(start), 0.0 if holds else np.inf
-    unit = response / steepest + RIDGE * np.eye(len(offset))
-    shift = offset / steepest
-    found, left = start, np.inf
+    identity = np.eye(len(offset))
+    unit, shift = response / steepest + RIDGE * identity, offset / steepest
+
+    def distance(point: Vector) -> tuple[Vector, np.ndarray, float]:
+        """From where the projection takes a point, and the derivative of the projection."""
+        target, derivative = _projection(point - unit @ point - shift)
+        return target, derivative, float(np.linalg.norm(point - target))
+
+    found, (target, derivative, left) = start, distance(start)
     for _ in range(MOST):
-        target, derivative = _projection(found - unit @ found - shift)
-        rest = found - target
-        left = np.linalg.norm(rest) / max(np.linalg.norm(found), np.linalg.norm(shift), 1e-300)
-        if left <= tolerance:
+        scale = max(np.linalg.norm(found), np.linalg.norm(shift), TINY)
+        if left <= tolerance * scale:
             break
-        jacobian = np.eye(len(found)) - derivative @ (np.eye(len(found)) - unit)
-        newton = found - np.linalg.lstsq(jacobian, rest, rcond=None)[0]
-        ahead, _ = _projection(newton - unit @ newton - shift)
-        better = np.linalg.norm(newton - ahead) < 0.9 * np.linalg.norm(rest)
-        found = newton if better else target
-    return vector(_positive(matrix(found))), float(left)
+        jacobian = identity - derivative @ (identity - unit)
+        newton = np.linalg.lstsq(jacobian, target - found, rcond=None)[0]
+        for share in (1.0, 0.5, 0.25, 0.125):
+            ahead = found + share * newton
+            new = distance(ahead)
+            if new[2] < (1 - share / 10) * left:
+                break
+        else:
+            ahead, new = target, distance(target)
+        found, (target, derivative, left) = ahead, new
+    return vector(_positive(matrix(found))), left / scale
 
 
 def _positive(whole: Matrix) -> Matrix:

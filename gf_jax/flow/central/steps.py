@@ -21,7 +21,7 @@ from gf_jax.flow.central.derivatives import Block, Derivatives, Vector, pairs, w
 from gf_jax.flow.central.eigenvectors import Eigenpairs
 
 NEAR = 0.01  # below the edge, as a share of it: such eigenvectors may be reached within a step
-ON_EDGE = 1e-5  # how far from the edge an eigenvalue may be that is held, as a share of it
+ON_EDGE, MOST_OFF_EDGE = 0.1, 1e-3  # share of the edge over the tolerance, and at most
 RESIDUAL = 1e-3  # of eigenvectors, over the edge
 MOST_NEWTON = 8
 MATCHED = 0.8  # least cosine between the spaces at both ends of a step
@@ -56,6 +56,11 @@ class Setting(NamedTuple):
     def edge(self) -> float:
         """The largest stable curvature."""
         return 2 / self.step_size
+
+    @property
+    def on_edge(self) -> float:
+        """How far from the edge an eigenvalue may be that is held, as a share of it."""
+        return min(ON_EDGE * self.tolerance, MOST_OFF_EDGE)
 
     def stiffness(self, curvature: float) -> float:
         """Of the flow, where the largest curvature is this."""
@@ -193,9 +198,7 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
     point, found = at.point, at.found
     for _ in range(MOST_NEWTON):
         forces = ((entries - rise) @ begin / 2, (entries + rise) @ end / 2)
-        point, error = setting.derivatives.advance(
-            at.point, length, stiffness, forces, correction
-        )
+        point, error = setting.derivatives.advance(at.point, length, stiffness, forces, correction)
         size = _size(at, error, length * stiffness) / setting.tolerance
         if not np.isfinite(size):
             break
@@ -203,7 +206,7 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
             return Step(Fault.NONE, point, found, size, at.covariance, turned, end, rank, 0.0, 1.0)
         found, _ = look(setting, point, guess, near + 1)
         guess = found.vectors
-        if len(found.values) > near and found.values[near] > (1 + ON_EDGE) * setting.edge:
+        if len(found.values) > near and found.values[near] > (1 + setting.on_edge) * setting.edge:
             reachable = at.found.values[near] > (1 - 5 * NEAR) * setting.edge
             fault = Fault.MORE if reachable else Fault.SHORTER
             break
@@ -226,7 +229,7 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
         if not left < 1e-6:
             break
         change = newton @ (wanted - entries)
-        exact = ON_EDGE * setting.edge * min(1.0, length / setting.step_size)
+        exact = setting.on_edge * setting.edge * min(1.0, length / setting.step_size)
         if np.linalg.norm(change) <= exact and shift <= setting.tolerance / 2:
             fault = Fault.NONE
             break
