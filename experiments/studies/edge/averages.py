@@ -64,14 +64,17 @@ def _iterates(
     for part in gf_jax.descent_segments(f, start, schedule, arithmetic=arithmetic):
         kept = np.isin(part.iterations, part.snapshot_iterations)
         losses, norms = (
-            np.float64(each[:, 0]) for each in (part.metrics.loss, part.metrics.gradient_norm)
+            np.asarray(each[:, 0], float)
+            for each in (part.metrics.loss, part.metrics.gradient_norm)
         )
         if part.iterations[0] == 0:
-            flat = np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(start)])
+            flat = np.concatenate(
+                [np.asarray(leaf, float).ravel() for leaf in jax.tree.leaves(start)]
+            )
             yield 0, flat, float(losses[0]), float(norms[0])
         leaves = [leaf[:, 0] for leaf in jax.tree.leaves(part.snapshots)]
         for number, at in enumerate(np.flatnonzero(kept)):
-            flat = np.concatenate([np.float64(leaf[number]).ravel() for leaf in leaves])
+            flat = np.concatenate([np.asarray(leaf[number], float).ravel() for leaf in leaves])
             yield int(part.iterations[at]), flat, float(losses[at]), float(norms[at])
         tell(int(part.iterations[-1]) / schedule.iterations)
 

@@ -30,6 +30,7 @@ from gf_jax.comparison import precise_distance
 
 MOST_HELD = 8
 TOLERANCE = 3e-4  # of a step of the central flow, in parameters
+BUDGET = 20  # gradients of gradient flow over those of all runs
 SHARPNESS = 1e-3  # relative residual of eigenvalues
 
 
@@ -64,10 +65,11 @@ def _compare(workplace: NetworkWorkplace[Options]) -> Edges:
     """All runs and flows, one after another."""
     options, study = workplace.options, workplace.study
     f, start, times = study.objective.loss, study.initial_params, options.times
+    budget = BUDGET * sum(options.schedule.lanes) * options.iterations
     flow = harness.solve_once(
         workplace,
         "gradient flow",
-        lambda tell: gf_jax.gradient_flow(f, start, times, progress=tell),
+        lambda tell: gf_jax.gradient_flow(f, start, times, budget=budget, progress=tell),
         structures.of(gf_jax.Flow, start, times=len(times)),
     )
     lanes = [

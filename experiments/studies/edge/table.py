@@ -70,7 +70,7 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
             "oscillation": np.sqrt(saved.variance[-1, lane]),
             "predicted_oscillation": np.sqrt(saved.central_variance[-1, lane]),
         }
-    told = {name: report.finite(value) for name, value in numbers.items()}
+    told: dict[str, Any] = {name: report.finite(value) for name, value in numbers.items()}
     told |= {
         "step_size": step_size,
         "past_edge": report.finite(past),
@@ -198,8 +198,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
         )
         for lane in runs
     ]
-    heads = ("step size", "run: gradients", "time", "central flow: gradients", "time")
-    report.show_table(console, "what they took", heads, costs, legend=COST)
+    columns = ("step size", "run: gradients", "time", "central flow: gradients", "time")
+    report.show_table(console, "what they took", columns, costs, legend=COST)
 
 
 def _pair(lane: dict[str, Any], name: str, form: str) -> tuple[str, str]:

@@ -24,11 +24,12 @@ Source: Cohen, Damian et al., Understanding Optimization in Deep Learning with C
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow.central import eigenvectors, steps
+from gf_jax.flow.central import complementarity, eigenvectors, steps
 from gf_jax.flow.central.derivatives import Derivatives
 from gf_jax.flow.central.steps import Fault, Setting, State, Step
 from gf_jax.flow.flow import check_twice, checked_step_sizes
@@ -333,7 +334,7 @@ def _output(
     variances, axes = np.zeros(most), np.zeros((most, len(at.point)))
     kept = values > 0
     variances[: kept.sum()], axes[: kept.sum()] = values[kept], vectors[:, kept].T @ at.vectors
-    force = steps.complementarity.vector(covariance) @ at.gradients / 2
+    force = complementarity.vector(covariance) @ at.gradients / 2
     whole = setting.derivatives.gradient(at.point) + force
     curvatures = at.found.values[: at.near]
     spread = np.diag(covariance)
@@ -361,7 +362,7 @@ def _told(
         return np.stack([*known, *[np.full(shape, np.nan)] * missing])
 
     points = column("point", size)
-    params = jax.tree.map(np.asarray, jax.vmap(derivatives.unravel)(points))
+    params = jax.tree.map(np.asarray, jax.vmap(derivatives.unravel)(jnp.asarray(points)))
     loss = problem.losses(params, stack_axes=1)
     again = [each.point for each in rough.outputs[: len(points)]]
     again += [np.full(size, np.nan)] * (len(points) - len(again))

@@ -41,7 +41,7 @@ def matrix(entries: Vector) -> Matrix:
 def turned(
     turn: Matrix, stack: Float[np.ndarray, "entries *more"]
 ) -> Float[np.ndarray, "entries *more"]:
-    """What turn @ matrix @ turn.T is of symmetric matrices, which lie along the first axis as vectors."""
+    """The matrix turn @ each of a stack of symmetric matrices @ turn.T, as vectors."""
     units = np.eye(len(stack))
     columns = [vector(turn @ matrix(unit) @ turn.T) for unit in units]
     return np.stack(columns, axis=1) @ stack if len(stack) else stack
@@ -85,7 +85,7 @@ def solve(
 
     found, (target, derivative, left) = start, distance(start)
     for _ in range(MOST):
-        scale = max(np.linalg.norm(found), np.linalg.norm(shift), TINY)
+        scale = max(float(np.linalg.norm(found)), float(np.linalg.norm(shift)), TINY)
         if left <= tolerance * scale:
             break
         jacobian = identity - derivative @ (identity - unit)

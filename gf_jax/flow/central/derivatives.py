@@ -119,7 +119,7 @@ class Derivatives:
 
             return chebyshev.step(velocity, point, length, method)
 
-        functions = {
+        functions: dict[str, Any] = {
             "gradient": gradient,
             "products": products,
             "thirds": thirds,

@@ -188,8 +188,8 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
     near, entries = at.near, complementarity.vector(at.covariance)
     begin, end, newton = at.gradients, at.gradients, None
     rise = complementarity.vector(at.slope) * length / 2
-    most = np.linalg.norm(entries) / 2
-    rise *= min(1.0, most / max(np.linalg.norm(rise), 1e-300))
+    most = float(np.linalg.norm(entries)) / 2
+    rise *= min(1.0, most / max(float(np.linalg.norm(rise)), complementarity.TINY))
     guess, stiffness = at.found.vectors, setting.stiffness(at.found.values[0])
     correction = setting.step_size if setting.corrected else None
     fault, naive = Fault.SHORTER, 1.0
@@ -235,7 +235,7 @@ def attempt(setting: Setting, at: State, length: float) -> Step:
             break
         before, entries = (entries, held), wanted
     covariance = complementarity.matrix(entries)
-    if fault is Fault.NONE:
+    if fault is Fault.NONE and newton is not None:
         values, vectors = np.linalg.eigh(covariance)
         rank = int((values > NOTHING * max(values.max(), 0)).sum()) if values.max() > 0 else 0
         free = _freed(newton, values, vectors, at.rank)
