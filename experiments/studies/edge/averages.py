@@ -1,6 +1,7 @@
 """A run of descent averaged over windows, while it is made, so that few iterates are held."""
 
 import collections
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,7 @@ def average(
       arithmetic: name of the arithmetic of descent.
       tell: is told the share of the run that is done.
     """
+    started = time.perf_counter()
     iterates = _iterates(f, start, schedule, arithmetic, tell)
     held: collections.deque[tuple[int, np.ndarray, float, float]] = collections.deque()
     rows = list[tuple[Any, ...]]()
@@ -47,14 +49,16 @@ def average(
         while held[0][0] < middle - half:
             held.popleft()
         rows.append(_window([each for each in held if each[0] <= middle + half], directions))
-    params, *others = (np.stack(column) for column in zip(*rows, strict=True))
+    columns: list[Any] = [np.stack(column) for column in zip(*rows, strict=True)]
+    params, *others = columns
     leaves, structure = jax.tree.flatten(start)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(params, ends, axis=1)
     shaped = [
         part.reshape(len(part), *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)
     ]
-    return Averages(jax.tree.unflatten(structure, shaped), *others)
+    whole = jax.tree.unflatten(structure, shaped)
+    return Averages._make([whole, *others, time.perf_counter() - started])
 
 
 def _iterates(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+import gf_jax
 from gf_jax.records import record
 
 
@@ -17,6 +18,7 @@ class Averages(NamedTuple):
       average_loss, average_squared_gradient: over the window.
       variance: of the part of the iterates that alternates, summed over all parameters.
       covariance: of that part, along the axes of the predicted oscillation.
+      seconds: that the run took.
     """
 
     params: Any
@@ -25,6 +27,14 @@ class Averages(NamedTuple):
     average_squared_gradient: Float[np.ndarray, " times"]
     variance: Float[np.ndarray, " times"]
     covariance: Float[np.ndarray, "times most most"]
+    seconds: float
+
+
+class Followed(NamedTuple):
+    """A central flow, and the seconds that it took."""
+
+    flow: gf_jax.CentralFlow
+    seconds: float
 
 
 @record
@@ -54,7 +64,6 @@ class Edges:
       ended: why the central flow ended before the last time, of lanes; 0 if it did not.
       evaluations: gradients that the runs took, of lanes.
       central_evaluations: that the central flow took with its check, of lanes.
-      seconds, central_seconds: that both took, of lanes.
     """
 
     network_label: str
@@ -84,5 +93,3 @@ class Edges:
     ended: np.ndarray
     evaluations: np.ndarray
     central_evaluations: np.ndarray
-    seconds: np.ndarray
-    central_seconds: np.ndarray

@@ -25,8 +25,9 @@ from experiments.runs.harness import NetworkWorkplace
 from experiments.studies.edge import figure, table
 from experiments.studies.edge.averages import average
 from experiments.studies.edge.options import Options
-from experiments.studies.edge.records import Averages, Edges
+from experiments.studies.edge.records import Averages, Edges, Followed
 from gf_jax.comparison import precise_distance
+from gf_jax.flow.problem import Progress
 
 MOST_HELD = 8
 TOLERANCE = 3e-4  # of a step of the central flow, in parameters
@@ -47,10 +48,10 @@ def run(options: Options) -> int:
     for line in table.announcement(options, workplace.study.initial_params):
         workplace.say(line)
     try:
-        saved = _compare(workplace)
+        saved, seconds = _compare(workplace)
     except KeyboardInterrupt:
         return harness.interrupt(workplace, "not all runs and flows are known yet")
-    summary = table.summarise(saved)
+    summary = table.summarise(saved, seconds)
     with harness.results(workplace):
         store.write_record(workplace.directory, "edge", saved)
     drawn = harness.draw(workplace, lambda: figure.draw(saved))
@@ -61,8 +62,8 @@ def run(options: Options) -> int:
     return EXIT_DIVERGED if any(lane["diverged"] for lane in summary["runs"]) else 0
 
 
-def _compare(workplace: NetworkWorkplace[Options]) -> Edges:
-    """All runs and flows, one after another."""
+def _compare(workplace: NetworkWorkplace[Options]) -> tuple[Edges, list[dict[str, float]]]:
+    """All runs and flows, one after another, and the seconds that each lane took."""
     options, study = workplace.options, workplace.study
     f, start, times = study.objective.loss, study.initial_params, options.times
     budget = BUDGET * sum(options.schedule.lanes) * options.iterations
@@ -76,8 +77,9 @@ def _compare(workplace: NetworkWorkplace[Options]) -> Edges:
         _lane(workplace, ratio, step_size, flow)
         for ratio, step_size in zip(options.schedule.lanes, options.all_step_sizes, strict=True)
     ]
+    seconds = [{name: lane.pop(name) for name in table.SECONDS} for lane in lanes]
     columns = {name: np.stack([lane[name] for lane in lanes], axis=-1) for name in lanes[0]}
-    return Edges(
+    saved = Edges(
         network_label=study.network_label,
         data_label=study.dataset.label,
         loss_unit=study.objective.of_outputs.unit,
@@ -88,6 +90,7 @@ def _compare(workplace: NetworkWorkplace[Options]) -> Edges:
         flow_sharpness=_sharpness(workplace, "sharpness of gradient flow", flow.params),
         **columns,
     )
+    return saved, seconds
 
 
 def _lane(
@@ -98,20 +101,24 @@ def _lane(
     f, start, times = study.objective.loss, study.initial_params, options.times
     size = sum(leaf.size for leaf in jax.tree.leaves(start))
     named = f"step size {step_size:g}"
-    begun = time.perf_counter()
-    central = harness.solve_once(
-        workplace,
-        f"central flow, {named}",
-        lambda tell: gf_jax.central_flow(
+
+    def follow(tell: Progress) -> Followed:
+        begun = time.perf_counter()
+        found = gf_jax.central_flow(
             *(f, start, times, step_size),
             corrected=options.corrected,
             most_held=MOST_HELD,
             tolerance=TOLERANCE,
             progress=tell,
-        ),
-        structures.of(gf_jax.CentralFlow, start, times=len(times), most=MOST_HELD, parameters=size),
+        )
+        return Followed(found, time.perf_counter() - begun)
+
+    central, seconds = harness.solve_once(
+        workplace,
+        f"central flow, {named}",
+        follow,
+        structures.of(Followed, start, times=len(times), most=MOST_HELD, parameters=size),
     )
-    between = time.perf_counter()
     schedule = options.schedule_of(ratio)
     run = harness.solve_once(
         workplace,
@@ -122,7 +129,6 @@ def _lane(
         ),
         structures.of(Averages, start, times=len(times), most=MOST_HELD),
     )
-    ended = time.perf_counter()
     sharpness = _sharpness(workplace, f"sharpness, {named}", run.params)
     share = 2 / ratio  # of a window of this run in the time between two windows
     return {
@@ -146,8 +152,8 @@ def _lane(
         "evaluations": schedule.gradient_evaluations,
         "central_evaluations": central.statistics.gradient_evaluations
         + central.statistics.checking_evaluations,
-        "seconds": ended - between,
-        "central_seconds": between - begun,
+        "seconds": run.seconds,
+        "central_seconds": seconds,
     }
 
 

@@ -14,14 +14,14 @@ from gf_jax.flow.central.central_flow import ENDINGS
 from gf_jax.study.summary import IN_SIGHT
 
 GROWN = 0.5  # of the predicted variance, from which on an oscillation counts as grown
+SECONDS = ("seconds", "central_seconds")
 FLOAT64 = 8
 KEPT, STEPPING = 10, 100  # vectors of all parameters, at each time and during a step
 LEGEND = """\
-Pairs are of the averaged run, and as the central flow predicts it. past edge:
-when the central flow reaches the edge. of edge: largest eigenvalue of the
-Hessian times step size / 2. oscillation: its root mean square. to central, to
-flow: distance of the averaged run from its central flow and from gradient
-flow. ±: estimated error of the central flow."""
+run: averaged over a window; central, gradient: as these flows predict it. of
+edge: largest eigenvalue of the Hessian times step size / 2. oscillation: its root mean
+square. distance: of the averaged run from both flows. ±: estimated error of the
+central flow."""
 COST = """\
 gradients of a run, and gradient-sized evaluations of its central flow with the
 second solve that tells its error."""
@@ -40,9 +40,9 @@ def announcement(options: Options, start: Any) -> list[str]:
     ]
 
 
-def summarise(saved: Edges) -> dict[str, Any]:
+def summarise(saved: Edges, seconds: list[dict[str, float]]) -> dict[str, Any]:
     """The numbers of the table, one entry per lane, and a verdict."""
-    runs = [_of_lane(saved, lane) for lane in range(len(saved.step_sizes))]
+    runs = [_of_lane(saved, lane) | taken for lane, taken in enumerate(seconds)]
     summary = {
         "network": saved.network_label,
         "data": saved.data_label,
@@ -67,6 +67,7 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
             "predicted_average_loss": saved.central_loss[-1, lane],
             "of_edge": saved.sharpness[-1, lane] * step_size / 2,
             "predicted_of_edge": saved.central_sharpness[-1, lane] * step_size / 2,
+            "flow_of_edge": saved.flow_sharpness[-1] * step_size / 2,
             "oscillation": np.sqrt(saved.variance[-1, lane]),
             "predicted_oscillation": np.sqrt(saved.central_variance[-1, lane]),
         }
@@ -79,8 +80,6 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
         "diverged": not np.isfinite(saved.average_loss[:, lane]).all(),
         "evaluations": int(saved.evaluations[lane]),
         "central_evaluations": int(saved.central_evaluations[lane]),
-        "seconds": float(saved.seconds[lane]),
-        "central_seconds": float(saved.central_seconds[lane]),
     }
     return told | {"verdict": _verdict(saved, lane, told)}
 
@@ -118,9 +117,11 @@ def _verdict(saved: Edges, lane: int, told: dict[str, Any]) -> list[str]:
     lines.append(
         f"Its oscillation has grown to what is predicted by time {saved.times[grown]:.4g}. From "
         "then on, in the median over time, the central flow predicts the averaged loss to "
-        f"{loss:.1%}, the sharpness to {sharpness:.1%} and the size of the oscillation to "
-        f"{size:.1%}{_distances(told)}."
+        f"{100 * loss:.2g} %, the sharpness to {100 * sharpness:.2g} % and the size of the "
+        f"oscillation to {100 * size:.2g} %{_distances(told)}."
     )
+    if not told["held"]:
+        lines.append("At the end the central flow is below the edge again.")
     return lines
 
 
@@ -166,27 +167,9 @@ def _distances(told: dict[str, Any]) -> str:
 def show(summary: dict[str, Any], console: Console) -> None:
     """Prints the numbers at the last time and what they took, one row per step size."""
     runs = summary["runs"]
-    rows = [
-        (
-            f"{lane['step_size']:g}",
-            report.dash(lane["past_edge"], ".4g"),
-            *_pair(lane, "of_edge", ".3f"),
-            *_pair(lane, "average_loss", ".4f"),
-            *_pair(lane, "oscillation", ".4f"),
-            report.text(lane["from_central"], ".3g"),
-            report.text(lane["central_error"], ".0e"),
-            report.text(lane["from_flow"], ".3g"),
-        )
-        for lane in runs
-    ]
-    title = (
-        f"{summary['network']} on {summary['data']}\nat time {summary['time']:g}, where the loss "
-        f"of gradient flow is {report.text(summary['flow_loss'], '.5g')}"
-    )
-    heads = (
-        *("step", "past", "of", "edge", "loss", "", "oscil-", "lation"),
-        *("to central", "±", "to flow"),
-    )
+    rows = [row for lane in runs for row in _rows(lane, summary["flow_loss"])]
+    title = f"{summary['network']} on {summary['data']}\nat time {summary['time']:g}"
+    heads = ("step size", "", "of edge", "loss", "oscillation", "distance", "±")
     report.show_table(console, title, heads, rows, legend=LEGEND)
     costs = [
         (
@@ -202,6 +185,20 @@ def show(summary: dict[str, Any], console: Console) -> None:
     report.show_table(console, "what they took", columns, costs, legend=COST)
 
 
-def _pair(lane: dict[str, Any], name: str, form: str) -> tuple[str, str]:
-    """A number as measured and as predicted."""
-    return report.text(lane[name], form), report.text(lane[f"predicted_{name}"], form)
+def _rows(lane: dict[str, Any], flow_loss: float | None) -> list[tuple[str, ...]]:
+    """The averaged run of one step size, its central flow, and gradient flow."""
+
+    def told(prefix: str) -> list[str]:
+        names = {"of_edge": ".3f", "average_loss": ".5f", "oscillation": ".5f"}
+        return [report.text(lane[f"{prefix}{name}"], form) for name, form in names.items()]
+
+    central = report.text(lane["from_central"], ".3g"), report.text(lane["central_error"], ".0e")
+    return [
+        (f"{lane['step_size']:g}", "run", *told(""), "", ""),
+        ("", "central", *told("predicted_"), *central),
+        (
+            *("", "gradient", report.text(lane["flow_of_edge"], ".3f")),
+            *(report.text(flow_loss, ".5f"), ""),
+            *(report.text(lane["from_flow"], ".3g"), ""),
+        ),
+    ]
