@@ -10,7 +10,7 @@ from experiments.output import report
 from experiments.process import memory
 from experiments.studies.edge.options import Options
 from experiments.studies.edge.records import Edges
-from gf_jax.flow.central.central_flow import ENDINGS
+from gf_jax.flow.central.result import ENDINGS
 from gf_jax.study.summary import IN_SIGHT
 
 GROWN = 0.5  # of the predicted variance, from which on an oscillation counts as grown
