@@ -74,13 +74,13 @@ def gradient_flow(
       times: ascending times from 0, the last above 0; time is iteration * step_size.
       tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
         1e-6 where the device has only float32. With kinks, largest change when all
-        steps are halved; None is 1e-5.
-      budget: with kinks, gradient evaluations beyond which steps are not halved.
+        steps are made finer; None is 1e-5.
+      budget: with kinks, gradient evaluations beyond which steps are made no finer.
       progress: is called now and then with the share of the work done, at most.
 
     Returns:
       The flow, with an error from a second solve, at a hundred times the tolerance or
-      with steps twice as long.
+      with coarser steps.
 
     Raises:
       ValueError: on times, tolerance, parameters or an f that are not accepted, and if entries that
