@@ -72,8 +72,17 @@ def draw(saved: Edges) -> "Figure":
     style.describe(loss, "Training loss", f"{saved.loss_unit}, logarithmic", LOSS)
     style.describe(distance, "From the averaged run", style.LOGARITHMIC, DISTANCE)
     style.describe(oscillation, "Size of the oscillation", style.LOGARITHMIC, OSCILLATION)
+    for panel in (sharpness, loss):
+        _note(panel, "marks: averaged run; lines: central flow; dashes: gradient flow")
+    _note(distance, "lines: to the central flow; dashes: to gradient flow")
+    _note(oscillation, "marks: run; lines: central flow")
     title = f"At the edge of stability: {saved.network_label} on {saved.data_label}"
     return style.finish(figure, sharpness, title)
+
+
+def _note(panel: "Axes", note: str) -> None:
+    """A line below the panel."""
+    panel.set_xlabel(f"{panel.get_xlabel()}\n{note}")
 
 
 def _line(panel: "Axes", times: np.ndarray, values: np.ndarray, label: str, look: dict) -> None:
