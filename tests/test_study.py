@@ -219,7 +219,7 @@ def test_mistakes_are_told_in_one_line(f, params, options, words):
 
 
 def test_a_step_size_past_the_edge_of_stability_is_told():
-    """The curvature along the first weight is exp(1 - w[1]): 1 at first, past 2 / 0.9 in the end."""
+    """The curvature along the first weight is exp(1 - w[1]): 1 at first, at last past 2 / 0.9."""
 
     def told(f, **options):
         study = gf_jax.compare(f, np.array([0.1, 1.0], np.float32), ratios=(2,), **options)
@@ -243,7 +243,7 @@ def test_a_step_size_past_the_edge_of_stability_is_told():
     run = gf_jax.gradient_descent(
         *(sharpens, np.array([0.1, 1.0], np.float32)), step_size=0.9, ratios=(), iterations=400
     )
-    at = int(round(time / 0.9))
+    at = round(time / 0.9)
     assert run.metrics.loss[at, 0] > run.metrics.loss[at - 1, 0]
     assert (np.diff(run.metrics.loss[:at, 0]) <= 0).all()
     place = run.snapshots[np.searchsorted(run.snapshot_iterations, at), 0]
