@@ -271,9 +271,9 @@ def second_order(
     velocity is that of the limit and a little more, in proportion to the step size. Where steps
     of sizes h, h/2 and h/4 stand at the same time tells the second order, at h itself: as
     velocities may change fast with small gradients, its derivative at zero would not. They go on
-    until the transient is over, no longer: what follows is the limit's own second order. It is to be
-    the same at a quarter of h; the larger of the two is taken, which grows where h is too large for
-    an expansion, as behind a root that is zero at first.
+    until the transient is over, no longer: what follows is the limit's own second order. It is to
+    be the same at a quarter of h; the larger of the two is taken, which grows where h is too large
+    for an expansion, as behind a root that is zero at first.
 
     Returns:
       Maps a step size to the second order of params after the transient.
