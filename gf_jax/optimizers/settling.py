@@ -1,7 +1,6 @@
 """How an optimiser settles from its start, along gradients that stand still."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,8 +30,6 @@ MOST_PERIODS = 64  # steps that may make a period, in numbers of batches
 FIRST_SETTLING, MOST_SETTLING = 256, 2**17  # steps of a transient
 LIKE_BEFORE = 0.1  # relative change of velocities that may yet settle
 SETTLED = 1e-5  # of those that have settled
-FORGOTTEN = 0.01  # of what fast leaves were at first, where the second order of a transient ends
-EARLY = 10  # periods of a transient at least, as where a count corrects averages
 REMEMBERS = 1e-4  # relative change of fast leaves that have settled
 VANISHED = 1e-6  # velocity, over the largest of the transient
 PROPORTIONAL = 0.1  # relative change of a velocity when the step size is halved
@@ -270,10 +267,9 @@ def second_order(
     The optimiser steps along gradients that change as they do along the limit. At last its
     velocity is that of the limit and a little more, in proportion to the step size. Where steps
     of sizes h, h/2 and h/4 stand at the same time tells the second order, at h itself: as
-    velocities may change fast with small gradients, its derivative at zero would not. They go on
-    until the transient is over, no longer: what follows is the limit's own second order. It is to
-    be the same at a quarter of h; the larger of the two is taken, which grows where h is too large
-    for an expansion, as behind a root that is zero at first.
+    velocities may change fast with small gradients, its derivative at zero would not. It is to be
+    the same at a quarter of h; the larger of the two is taken, which grows where h is too large for
+    an expansion, as behind a root that is zero at first.
 
     Returns:
       Maps a step size to the second order of params after the transient.
@@ -299,7 +295,6 @@ def second_order(
 
     def of_size(size: float) -> PyTree:
         periods = max(1, min(settled, int(trial.time / size)) // period)
-        periods = min(periods, _periods_of_transient(limit))
         weighted = [
             jax.tree.map(
                 lambda total, n=n, weight=weight: weight * total * period / (n * size),
@@ -315,12 +310,6 @@ def second_order(
         return nearer if bool(larger) else found
 
     return second
-
-
-def _periods_of_transient(limit: Limit) -> int:
-    """Periods after which what fast leaves were at first is forgotten."""
-    decay = max(map(abs, limit.decays), default=0.0)
-    return max(EARLY, math.ceil(math.log(FORGOTTEN) / math.log(decay)) if decay > 0 else 0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
