@@ -26,6 +26,8 @@ from gf_jax.descent.segments import resumable_segments as resumable_segments
 from gf_jax.ensemble import Ensemble as Ensemble
 from gf_jax.ensemble import Estimate as Estimate
 from gf_jax.ensemble import measure_ensemble as measure_ensemble
+from gf_jax.flow.central.central_flow import central_flow as central_flow
+from gf_jax.flow.central.result import CentralFlow as CentralFlow
 from gf_jax.flow.deviation import Deviation as Deviation
 from gf_jax.flow.deviation import deviation as deviation
 from gf_jax.flow.ensemble import EnsemblePrediction as EnsemblePrediction

@@ -66,9 +66,9 @@ def test_every_option_is_told_once(page, programs):
 
 def test_defaults_are_those_of_the_configuration():
     text = " ".join(printed(main.page(), 80).split())
-    assert "[10000; draws: 200; deep_linear: 400]" in text
-    assert "[2,5,10,20; draws: 2,4; deep_linear: 2,4]" in text
-    assert "[50,50; near_zero: 50; deep_linear: 2]" in text
+    assert "[10000; draws: 200; edge: 1500; deep_linear: 400]" in text
+    assert "[2,5,10,20; draws: 2,4; edge: 2; deep_linear: 2,4]" in text
+    assert "[50,50; edge: 20,20; near_zero: 50; deep_linear: 2]" in text
 
 
 def test_choices_are_those_of_the_program():

@@ -109,6 +109,10 @@ OTHERS = [
         ("large_steps", *TINY, "--step_sizes=0.1,0.05"),
         {"curvature": 0, "resumable_segments": 5, "deviation": 0, "modified_flow": 0},
     ),
+    (
+        ("edge", *WITH_FLOW[:3], "--widths=4", "--window=4", "--step_sizes=0.1,0.05"),
+        {"gradient_flow": 0, "central_flow": 1, "descent_segments": 1, "curvature": 2},
+    ),
     (("curvature", *SMALLEST), {"gradient_flow": 0, "curvature": 0}),
     (("curvature", *SMALLEST, "--along=descent"), {"resumable_segments": 5, "curvature": 0}),
     (
@@ -156,7 +160,7 @@ def test_every_experiment_is_resumed(arguments, interrupts, cut_short, invoke, t
 
 
 def test_what_is_kept_is_not_computed_again(cut_short, invoke, monkeypatch):
-    folder = cut_short("curvature", 1, "--experiment=near_zero", *OTHERS[6][0][1:])
+    folder = cut_short("curvature", 1, "--experiment=near_zero", *OTHERS[7][0][1:])
     with monkeypatch.context() as patch:
         patch.setattr(gf_jax, "curvature", interrupted_at("curvature", 1))  # one is left
         assert invoke(f"--resume={folder}")[0] == 0

@@ -19,6 +19,7 @@ MODULES = {
     "predict": "experiments.studies.predict",
     "draws": "experiments.studies.draws",
     "large_steps": "experiments.studies.large_steps",
+    "edge": "experiments.studies.edge",
     "curvature": "experiments.studies.curvature",
     "bounds": "experiments.studies.bounds",
     "near_zero": "experiments.studies.near_zero",

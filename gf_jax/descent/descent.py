@@ -9,8 +9,9 @@ Schedule. Between two comparison times lane r takes r steps. The lanes are sorte
 by ratio: all of them step together, then those with more steps to take go on
 without the ones that have arrived, in nested scans over ever smaller vmapped
 stacks. So a base iteration costs exactly the sum of all ratios in gradient
-evaluations, none of them masked. The gradient at the point compared is evaluated
-once, recorded, and used for the next step of every lane.
+evaluations, none of them masked up to thirteen lanes, and few of more, see ``grouping``. The
+gradient at the point compared is evaluated once, recorded, and used for the next step of
+every lane.
 
 Starts. All of this may be done from many starting points at once, which are a further
 axis of every stack, before that of the lanes. Independent draws of batches are the same axis,

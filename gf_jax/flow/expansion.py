@@ -32,7 +32,7 @@ RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
 LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
-SMALL = 0.01  # step size of the modified flow, over the largest
+SMALL = 0.1  # step size of the modified flow, over the largest
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 TINY = 1e-300  # so that nothing over nothing is nothing
 
@@ -96,7 +96,7 @@ def expand(
         (*z, e, e_slow, _, _, z_s, slow_s) = state
         behind = Point(e, e_slow, jnp.zeros_like(z[2]))
         f, e_velocity, bend, modified = _beside(
-            *(limit, slopes, data, given, small, small / SMALL),
+            *(limit, slopes, data, given, small, EARLY * small / SMALL),
             *(Point(*z), behind, Point(z_s, slow_s, z[2])),
         )
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])

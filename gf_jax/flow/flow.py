@@ -5,9 +5,10 @@ at time k s after k iterations, see ``deviation``, and stays within O(s²) of th
 θ' = −∇f − (s/2) ∇²f ∇f.
 
 For a smooth f both are solved by an adaptive Runge–Kutta method of high order. If f has kinks
-(ReLU, max-pooling, absolute values; ``kinks`` says which are seen), they are followed by
-``macro_steps``. Errors and tolerances are Euclidean norms over all parameters, numbers are
-float64 where the device has it.
+(ReLU, max-pooling, absolute values; ``kinks`` says which are seen), gradient flow is followed in
+steps that account for every crossing, see ``crossings``, and the modified flow by ``macro_steps``.
+Errors and tolerances are Euclidean norms over all parameters, numbers are float64 where the device
+has it.
 
 Sources: Elkabetz & Cohen, NeurIPS 2021; Barrett & Dherin, ICLR 2021 (modified flow).
 """
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow import macro_steps, smooth, ties
+from gf_jax.flow import macro_steps, smooth, through_kinks, ties
 from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.program.program import Loss, Program
 
@@ -73,13 +74,13 @@ def gradient_flow(
       times: ascending times from 0, the last above 0; time is iteration * step_size.
       tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
         1e-6 where there is only float32. With kinks, largest change when all
-        steps are halved; None is 1e-5.
-      budget: with kinks, gradient evaluations beyond which steps are not halved.
+        steps are made finer; None is 1e-5.
+      budget: with kinks, gradient evaluations beyond which steps are made no finer.
       progress: is called now and then with the share of the work done, at most.
 
     Returns:
       The flow, with an error from a second solve, at a hundred times the tolerance or
-      with steps twice as long.
+      with coarser steps.
 
     Raises:
       ValueError: on times, tolerance, parameters or an f that are not accepted, and if entries that
@@ -95,7 +96,8 @@ def gradient_flow(
     """
     problem = flow_problem(f, params, times, tolerance)
     if problem.has_kinks:
-        return _flow_by_macro_steps(problem, budget, progress)
+        solved = through_kinks.solve(problem, budget, progress)
+        return make_flow(problem, solved.params, solved.error, solved.statistics)
     pure = problem.pure
 
     def velocity(data: list[Array], params: PyTree) -> PyTree:

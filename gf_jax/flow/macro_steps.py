@@ -47,22 +47,25 @@ def follow(
         budget=budget,
         progress=progress,
     )
-    return halving.solution, macro_step_error(halving), halving.statistics
+    return halving.solution, error_of_changes(halving.solutions, 2), halving.statistics
 
 
-def macro_step_error(halving: piecewise.Halving) -> np.ndarray:
-    """Estimated error of a solution by macro steps, shape (times, lanes); NaN if unknown.
+def error_of_changes(solutions: list[PyTree], axes: int) -> np.ndarray:
+    """Estimated error of the last of ever finer solutions; NaN if it is the only one.
 
     Twice what the last halving changed, or half of what the one before did if that is more:
     kinks make the changes irregular, so that one of them may be small by chance. It never falls
     in time: which side of a kink was taken is not forgotten, though solutions that took the same
     one may agree later.
+
+    Args:
+      solutions: leaves of shape (times, ...) or (times, lanes, ...).
+      axes: how many of these axes are not the parameters'; the shape of the error.
     """
-    solutions = halving.solutions
-    shape = jax.tree.leaves(halving.solution)[0].shape[:2]
+    shape = jax.tree.leaves(solutions[-1])[0].shape[:axes]
     if len(solutions) < 2:
         return np.full(shape, np.nan)
-    changes = [precise_distance(b, a, 2) for a, b in itertools.pairwise(solutions)]
+    changes = [precise_distance(b, a, axes) for a, b in itertools.pairwise(solutions)]
     earlier = changes[-2] / 4 if len(changes) > 1 else 0.0
     return np.maximum.accumulate(2 * np.maximum(changes[-1], earlier), axis=0)
 

@@ -16,7 +16,7 @@ from gf_jax.flow.expansion import expand
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.limit_flow import is_plain, limit_from
 from gf_jax.flow.losses import losses_of_runs
-from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, first_lane, macro_step_error
+from gf_jax.flow.macro_steps import FIRST_MACRO_STEPS, error_of_changes, first_lane
 from gf_jax.flow.problem import (
     FlowProblem,
     Progress,
@@ -299,7 +299,7 @@ def _predict_with_kinks(
     evaluations = statistics.gradient_evaluations + steps
     statistics = statistics._replace(gradient_evaluations=evaluations)
     flow = first_lane(solution)
-    changes = macro_step_error(halving)  # of the flow, and of the runs by macro steps
+    changes = error_of_changes(halving.solutions, 2)  # of the flow, and of the runs by macro steps
     own = np.concatenate([np.zeros((len(problem.times), runs_by_step)), changes[:, 1:]], axis=1)
     own = own[:, positions]
     stack, error = all_runs(solution), own + changes[:, :1]

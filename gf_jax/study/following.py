@@ -1,18 +1,14 @@
-"""The flow beside a run of descent, its prediction, and what rounding did to the run.
+"""The flow beside a run of descent, and its prediction.
 
 Nothing that fails here costs the rest: it is missing, and a doubt says why.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gf_jax.comparison import WELL_BELOW, FlowComparison, compare_with_flow, precise_distance
-from gf_jax.descent.descent import descent_segments, join
-from gf_jax.descent.schedule import Schedule
-from gf_jax.descent.segments import Trajectory
 from gf_jax.flow import prediction
 from gf_jax.flow.deviation import largest_nearby
 from gf_jax.flow.flow import Flow, gradient_flow
@@ -20,56 +16,21 @@ from gf_jax.flow.limit_flow import limit_flow
 from gf_jax.flow.losses import losses_of_runs
 from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.optimizers.steps import Optimizer
-from gf_jax.program.arithmetic import flow_arithmetic
 from gf_jax.program.program import Loss, Program, prepare
-from gf_jax.study.record import DOUBTFUL, Reference, Run, clean_label
+from gf_jax.study.record import DOUBTFUL, Reference, Run
+from gf_jax.study.rounding import (
+    FAILURES,
+    OF_OTHERS,
+    Rounding,
+    Solve,
+    missing,
+    rounding_of,
+    work_of,
+)
+from gf_jax.study.stability import past_edge
 
 PyTree = Any
-Solution = TypeVar("Solution")
-
-# What the user's f, JAX and the solvers may raise; all else, such as a full disk, is not of f.
-FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
 PER_STEP = 1e-3  # error of a step, over that of the solution
-LONG = 1000  # iterations, beyond which progress is told in between
-SAME = 0.01  # relative difference between two precisions at the start that may be rounding
-
-
-class Solve(Protocol):
-    """Calls a solver, which takes a function to be told its progress, under a label."""
-
-    def __call__(self, label: str, solver: Callable[[Progress | None], Solution], /) -> Solution:
-        """Its solution."""
-
-
-def descend(
-    f: Loss | Program,
-    params: PyTree,
-    schedule: Schedule,
-    tell: Progress | None,
-    options: dict[str, Any],
-) -> Trajectory:
-    """Descent, up to the segment in which the last lane diverges."""
-    parts: list[Trajectory] = []
-    for part in descent_segments(f, params, schedule, **options):
-        parts.append(part)
-        if tell is not None:
-            tell(part.iterations[-1] / schedule.iterations)
-        if not np.isfinite(part.metrics.loss[-1]).any():
-            break
-    return join(parts)
-
-
-class Rounding(NamedTuple):
-    """What rounding did to the runs, as runs in float64 tell it.
-
-    Attributes:
-      moved: how far it has moved every lane, shape (snapshots, lanes).
-      loss: losses of the lanes that were run in float64, the first ones; shape (snapshots, those).
-    """
-
-    moved: np.ndarray
-    loss: np.ndarray
 
 
 class Followed(NamedTuple):
@@ -78,7 +39,7 @@ class Followed(NamedTuple):
     Attributes:
       reference: the numbers; None if the flow could not be solved.
       flow: the flow, likewise.
-      doubts: what is missing or doubtful, in sentences.
+      doubts: what is missing or doubtful, or past the edge of stability, in sentences.
       kinks: number of kinks of f.
     """
 
@@ -130,7 +91,7 @@ def follow(
     steps = {"optimizer": optimizer, "batches": batches}
     predict = predict and not (kinks and (optimizer is not None or batches is not None))
     predicted = _predict(program, params, run, steps, solve, doubts) if predict else None
-    rounding = _rounding(program, params, run, snapshots, solve, descent or {}, doubts)
+    rounding = rounding_of(program, params, run, snapshots, solve, descent or {}, doubts)
     try:
         flow = _flow(program, params, run, optimizer, predicted, kinks, solve)
     except FAILURES as error:
@@ -141,6 +102,8 @@ def follow(
             "The flow could not be followed to the end: within it f is not finite, or changes "
             "faster than any step resolves."
         )
+    if not (kinks or optimizer or batches):
+        doubts += past_edge(run)
     moved = None if rounding is None else rounding.moved
     compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes, rounding=moved)
     if moved is not None and _hides(moved[-1], compared.measured[-1], flow.error[-1]):
@@ -202,78 +165,6 @@ def _predict(
             "runs are known to no better than ten percent at the last time."
         )
     return predicted
-
-
-def _rounding(
-    program: Program,
-    params: PyTree,
-    run: Run,
-    snapshots: PyTree,
-    solve: Solve,
-    descent: dict[str, Any],
-    doubts: list[str],
-) -> Rounding | None:
-    """How far rounding has moved the runs, and their losses without it; None in float64.
-
-    All runs are made once more in float64, where that costs next to nothing or updates are not
-    compensated, so that rounding grows with the number of steps. Else the base run is; rounding
-    of the others is taken for twice as much, as smaller steps may be more sensitive to it.
-    """
-    dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
-    if dtypes == {np.dtype(np.float64)}:
-        return None
-    exact_numbers = flow_arithmetic()
-    if exact_numbers.dtype != "float64" or exact_numbers.on_host:
-        # Whole runs on the host would take far longer than they did.
-        doubts.append("What rounding does to the gradients is not known, without float64.")
-        return None
-    compensated = descent.get("arithmetic", "compensated") == "compensated"
-    base_alone = compensated and _work(run) > program.pure.cheap
-    options: dict[str, Any] = {"arithmetic": "float64"}
-    options |= {key: descent[key] for key in ("optimizer", "batches") if key in descent}
-    schedule = Schedule(
-        run.step_size,
-        () if base_alone else run.ratios,
-        int(run.iterations[-1]),
-        tuple(run.snapshot_iterations.tolist()),
-        None if len(run.iterations) > LONG else 1,
-    )
-    try:
-        exact = solve("rounding", lambda tell: descend(program, params, schedule, tell, options))
-    except FAILURES as error:
-        doubts.append(missing("rounding of gradients", error))
-        return None
-    _check_same(run, exact, doubts)
-    lanes = len(schedule.lanes)
-    made = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :lanes], snapshots)
-    count = min(len(exact.snapshot_iterations), len(run.snapshot_iterations))
-    moved = precise_distance(
-        jax.tree.map(lambda leaf: leaf[:count], made),
-        jax.tree.map(lambda leaf: leaf[:count], exact.snapshots),
-        2,
-    )
-    whole = np.full((len(run.snapshot_iterations), len(run.ratios)), np.nan)
-    whole[:count] = moved
-    if base_alone:
-        whole[:, 1:] *= OF_OTHERS
-    loss = np.full((len(whole), lanes), np.nan)
-    at_snapshots = np.isin(exact.iterations, exact.snapshot_iterations)
-    loss[:count] = exact.metrics.loss[at_snapshots][:count]
-    return Rounding(whole, loss)
-
-
-def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
-    """Doubts that f is the same in both precisions, if it is not at the start."""
-    for name in ("loss", "gradient_norm"):
-        narrow, wide = (
-            float(getattr(metrics, name)[0, 0]) for metrics in (run.metrics, exact.metrics)
-        )
-        if abs(narrow - wide) > SAME * abs(wide) + float(np.finfo(np.float32).tiny):
-            what = "f itself" if name == "loss" else "the norm of its gradient"
-            doubts.append(
-                f"At the start {what} is {narrow:.6g} in the precision of the parameters and "
-                f'{wide:.6g} in float64: rounding hides it; take arithmetic="float64".'
-            )
 
 
 def _flow(
@@ -352,12 +243,7 @@ def _standing(params: PyTree, run: Run) -> Flow:
 
 def _budget(program: Program, run: Run) -> int:
     """Gradients that the flow may take: half of those of the runs, and what costs nothing."""
-    return max(program.pure.cheap, _work(run) // 2)
-
-
-def _work(run: Run) -> int:
-    """Gradients that the runs took."""
-    return int(run.iterations[-1]) * sum(run.ratios)
+    return max(program.pure.cheap, work_of(run) // 2)
 
 
 def _reference(
@@ -392,12 +278,6 @@ def _reference(
         predicted_loss=unknown if predicted is None else predicted.loss,
         predicted_loss_error=unknown if predicted is None else predicted.loss_error,
     )
-
-
-def missing(what: str, error: Exception) -> str:
-    """A doubt: what there is not, and the first line of why."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"There is no {what}: {clean_label(reason)}."
 
 
 def _hides(rounding: np.ndarray, measured: np.ndarray, flow_error: float) -> bool:

@@ -146,6 +146,8 @@ def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
         )
     if sweep.edge > run.step_sizes[0] and options.chosen_optimizer is not None:
         lines.append("None of the step sizes is past the edge; give more iterations.")
+    if sweep.edge < run.step_sizes[0] and options.chosen_optimizer is None and options.smooth:
+        lines.append("What runs past the edge follow instead is told by --experiment=edge.")
     if not whole.all():
         lines.append(f"{named} diverges from step size {run.step_sizes[~whole].min():.3g} on.")
     return " ".join(lines)

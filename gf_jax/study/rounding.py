@@ -1,0 +1,145 @@
+"""What rounding did to runs of descent, as runs in float64 tell it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+from gf_jax.comparison import precise_distance
+from gf_jax.descent.descent import descent_segments, join
+from gf_jax.descent.schedule import Schedule
+from gf_jax.descent.segments import Trajectory
+from gf_jax.flow.problem import Progress
+from gf_jax.program.arithmetic import flow_arithmetic
+from gf_jax.program.program import Loss, Program
+from gf_jax.study.record import Run, clean_label
+
+PyTree = Any
+Solution = TypeVar("Solution")
+
+# What the user's f, JAX and the solvers may raise; all else, such as a full disk, is not of f.
+FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
+LONG = 1000  # iterations, beyond which progress is told in between
+SAME = 0.01  # relative difference between two precisions at the start that may be rounding
+
+
+class Solve(Protocol):
+    """Calls a solver, which takes a function to be told its progress, under a label."""
+
+    def __call__(self, label: str, solver: Callable[[Progress | None], Solution], /) -> Solution:
+        """Its solution."""
+
+
+class Rounding(NamedTuple):
+    """What rounding did to the runs, as runs in float64 tell it.
+
+    Attributes:
+      moved: how far it has moved every lane, shape (snapshots, lanes).
+      loss: losses of the lanes that were run in float64, the first ones; shape (snapshots, those).
+    """
+
+    moved: np.ndarray
+    loss: np.ndarray
+
+
+def descend(
+    f: Loss | Program,
+    params: PyTree,
+    schedule: Schedule,
+    tell: Progress | None,
+    options: dict[str, Any],
+) -> Trajectory:
+    """Descent, up to the segment in which the last lane diverges."""
+    parts: list[Trajectory] = []
+    for part in descent_segments(f, params, schedule, **options):
+        parts.append(part)
+        if tell is not None:
+            tell(part.iterations[-1] / schedule.iterations)
+        if not np.isfinite(part.metrics.loss[-1]).any():
+            break
+    return join(parts)
+
+
+def rounding_of(
+    program: Program,
+    params: PyTree,
+    run: Run,
+    snapshots: PyTree,
+    solve: Solve,
+    descent: dict[str, Any],
+    doubts: list[str],
+) -> Rounding | None:
+    """How far rounding has moved the runs, and their losses without it; None in float64.
+
+    All runs are made once more in float64, where that costs next to nothing or updates are not
+    compensated, so that rounding grows with the number of steps. Else the base run is; rounding
+    of the others is taken for twice as much, as smaller steps may be more sensitive to it.
+    """
+    dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
+    if dtypes == {np.dtype(np.float64)}:
+        return None
+    double = flow_arithmetic()
+    if double.dtype != "float64" or double.on_host:
+        # Whole runs on the host would take far longer than they did on the device.
+        doubts.append("What rounding does to the gradients is not known, without float64.")
+        return None
+    compensated = descent.get("arithmetic", "compensated") == "compensated"
+    base_alone = compensated and work_of(run) > program.pure.cheap
+    options: dict[str, Any] = {"arithmetic": "float64"}
+    options |= {key: descent[key] for key in ("optimizer", "batches") if key in descent}
+    schedule = Schedule(
+        run.step_size,
+        () if base_alone else run.ratios,
+        int(run.iterations[-1]),
+        tuple(run.snapshot_iterations.tolist()),
+        None if len(run.iterations) > LONG else 1,
+    )
+    try:
+        exact = solve("rounding", lambda tell: descend(program, params, schedule, tell, options))
+    except FAILURES as error:
+        doubts.append(missing("rounding of gradients", error))
+        return None
+    _check_same(run, exact, doubts)
+    lanes = len(schedule.lanes)
+    made = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :lanes], snapshots)
+    count = min(len(exact.snapshot_iterations), len(run.snapshot_iterations))
+    moved = precise_distance(
+        jax.tree.map(lambda leaf: leaf[:count], made),
+        jax.tree.map(lambda leaf: leaf[:count], exact.snapshots),
+        2,
+    )
+    whole = np.full((len(run.snapshot_iterations), len(run.ratios)), np.nan)
+    whole[:count] = moved
+    if base_alone:
+        whole[:, 1:] *= OF_OTHERS
+    loss = np.full((len(whole), lanes), np.nan)
+    at_snapshots = np.isin(exact.iterations, exact.snapshot_iterations)
+    loss[:count] = exact.metrics.loss[at_snapshots][:count]
+    return Rounding(whole, loss)
+
+
+def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
+    """Doubts that f is the same in both precisions, if it is not at the start."""
+    for name in ("loss", "gradient_norm"):
+        narrow, wide = (
+            float(getattr(metrics, name)[0, 0]) for metrics in (run.metrics, exact.metrics)
+        )
+        if abs(narrow - wide) > SAME * abs(wide) + float(np.finfo(np.float32).tiny):
+            what = "f itself" if name == "loss" else "the norm of its gradient"
+            doubts.append(
+                f"At the start {what} is {narrow:.6g} in the precision of the parameters and "
+                f'{wide:.6g} in float64: rounding hides it; take arithmetic="float64".'
+            )
+
+
+def work_of(run: Run) -> int:
+    """Gradients that the runs took."""
+    return int(run.iterations[-1]) * sum(run.ratios)
+
+
+def missing(what: str, error: Exception) -> str:
+    """A doubt: what there is not, and the first line of why."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"There is no {what}: {clean_label(reason)}."
