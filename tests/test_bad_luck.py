@@ -37,7 +37,10 @@ ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OF_COMMANDS = [
     *(("experiments.main", number) for number in SIGNALS),
-    *((f"experiments.{name}", signal.SIGINT) for name in ("show", "api", "benchmark")),
+    *(
+        (f"experiments.{name}", signal.SIGINT)
+        for name in ("show", "api", "benchmark", "accelerator")
+    ),
 ]
 
 

@@ -36,6 +36,14 @@ def test_eight_devices_equal_one():
     assert program.returncode == 0, err
 
 
+@pytest.mark.long
+def test_what_a_device_has_no_numbers_for_is_solved_on_its_host():
+    two = EIGHT | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    program = start("tests.host_device", **two)
+    _, err = program.communicate(timeout=300)
+    assert program.returncode == 0, err
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [

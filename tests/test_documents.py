@@ -19,6 +19,7 @@ import pytest
 from absl.flags import FlagValues
 
 from experiments import studies
+from experiments.accelerator import __main__ as accelerator
 from experiments.benchmark import __main__ as benchmark
 from experiments.cli import command_line
 from experiments.cli.options import described
@@ -55,6 +56,13 @@ OF_BENCHMARK = {
     "rounds": "1",
     "networks": "linear",
 }
+OF_ACCELERATOR = {
+    "dataset": "digits",
+    "examples": "40",
+    "ratios": "2",
+    "networks": "linear",
+    "quick": "true",
+}
 # Blocks that are no commands, by their first line: what they are, or where they are run.
 OTHER_BLOCKS = {
     "@inproceedings{elkabetz2021continuous,": "the paper",
@@ -84,7 +92,9 @@ def test_there_is_a_way_to_run_every_block():
     first_lines = {block.splitlines()[0] for language, block in BLOCKS if language == "bibtex"}
     assert first_lines <= set(OTHER_BLOCKS)
     assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex", "text", ""}
-    assert {PROGRAM.match(line)[1] for line in RUN} <= {"main", "benchmark", "show", "api"}
+    assert {PROGRAM.match(line)[1] for line in RUN} <= {
+        *("main", "accelerator", "benchmark", "show", "api")
+    }
 
 
 def test_the_python_examples_print_what_is_shown(capsys, tmp_path, monkeypatch):
@@ -166,7 +176,7 @@ def test_the_flags_shown_are_accepted(line):
 
 
 def test_flags_named_in_the_text_exist():
-    pages = (*studies.flags(), *benchmark.page().groups)
+    pages = (*studies.flags(), *benchmark.page().groups, *accelerator.page().groups)
     known = {flag.name for group in pages for flag in group.flags}
     text = "".join(TEXTS.values())
     shown = set(re.findall(r"`--(?:no(?=flow|torch|corrected))?([a-z_]+)", text))
@@ -176,8 +186,12 @@ def test_flags_named_in_the_text_exist():
 def shortened(line):
     """The same command with flags that make it short."""
     program, given = PROGRAM.match(line)[1], given_flags(line)
-    extra = {"main": _shorter_run, "benchmark": lambda _: OF_BENCHMARK}.get(program, lambda _: {})
-    added = [f"--{name}={v}" for name, v in extra(given).items() if name not in given]
+    extra = {
+        "main": _shorter_run(given) if program == "main" else {},
+        "benchmark": OF_BENCHMARK,
+        "accelerator": OF_ACCELERATOR,
+    }.get(program, {})
+    added = [f"--{name}={v}" for name, v in extra.items() if name not in given]
     return " ".join(
         [PROGRAM.sub(rf"{shlex.quote(sys.executable)} -m experiments.\1", line), *added]
     )

@@ -256,7 +256,9 @@ def test_float32_where_the_device_has_no_more(smooth_problem, monkeypatch):
     f, start = smooth_problem
     times = [0.1, 0.5]
     exact = gf_jax.gradient_flow(f, start, times)
-    monkeypatch.setattr(flow_problem, "flow_arithmetic", lambda: arithmetic.ARITHMETICS["float32"])
+    monkeypatch.setattr(
+        flow_problem, "flow_arithmetic", lambda data: arithmetic.ARITHMETICS["float32"]
+    )
     rough = gf_jax.gradient_flow(f, start, times)
     assert jax.tree.leaves(rough.params)[0].dtype == np.float32
     gaps = gf_jax.distance(rough.params, exact.params, stack_axes=1)

@@ -12,6 +12,8 @@ from absl.flags import FlagValues
 from rich.console import Console
 
 from experiments import main, show, studies
+from experiments.accelerator import __main__ as accelerator
+from experiments.accelerator.program import Settings as AcceleratorSettings
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark.program import Settings
 from experiments.cli import command_line, usage
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     pytest.param(main.page(), id="main"),
     pytest.param(benchmark.page(), id="benchmark"),
+    pytest.param(accelerator.page(), id="accelerator"),
     pytest.param(show.PAGE, id="show"),
 ]
 
@@ -47,8 +50,12 @@ EXPERIMENTS = {name: studies.load(name).options for name in studies.MODULES}
 
 @pytest.mark.parametrize(
     ("page", "programs"),
-    [(main.page(), EXPERIMENTS), (benchmark.page(), {"benchmark": Settings})],
-    ids=["main", "benchmark"],
+    [
+        (main.page(), EXPERIMENTS),
+        (benchmark.page(), {"benchmark": Settings}),
+        (accelerator.page(), {"accelerator": AcceleratorSettings}),
+    ],
+    ids=["main", "benchmark", "accelerator"],
 )
 def test_every_option_is_told_once(page, programs):
     told = re.findall(r"^  --(?:\[no\])?(\w+)", printed(page, 80), re.MULTILINE)
@@ -75,8 +82,9 @@ def test_choices_are_those_of_the_program():
     [
         (main.page(), studies.chosen),
         (benchmark.page(), lambda given: Settings.of(**given)),
+        (accelerator.page(), lambda given: AcceleratorSettings.of(**given)),
     ],
-    ids=["main", "benchmark"],
+    ids=["main", "benchmark", "accelerator"],
 )
 def test_examples_are_accepted(page, accept):
     for example in page.examples:
@@ -92,7 +100,7 @@ def test_exit_statuses_are_told_everywhere():
     for text in (main.__doc__, page.partition("\n## Exit statuses\n")[2]):
         told = {int(number) for number in re.findall(r"(?<![\w.])\d+(?= )", text)}
         assert told >= set(EXIT_STATUSES)
-    for text in (benchmark.__doc__, show.__doc__):
+    for text in (accelerator.__doc__, benchmark.__doc__, show.__doc__):
         assert "Exit status" in text
 
 

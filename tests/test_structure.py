@@ -24,12 +24,24 @@ LIBRARY = {
     "study": {"comparison", "descent", "flow", "optimizers", "program", "records", "theory"},
 }
 # The same of experiments: each folder imports those before it. In front are those that run.
-EXPERIMENTS = ("process", "cli", "problems", "output", "runs", "studies", "benchmark")
+EXPERIMENTS = (
+    "process",
+    "cli",
+    "problems",
+    "output",
+    "runs",
+    "studies",
+    "benchmark",
+    "accelerator",
+)
 # Where each outside library is met; all that touches the world is in experiments.
 OUTSIDE = {
     "diffrax": {"gf_jax.flow.smooth"},
     "matfree": {"gf_jax.theory.spectrum"},
-    "absl": {"experiments.cli.command_line", "experiments.main", "experiments.benchmark"},
+    "absl": {
+        *("experiments.cli.command_line", "experiments.main"),
+        *("experiments.accelerator", "experiments.benchmark"),
+    },
     "pdoc": {"experiments.api"},
     "matplotlib": {
         *("gf_jax.study.drawing", "gf_jax.study.style", "experiments.output.figures"),

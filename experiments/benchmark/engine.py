@@ -92,18 +92,29 @@ def engine(workload: Workload, calls: int) -> Implementation:
 
 
 def measure_products(workload: Workload) -> Products:
-    """The products of one base iteration, with the lanes stacked as the engine has them.
+    """The products of one base iteration, with the lanes stacked as the engine has them."""
+    products = products_of_iteration(workload)
+    seconds = sum(uses * seconds_of(product) for product, uses in products.items())
+    return Products(flops_of(products), seconds)
 
-    Between two comparison times it evaluates the gradients of all lanes at once, then
+
+def flops_of(products: collections.Counter[Product]) -> float:
+    """Floating-point operations of products, each taken so many times."""
+    return sum(uses * product.flops for product, uses in products.items())
+
+
+def products_of_iteration(workload: Workload) -> collections.Counter[Product]:
+    """The products of one base iteration of all runs, and how often each is taken.
+
+    Between two comparison times the engine evaluates the gradients of all lanes at once, then
     those of ever fewer; see ``gf_jax.descent.descent``.
     """
     steps = np.diff((0, *workload.ratios))
-    flops = seconds = 0.0
+    found: collections.Counter[Product] = collections.Counter()
     for gone, count in enumerate(steps.tolist()):
         for product, uses in products_of_gradient(workload, len(steps) - gone).items():
-            flops += count * uses * product.flops
-            seconds += count * uses * _seconds(product)
-    return Products(flops, seconds)
+            found[product] += count * uses
+    return found
 
 
 def products_of_gradient(workload: Workload, lanes: int) -> collections.Counter[Product]:
@@ -124,8 +135,8 @@ def _products(jaxpr: Any) -> Iterator[Product]:
 
 
 @functools.cache
-def _seconds(product: Product) -> float:
-    """Median time of one call of the compiled product."""
+def seconds_of(product: Product) -> float:
+    """Median time of one call of the compiled product, in full float32."""
     generator = np.random.default_rng(0)
     left, right = (
         jnp.asarray(generator.normal(size=shape), jnp.float32)

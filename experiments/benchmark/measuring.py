@@ -59,11 +59,15 @@ class Entrant(NamedTuple):
 
 def calibrated(workload: Workload) -> Workload:
     """The workload with as many base iterations as the compiled step takes in a measurement."""
+    wanted = round(TARGET_SECONDS / step_by_step_seconds(workload))
+    return workload._replace(iterations=min(max(wanted, 1), MOST_ITERATIONS))
+
+
+def step_by_step_seconds(workload: Workload) -> float:
+    """Seconds of the workload's iterations where every step is a call of its own: an estimate."""
     run = textbook.jitted_step(workload).run
     run(1)
-    seconds = _timed(run, 5)[1] / 5 * workload.steps * max(workload.starts, 1)
-    wanted = round(TARGET_SECONDS / seconds)
-    return workload._replace(iterations=min(max(wanted, 1), MOST_ITERATIONS))
+    return _timed(run, 5)[1] / 5 * workload.steps * max(workload.starts, 1)
 
 
 def enter(workload: Workload, make: Make) -> Entrant:

@@ -51,8 +51,8 @@ def _networks(names: tuple[str, ...]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(groups.Data):
-    """What the benchmark is to do.
+class Runs(groups.Data):
+    """On which networks, and with which step sizes, runs are made to be measured.
 
     Raises:
       UsageError: on values or combinations that are not accepted.
@@ -64,12 +64,6 @@ class Settings(groups.Data):
         MEASURED,
         value="NAME,...",
         accepted=_networks,
-    )
-    torch: bool | None = option(
-        "Whether PyTorch takes part; if not given, where it is installed.", None, MEASURED
-    )
-    rounds: int = option(
-        "How often everything is measured, in turn.", 5, MEASURED, accepted=positive
     )
     ratios: tuple[int, ...] = groups.ratios_option((1, 2, 5, 10, 20), MEASURED)
     output_dir: str | None = groups.output_dir()
@@ -91,6 +85,18 @@ class Settings(groups.Data):
             data_dir=self.data_dir,
             examples=self.examples,
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Runs):
+    """What the benchmark is to do."""
+
+    torch: bool | None = option(
+        "Whether PyTorch takes part; if not given, where it is installed.", None, MEASURED
+    )
+    rounds: int = option(
+        "How often everything is measured, in turn.", 5, MEASURED, accepted=positive
+    )
 
 
 def run(settings: Settings) -> int:
@@ -116,7 +122,7 @@ def run(settings: Settings) -> int:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     harness.warn(dataset)
-    say(f"{_name(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
+    say(f"{name_of(device)}; ratios {', '.join(map(str, _ratios(settings)))}")
     if without:
         say(f"without PyTorch: {without}")
     streams.keep(directory)
@@ -126,7 +132,7 @@ def run(settings: Settings) -> int:
         "data": dataset.label,
         "ratios": list(_ratios(settings)),
         "rounds": settings.rounds,
-        "device": _name(device),
+        "device": name_of(device),
         "torch": torch.description() if torch else None,
         "networks": [],
         "growth": [],
@@ -163,7 +169,7 @@ def _end(settings: Settings, summary: dict[str, Any], say: Callable[[str], None]
     return 0 if agree else EXIT_DISAGREEMENT
 
 
-def _name(device: jax.Device) -> str:
+def name_of(device: jax.Device) -> str:
     """What outputs call the device."""
     cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
     return f"{device.device_kind}{cores}"
@@ -190,17 +196,26 @@ def _pytorch(wanted: bool | None) -> tuple[ModuleType | None, str]:
 def build_workloads(settings: Settings) -> dict[str, Workload]:
     """The runs on every network, and on that of the sweeps."""
     datasets: dict[bool, Dataset] = {}
-    workloads = {}
-    for network in dict.fromkeys((*settings.networks, SWEEP)):
-        options = settings.runs(network)
-        if options.enlarged not in datasets:
-            datasets[options.enlarged] = problem.load_data(options)
-        study = problem.build(options, datasets[options.enlarged])
-        workloads[network] = workload.of(network, study, _ratios(settings))
-    return workloads
+    names = dict.fromkeys((*settings.networks, SWEEP))
+    return {network: build_workload(settings, network, datasets) for network in names}
 
 
-def _ratios(settings: Settings) -> tuple[int, ...]:
+def build_workload(settings: Runs, network: str, datasets: dict[bool, Dataset]) -> Workload:
+    """The runs on a network.
+
+    Args:
+      settings: which they are.
+      network: its name.
+      datasets: those that were loaded, enlarged or not; what is missing is added.
+    """
+    options = settings.runs(network)
+    if options.enlarged not in datasets:
+        datasets[options.enlarged] = problem.load_data(options)
+    study = problem.build(options, datasets[options.enlarged])
+    return workload.of(network, study, _ratios(settings))
+
+
+def _ratios(settings: Runs) -> tuple[int, ...]:
     return settings.runs(SWEEP).schedule.lanes
 
 

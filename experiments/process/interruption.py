@@ -8,10 +8,12 @@ takes. Before a run has begun there is nothing to be kept, so that the first sig
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -96,8 +98,16 @@ def shielded() -> Iterator[None]:
         _Process.shields -= 1
 
 
-def call(function: Callable[[], Made]) -> Made:
-    """The result of a function that takes long; a signal ends the wait for it, and is raised."""
+def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
+    """The result of a function that takes long; a signal ends the wait for it, and is raised.
+
+    Args:
+      function: what to call.
+      seconds: how long to wait for it where signals are handled; None is without end.
+
+    Raises:
+      TimeoutError: if it has not come to its end by then; it is left behind.
+    """
     check()
     if not _Process.handled or threading.current_thread() is not threading.main_thread():
         return function()
@@ -112,10 +122,13 @@ def call(function: Callable[[], Made]) -> Made:
 
     worker = _Process.worker = threading.Thread(target=work, daemon=True)
     worker.start()
+    end = math.inf if seconds is None else time.monotonic() + seconds
     while worker.is_alive():
         worker.join(POLL)
         if worker.is_alive():
             check()
+            if time.monotonic() > end:
+                raise TimeoutError(f"not done after {seconds:.0f} seconds")
     if failed:
         raise failed[0]
     return made[0]
@@ -133,7 +146,7 @@ def leave(status: int) -> int:
     Python would take the ground from under it.
     """
     _Process.status = status
-    if _Process.told and _Process.worker is not None and _Process.worker.is_alive():
+    if _Process.worker is not None and _Process.worker.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

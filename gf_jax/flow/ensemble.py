@@ -20,7 +20,7 @@ from gf_jax.flow.diffusion import losses_of_parts
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, gradient_flow
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
 from gf_jax.program.compiling import jit
-from gf_jax.program.program import Loss, Program, prepare_batches
+from gf_jax.program.program import Loss, Program
 
 PyTree = Any
 
@@ -104,8 +104,7 @@ def predict_ensemble(
     lanes = checked_step_sizes(step_sizes)
     problem = flow_problem(f, params, times, None)
     _check(batches, samples, seed)
-    given = problem.program, problem.program.shapes, batches.loss, batches.number
-    problem = problem._replace(batched=prepare_batches(*given))
+    problem = problem.with_batches(batches.loss, batches.number)
     if problem.has_kinks:
         raise ValueError("f: has kinks; accepted for predictions of ensembles is a smooth f")
     check_twice(problem)

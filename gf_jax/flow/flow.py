@@ -73,7 +73,7 @@ def gradient_flow(
       params: initial point, a pytree whose floating-point arrays move, see ``compare``.
       times: ascending times from 0, the last above 0; time is iteration * step_size.
       tolerance: for a smooth f, largest error per step; None is 1e-8 in float64, and
-        1e-6 where the device has only float32. With kinks, largest change when all
+        1e-6 where there is only float32. With kinks, largest change when all
         steps are made finer; None is 1e-5.
       budget: with kinks, gradient evaluations beyond which steps are made no finer.
       progress: is called now and then with the share of the work done, at most.

@@ -29,7 +29,7 @@ from gf_jax.flow.problem import (
 from gf_jax.optimizers.momentum import OfTime, time_scale
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.compiling import jit
-from gf_jax.program.program import Loss, Program, prepare_batches
+from gf_jax.program.program import Loss, Program
 
 PyTree = Any
 
@@ -144,8 +144,7 @@ def predict(
                 f"batches: their order is {batches.order!r}, and runs are random; accepted is "
                 "'cyclic', or gf_jax.predict_ensemble for what many runs do together"
             )
-        given = problem.program, problem.program.shapes, batches.loss, batches.number
-        problem = problem._replace(batched=prepare_batches(*given))
+        problem = problem.with_batches(batches.loss, batches.number)
         optimizer = optax.sgd if optimizer is None else optimizer
     if optimizer is not None and is_plain(problem, optimizer):
         optimizer = None

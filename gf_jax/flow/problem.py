@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated
-from gf_jax.program.program import Batched, Loss, Program, prepare
+from gf_jax.program.program import Batched, Loss, Program, prepare, prepare_batches
 from gf_jax.program.pure import Pure
 
 PyTree = Any
@@ -76,6 +76,12 @@ class FlowProblem(NamedTuple):
     def data(self) -> list[Array]:
         """What the loss is a loss on."""
         return self.program.data
+
+    def with_batches(self, loss: Any, number: Any) -> "FlowProblem":
+        """The same with the losses of batches, see ``prepare_batches``."""
+        made = prepare_batches(self.program, self.program.shapes, loss, number)
+        near = made.program._replace(data=self.numbers.near(made.program.data))
+        return self._replace(batched=made._replace(program=near))
 
     @property
     def gated(self) -> Gated:
@@ -194,7 +200,8 @@ def flow_problem(
         raise ValueError(f"times: got {times}; accepted are ascending times from 0, the last above")
     program = prepare(f, params)
     params = program.moving(params)
-    numbers = flow_arithmetic()
+    numbers = flow_arithmetic(program.data)
+    program = program._replace(data=numbers.near(program.data))
     with numbers.context():
         # From the host, so that it stands on no device or mesh but where data take it.
         params = numbers.cast(jax.tree.map(np.asarray, params))

@@ -29,11 +29,13 @@ class Arithmetic(NamedTuple):
       dtype: of weights and gradients; None is each weight's own, at least float32.
       compensated: whether the rounding of every update is carried along.
       products: precision of matrix products, as ``jax.default_matmul_precision``.
+      on_host: whether it is that of the host's CPU, for what the device has no numbers for.
     """
 
     dtype: str | None
     compensated: bool = False
     products: str = "highest"
+    on_host: bool = False
 
     def context(self) -> contextlib.AbstractContextManager:
         """A context in which the dtype exists and products have their precision.
@@ -41,6 +43,8 @@ class Arithmetic(NamedTuple):
         It changes nothing outside, and a stricter configuration of the user's does not disturb it.
         """
         stack = contextlib.ExitStack()
+        if self.on_host:
+            stack.enter_context(jax.default_device(host()))
         if self.dtype == "float64":
             stack.enter_context(jax.enable_x64(True))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
@@ -50,12 +54,16 @@ class Arithmetic(NamedTuple):
 
     def cast(self, params: PyTree) -> PyTree:
         """The parameters, all of them floating-point numbers, in this arithmetic."""
-        return jax.tree.map(self._cast, params)
+        return jax.tree.map(self._cast, self.near(params))
 
     def _cast(self, leaf: Any) -> Array:
         array = jnp.asarray(leaf)
         dtype = self.dtype or jnp.promote_types(array.dtype, jnp.float32)
         return lax.convert_element_type(array, dtype)
+
+    def near(self, arrays: PyTree) -> PyTree:
+        """Arrays where they are computed with: those that are bound to a device are moved too."""
+        return jax.device_put(arrays, host()) if self.on_host else arrays
 
     def residual(self, params: PyTree) -> PyTree:
         """What rounding has dropped so far: zeros like params, or None where it is not kept."""
@@ -68,6 +76,8 @@ class Arithmetic(NamedTuple):
         pairs = jax.tree.map(lambda p, r, u: two_sum(p, u + r), params, residual, updates)
         return jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), pairs)
 
+
+WITHOUT_FLOAT64 = ("tpu",)  # platforms
 
 ARITHMETICS = {
     "compensated": Arithmetic(None, compensated=True),
@@ -104,9 +114,28 @@ def arithmetic(name: str) -> Arithmetic:
     return ARITHMETICS[name]
 
 
-def flow_arithmetic() -> Arithmetic:
-    """That of flows and curvature: float64 where the device computes in it, as a TPU does not."""
-    return ARITHMETICS["float32" if jax.default_backend() == "tpu" else "float64"]
+def flow_arithmetic(data: list[Array] | None = None) -> Arithmetic:
+    """That of flows and curvature: float64, on the host's CPU where the device has none.
+
+    It is float32 on such a device where JAX was told to leave the CPU out, or the data lie on
+    devices of other processes too.
+
+    Args:
+      data: of the loss.
+    """
+    double = ARITHMETICS["float64"]
+    if jax.default_backend() not in WITHOUT_FLOAT64:
+        return double
+    reached = all(leaf.is_fully_addressable for leaf in data or ())
+    return double._replace(on_host=True) if reached and host() else ARITHMETICS["float32"]
+
+
+def host() -> jax.Device | None:
+    """The CPU of this process, None if JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:

@@ -80,7 +80,9 @@ def rounding_of(
     dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
     if dtypes == {np.dtype(np.float64)}:
         return None
-    if flow_arithmetic().dtype != "float64":
+    double = flow_arithmetic()
+    if double.dtype != "float64" or double.on_host:
+        # Whole runs on the host would take far longer than they did.
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"

@@ -52,7 +52,7 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
       array([ 0.829, 39.673])
     """
     program, params = prepare_at_stack(f, params)
-    pure, data = program.pure, program.data
+    pure, numbers = program.pure, flow_arithmetic(program.data)
 
     def mean(data: list[Array], stack: PyTree, step_size: Array) -> Array:
         def one(params: PyTree) -> Array:
@@ -67,10 +67,10 @@ def defects(f: Loss | Program, params: PyTree, step_size: float) -> Float[np.nda
 
         return jax.lax.map(one, stack)
 
-    numbers = flow_arithmetic()
     with numbers.context():
         solve = pure.once("defects", lambda: jit(mean, speed=pure.flow_speed))
-        return np.asarray(solve(data, numbers.cast(params), step_size))
+        data, stack = numbers.near(program.data), numbers.cast(params)
+        return np.asarray(solve(data, stack, step_size))
 
 
 def a_posteriori_bound(

@@ -112,8 +112,8 @@ def curvature(
         if value < 1:
             raise ValueError(f"{name}: got {value}; accepted is a positive integer")
     program, params = prepare_at_stack(f, params)
-    pure, data = program.pure, program.data
-    numbers, points, taken = flow_arithmetic(), len(jax.tree.leaves(params)[0]), 0
+    pure, numbers = program.pure, flow_arithmetic(program.data)
+    data, points, taken = numbers.near(program.data), len(jax.tree.leaves(params)[0]), 0
     with numbers.context():
         stack = numbers.cast(params)
         first = _point(stack, 0)
