@@ -82,7 +82,7 @@ def rounding_of(
         return None
     double = flow_arithmetic()
     if double.dtype != "float64" or double.on_host:
-        # Whole runs on the host would take far longer than they did on the device.
+        # Whole runs on the host would take far longer than they did.
         doubts.append("What rounding does to the gradients is not known, without float64.")
         return None
     compensated = descent.get("arithmetic", "compensated") == "compensated"
