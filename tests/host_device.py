@@ -15,7 +15,7 @@ TIMES, SIZES = [0.1, 0.3], [0.02, 0.01]
 
 
 def problem(place):
-    """A smooth loss of data that lie where ``place`` puts them, and a start."""
+    """Losses of data that lie where ``place`` puts them, a start, and batches."""
     draws = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
     inputs, targets, start = place(draws[0]), place(draws[1][:, 0]), place(draws[2][0] / 2)
 
@@ -25,17 +25,23 @@ def problem(place):
     def of_batch(w, index):
         return (jnp.tanh(inputs[index] @ w) - targets[index]) ** 2
 
-    return f, start, gf_jax.Batches(of_batch, 6)
+    def with_kinks(w):
+        return jnp.mean((jax.nn.relu(inputs @ w) - targets) ** 2)
+
+    return f, with_kinks, start, gf_jax.Batches(of_batch, 6)
 
 
 def solved(place):
     """Everything that is solved in float64, of a problem of its own."""
-    f, start, batches = problem(place)
+    f, with_kinks, start, batches = problem(place)
     stack = jnp.stack([start, 2 * start])
     found = [
         gf_jax.gradient_flow(f, start, TIMES),
         gf_jax.predict(f, start, TIMES, SIZES),
         gf_jax.predict(f, start, TIMES, SIZES, batches=batches),
+        gf_jax.central_flow(f, start, TIMES, 0.02),
+        gf_jax.gradient_flow(with_kinks, start, TIMES),
+        gf_jax.predict(with_kinks, start, TIMES, SIZES),
         gf_jax.curvature(f, stack),
         gf_jax.theory.defects(f, stack, 0.1),
     ]
@@ -58,7 +64,7 @@ def main():
         assert len(of_float64) > 10
         assert {d for program in of_float64 for d in program.local_devices()} == {HOST}
         with mock.patch.multiple(arithmetic, **elsewhere):
-            f, start, _ = problem(place)
+            f, _, start, _ = problem(place)
             schedule = gf_jax.Schedule(0.02, (2,), iterations=4)
             _, state = next(gf_jax.resumable_segments(f, start, schedule))
         assert {device for leaf in state for device in leaf.devices()} == {DEVICE}

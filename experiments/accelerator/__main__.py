@@ -25,7 +25,7 @@ EXAMPLES = (
         "Whether it works here; less than a minute on two CPU cores.",
     ),
     Example(
-        f"{COMMAND} --items=times,share --minutes=3",
+        f"{COMMAND} --items=times,convolutions,share --minutes=3",
         "How fast the four networks are, and nothing else.",
     ),
 )
