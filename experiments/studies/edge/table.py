@@ -19,9 +19,9 @@ FLOAT64 = 8
 KEPT, STEPPING = 10, 100  # vectors of all parameters, at each time and during a step
 LEGEND = """\
 run: averaged over a window; central, gradient: as these flows predict it. of
-edge: largest eigenvalue of the Hessian times step size / 2. oscillation: its root mean
-square. distance: of the averaged run from both flows. ±: estimated error of the
-central flow."""
+edge: largest eigenvalue of the Hessian times step size / 2. oscillation: its
+root mean square. distance: of the averaged run from both flows. ±: estimated
+error of the central flow."""
 COST = """\
 gradients of a run, and gradient-sized evaluations of its central flow with the
 second solve that tells its error."""
