@@ -34,7 +34,7 @@ travelled from its start by then."""
 FLOW_COLUMNS = ("run", "to flow", "predicted", "gap", "predicted", "order")
 FLOW_LEGEND = """\
 to flow: Euclidean distance to gradient flow at the last time; < where the
-flow is not known well enough to tell. gap: as above. predicted: without
+error of the flow, or rounding, hides it. gap: as above. predicted: without
 running descent. order: slope of log distance to the flow against log step
 size over all runs."""
 

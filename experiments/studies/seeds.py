@@ -32,7 +32,7 @@ the base run has travelled from its start by then."""
 FLOW_COLUMNS = ("run", "over seeds", "to flow", "predicted", "gap", "predicted")
 FLOW_LEGEND = """\
 to flow: Euclidean distance to gradient flow at the last time; < where the
-flow is not known well enough to tell. gap: as above. predicted: without
+error of the flow, or rounding, hides it. gap: as above. predicted: without
 running descent."""
 MOST_LINES = 10  # of runs that diverged
 ROWS = ("low", "median", "high")

@@ -37,7 +37,7 @@ READINGS = {
     "flow": (
         "How far every run is from the flow. Curves that keep the same spacing are in "
         "proportion to the step size, as they should be for small steps. In a grey area the "
-        "flow is not known well enough to tell."
+        "error of the flow, or rounding of the runs, hides it."
     ),
     "order": (
         "The power of the step size with which that distance grows. One means: half the step "
@@ -140,7 +140,7 @@ def _against_flow(axes: Axes, run: Run, reference: Reference) -> None:
     if (floor > bottom).any():
         axes.fill_between(run.snapshot_times, floor, bottom, color="0.85", zorder=0)
         axes.set_ylim(bottom=bottom)
-        note += "; grey: flow uncertain"
+        note += "; grey: hidden by error or rounding"
     axes.set_xlabel(f"{axes.get_xlabel()}\n{note}")
 
 
