@@ -18,7 +18,7 @@ from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.comparison import Comparison
 from gf_jax.study.following import follow
 from gf_jax.study.record import Run, clean_label
-from gf_jax.study.rounding import FAILURES, descend, missing
+from gf_jax.study.solving import FAILURES, descend, missing
 from gf_jax.theory import spectrum
 
 PyTree = Any

@@ -18,15 +18,8 @@ from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.record import DOUBTFUL, Reference, Run
-from gf_jax.study.rounding import (
-    FAILURES,
-    OF_OTHERS,
-    Rounding,
-    Solve,
-    missing,
-    rounding_of,
-    work_of,
-)
+from gf_jax.study.rounding import OF_OTHERS, Rounding, rounding_of
+from gf_jax.study.solving import FAILURES, Solve, missing, work_of
 from gf_jax.study.stability import past_edge
 
 PyTree = Any

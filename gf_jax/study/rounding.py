@@ -1,35 +1,23 @@
 """What rounding did to runs of descent, as runs in float64 tell it."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gf_jax.comparison import precise_distance
-from gf_jax.descent.descent import descent_segments, join
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
-from gf_jax.flow.problem import Progress
 from gf_jax.program.arithmetic import flow_arithmetic
-from gf_jax.program.program import Loss, Program
-from gf_jax.study.record import Run, clean_label
+from gf_jax.program.program import Program
+from gf_jax.study.record import Run
+from gf_jax.study.solving import FAILURES, Solve, descend, missing, work_of
 
 PyTree = Any
-Solution = TypeVar("Solution")
 
-# What the user's f, JAX and the solvers may raise; all else, such as a full disk, is not of f.
-FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OF_OTHERS = 2.0  # rounding of the other runs, over that of the base run
 LONG = 1000  # iterations, beyond which progress is told in between
 SAME = 0.01  # relative difference between two precisions at the start that may be rounding
-
-
-class Solve(Protocol):
-    """Calls a solver, which takes a function to be told its progress, under a label."""
-
-    def __call__(self, label: str, solver: Callable[[Progress | None], Solution], /) -> Solution:
-        """Its solution."""
 
 
 class Rounding(NamedTuple):
@@ -42,24 +30,6 @@ class Rounding(NamedTuple):
 
     moved: np.ndarray
     loss: np.ndarray
-
-
-def descend(
-    f: Loss | Program,
-    params: PyTree,
-    schedule: Schedule,
-    tell: Progress | None,
-    options: dict[str, Any],
-) -> Trajectory:
-    """Descent, up to the segment in which the last lane diverges."""
-    parts: list[Trajectory] = []
-    for part in descent_segments(f, params, schedule, **options):
-        parts.append(part)
-        if tell is not None:
-            tell(part.iterations[-1] / schedule.iterations)
-        if not np.isfinite(part.metrics.loss[-1]).any():
-            break
-    return join(parts)
 
 
 def rounding_of(
@@ -132,14 +102,3 @@ def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
                 f"At the start {what} is {narrow:.6g} in the precision of the parameters and "
                 f'{wide:.6g} in float64: rounding hides it; take arithmetic="float64".'
             )
-
-
-def work_of(run: Run) -> int:
-    """Gradients that the runs took."""
-    return int(run.iterations[-1]) * sum(run.ratios)
-
-
-def missing(what: str, error: Exception) -> str:
-    """A doubt: what there is not, and the first line of why."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"There is no {what}: {clean_label(reason)}."
