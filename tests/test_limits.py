@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import integrate
 
 import gf_jax
 from experiments.optimizers import adam, gaps
@@ -432,3 +433,27 @@ def test_gaps_on_mnist_are_within_what_is_told(mnist_dir, capsys):
     assert within == 100
     assert 0.01 < share < 1
     assert off < min(5, told)
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-3])
+def test_what_is_told_holds_where_the_expansion_does_not(epsilon):
+    """Behind the root of an average that is zero at first runs stand apart by the root of h."""
+    base, rate = 1e-3, 100.0  # of forgetting: 0.9 at the base step size
+    step_sizes, times = base / np.array([1, 4, 20]), base * np.array([32, 100])
+    told = gf_jax.predict(
+        *(jnp.sum, jnp.ones(1), times, step_sizes),
+        optimizer=lambda h: optax.rmsprop(h, 1 - rate * h, eps=epsilon, eps_in_sqrt=False),
+    )
+
+    def velocity(root):
+        """With the root of the time, in which it is smooth."""
+        return 2 * root / (np.sqrt(-np.expm1(-rate * root**2)) + epsilon)
+
+    limit = np.array([integrate.quad(velocity, 0, np.sqrt(time))[0] for time in times])
+    assert (np.abs(1 - told.flow.params[:, 0] - limit) <= told.flow.error).all()
+    for lane, h in enumerate(step_sizes):
+        average = 1 - (1 - rate * h) ** np.arange(1, round(times[-1] / h) + 1)
+        moved = np.cumsum(h / (np.sqrt(average) + epsilon))[np.round(times / h).astype(int) - 1]
+        off = np.abs(told.to_flow[:, lane] - np.abs(moved - limit))
+        assert (off <= told.to_flow_error[:, lane]).all()
+        assert (off > 0.1 * told.to_flow[:, lane]).all()  # the case that this is about

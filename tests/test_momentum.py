@@ -99,7 +99,7 @@ def test_order_of_gaps_and_predictions_on_a_quadratic(kind):
     np.testing.assert_allclose(told.to_base, to_base, rtol=0.06)  # of differences of the above
     assert not told.to_base[:, 0].any()
     assert (np.abs(told.to_flow - to_flow) <= told.to_flow_error)[late].all()
-    assert told.error < 0.1  # the next order, which is as above, in several parts
+    assert told.error < 0.2  # the next order, as above, in several parts; twice what is seen
 
 
 @pytest.fixture(scope="module")

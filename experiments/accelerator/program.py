@@ -42,11 +42,11 @@ ITEMS: dict[str, Item] = {
     "times": speed.times,
     "rounding": agreement.rounding,
     "float64": agreement.float64,
-    "starts": speed.starts,
-    "flags": speed.flags,
-    "convolutions": speed.convolutions,
-    "share": speed.share,
     "memory": speed.peak,
+    "flags": speed.flags,
+    "share": speed.share,
+    "convolutions": speed.convolutions,
+    "starts": speed.starts,
     "loops": speed.loops,
 }
 COLUMNS = ("", "value", "expected", "")

@@ -35,6 +35,7 @@ BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second or
 SMALL = 0.1  # step size of the modified flow, over the largest
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 TINY = 1e-300  # so that nothing over nothing is nothing
+ALWAYS = ("start", "statistics")  # of an expansion, the same at all times
 
 
 class Expansion(NamedTuple):
@@ -61,6 +62,15 @@ class Expansion(NamedTuple):
     rest: Float[np.ndarray, " times"]
     jumps: Float[np.ndarray, " times"]
     statistics: Any
+
+    def at(self, rows: np.ndarray) -> "Expansion":
+        """The same at some of its times alone."""
+        of_times = {name: each for name, each in self._asdict().items() if name not in ALWAYS}
+        return self._replace(**jax.tree.map(lambda leaf: leaf[rows], of_times))
+
+    def error_at(self, step_sizes: np.ndarray) -> np.ndarray:
+        """The error of z + h e at all times, of step sizes that broadcast with them."""
+        return step_sizes * self.e_error + step_sizes**2 * self.rest
 
     def apart(self, steps: Sequence[int]) -> PyTree:
         """How far a run stands from the limit after so many steps, over its step size."""
@@ -134,10 +144,10 @@ def expand(
     system = smooth.System(
         ("expansion", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
-    arguments = [(all_data, start.given, small, floor)]
+    fine, rough = ([(all_data, given, small, floor)] for given in (start.given, start.rough))
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
-        from_start(problem, start), system, begin, arguments, progress, most
+        from_start(problem, start), system, begin, fine, progress, most, rough
     )
     params, slow, time, e_params, _, q, _, z_s, _ = solution.state
 
@@ -218,10 +228,10 @@ def modified_solutions(
             moved = tuple(optax.tree.add_scale(z, step_size, e))
             begin = jax.device_get((*moved, *z[:2], *e[:2]) if beside else moved)
         until = max(EARLY * step_size, BEGINNING * problem.times[-1])
-        arguments = [(data, start.given, step_size, until)]
+        fine, rough = ([(data, given, step_size, until)] for given in (start.given, start.rough))
         told = part(progress, number / len(step_sizes), 1 / len(step_sizes))
         (found,) = smooth.solve_twice(
-            from_start(problem, start), system, begin, arguments, told, most
+            from_start(problem, start), system, begin, fine, told, most, rough
         )
         solutions.append(found._replace(state=found.state[0]))
     return solutions

@@ -199,9 +199,9 @@ def _solve(
 
     name = ("limit", limit, slopes)
     system = smooth.System(name, velocity, smooth.FEW_STAGES, size, 1, LOOSER, parts=3)
-    arguments = [(data, start.given)]
+    fine, rough = ([(data, given)] for given in (start.given, start.rough))
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
-        from_start(problem, start), system, tuple(start.point), arguments, progress, most
+        from_start(problem, start), system, tuple(start.point), fine, progress, most, rough
     )
     return solution

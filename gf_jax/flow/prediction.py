@@ -13,6 +13,7 @@ from gf_jax.comparison import precise_distance
 from gf_jax.flow import piecewise
 from gf_jax.flow.deviation import Deviation, deviation
 from gf_jax.flow.expansion import expand
+from gf_jax.flow.first_steps import first_steps
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, make_flow, tree_norm
 from gf_jax.flow.limit_flow import is_plain, limit_from
 from gf_jax.flow.losses import losses_of_runs
@@ -197,20 +198,30 @@ def _predict_with_optimizer(
     """
     per_iteration = lanes * time_scale(optimizer)
     start = limit_from(problem, OfTime(optimizer), float(per_iteration.min()))
-    largest = float(per_iteration.max())
-    found = expand(problem, start, largest, budget, progress)
+    first = first_steps(start, per_iteration, float(problem.times[-1]))
+    times = np.union1d(problem.times, first.times)
+    expansion = expand(
+        problem._replace(times=times), start, float(per_iteration.max()), budget, progress
+    )
+    found = expansion.at(np.searchsorted(times, problem.times))
     counts = np.round(problem.times[:, None] / per_iteration).astype(int)
     runs = [
         jax.tree.map(lambda leaf, h=h: h * leaf, found.apart(steps))
         for h, steps in zip(per_iteration, counts.T, strict=True)
     ]
-    error = per_iteration * found.e_error[:, None] + per_iteration**2 * found.rest[:, None]
+    to_flow = np.stack([tree_norm(run) for run in runs], axis=1)
+    error = first.corrected(
+        *(problem, start, expansion, times, to_flow),
+        *(found.error_at(per_iteration[:, None]).T, per_iteration),
+    )
     places = (jax.tree.map(np.add, found.params, run) for run in runs)
     loss, loss_error = losses_of_runs(problem, found.params, places, error)
+    checking = found.statistics.checking_evaluations + first.evaluations
+    statistics = found.statistics._replace(checking_evaluations=checking)
     return Prediction(
-        flow=make_flow(problem, found.params, found.error, found.statistics),
+        flow=make_flow(problem, found.params, found.error, statistics),
         step_sizes=lanes,
-        to_flow=np.stack([tree_norm(run) for run in runs], axis=1),
+        to_flow=to_flow,
         to_base=np.stack([precise_distance(run, runs[0], 1) for run in runs], axis=1),
         to_flow_error=error,
         to_base_error=np.maximum(error, error[:, :1]),

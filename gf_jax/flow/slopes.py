@@ -45,6 +45,12 @@ class Slopes(NamedTuple):
 
         return gradients
 
+    def of_step(self, data: Any) -> Callable[[PyTree, Array], PyTree]:
+        """Maps params and the number of a step to the gradient of that step."""
+        if self.of_batch is None:
+            return lambda params, _: self.pure.field(data[0], params)(params)
+        return lambda params, number: self._of(data, params, number % self.number)
+
     def products(self, data: Any) -> Callable[[PyTree, PyTree], PyTree]:
         """Maps params and directions, one for each step, to derivatives of their gradients."""
 

@@ -94,6 +94,7 @@ def solve_twice(
     arguments: list[Any],
     progress: Progress | None,
     most_steps: int = MOST_STEPS,
+    rough: list[Any] | None = None,
 ) -> list[Solution]:
     """Solves at the tolerance and at a looser one, by one compiled program.
 
@@ -104,6 +105,7 @@ def solve_twice(
       arguments: of the velocity; one for each solution wanted.
       progress: is told the share of all solves done.
       most_steps: steps beyond which a solve is given up.
+      rough: arguments of the looser solves, where their velocity is known less well as well.
 
     Returns:
       The tighter solutions, with the distance from the looser ones as errors, one for
@@ -126,15 +128,16 @@ def solve_twice(
     with problem.numbers.context():
         for number, argument in enumerate(arguments):
             begin = 2 * number * share
-            rough = once(argument, tolerance * system.looser, begin)
+            other = argument if rough is None else rough[number]
+            coarse = once(other, tolerance * system.looser, begin)
             fine = once(argument, tolerance, begin + share)
-            whole = (rough.states, fine.states)
+            whole = (coarse.states, fine.states)
             pairs = [whole] if system.parts == 1 else zip(*whole, strict=True)
             errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
             reached = jax.tree.map(
                 lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
             )
-            solutions.append(Solution(reached, errors, _statistics(system, fine, rough)))
+            solutions.append(Solution(reached, errors, _statistics(system, fine, coarse)))
     return solutions
 
 

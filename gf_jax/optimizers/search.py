@@ -40,6 +40,7 @@ PyTree = Any
 NEVER = 1e18  # a count long after the end, at the tiny step size
 MOMENTS = (0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the whole time, to try counts at
 MOST_ROUNDS, RESIDUAL = 8, 1e-8  # until fast leaves are found, and to which relative change
+ROUGHER = 4  # nodes of the rough limit, over those of the limit
 EARLY = 3  # periods after which the beginnings of fast leaves are looked at
 AGREES = 1e-3  # fast leaves as settled and as found, relative
 SMALL, JUMPS = 1e-3, 0.3  # gradients made small, and the change of velocity with their sign
@@ -52,6 +53,7 @@ class Start(NamedTuple):
     Attributes:
       limit: the equation.
       given: the arrays that it takes.
+      rough: the same of larger small step sizes: what differs is an error of the limit.
       point: where it starts; its time is later than 0 only if the velocity depends on time.
       deviation: e there.
       moment: Σ_k k (A_k − F) of params over the transient; minus DF times it, the second order
@@ -64,6 +66,7 @@ class Start(NamedTuple):
 
     limit: Limit
     given: Given
+    rough: Given
     point: Point
     deviation: Point
     moment: PyTree
@@ -128,13 +131,17 @@ def _found(trial: Trial) -> Start:
     own = kinds.kinds, trial.names, kinds.rates, is_time, kinds.decays
     plain = is_descent(trial.stepper.optimizer, trial.params)
     limit = Limit(trial.stepper, *own, rounds=1, period=period, plain=plain)
-    given, start = _given(trial, limit, kinds, state.leaves), _start(trial, limit, kinds)
+    given, rough = (
+        _given(trial, kinds, state.leaves, limit.is_time, times * trial.node)
+        for times in (1, ROUGHER)
+    )
+    start = _start(trial, limit, kinds)
     limit = _solved(trial, limit, kinds, given, start, state.leaves)
     _check_sign(trial, limit, given, start)
     limit = dataclasses.replace(limit, speed=_speed(trial, limit, given, start))
     deviation, moment, behind = settling.transient(trial, limit, slow, state)
     second = settling.second_order(trial, limit, given, start, state)
-    return Start(limit, given, start, deviation, moment, second, int(state.steps), behind)
+    return Start(limit, given, rough, start, deviation, moment, second, int(state.steps), behind)
 
 
 def _is_time(trial: Trial, kinds: Sorted, period: int) -> tuple[bool, ...]:
@@ -164,17 +171,20 @@ def _is_time(trial: Trial, kinds: Sorted, period: int) -> tuple[bool, ...]:
     return tuple(is_time(at) for at in range(len(kinds.kinds)))
 
 
-def _given(trial: Trial, limit: Limit, kinds: Sorted, settled: list[Array]) -> Given:
-    states = [trial.initial(trial.node * n) for n in NODES]
+def _given(
+    trial: Trial, kinds: Sorted, settled: list[Array], is_time: Sequence[bool], node: float
+) -> Given:
+    """The arrays of a limit whose polynomials have their smallest node there."""
+    states = [trial.initial(node * n) for n in NODES]
     held = []
     for at, first in enumerate(zip(*states, strict=True)):
         leaves = list(first)
         if kinds.kinds[at] == HELD and not trial.sized[at]:
             leaves = [settled[at]] * len(NODES)
         stack = jnp.stack([jnp.asarray(leaf) for leaf in leaves])
-        held.append(stack.astype(float) if limit.is_time[at] else stack)
+        held.append(stack.astype(float) if is_time[at] else stack)
     initial = kinds.of_kind(FAST, trial.initial(trial.tiny))
-    return Given(jnp.asarray(trial.node), held, initial, kinds.of_kind(FAST, settled))
+    return Given(jnp.asarray(node), held, initial, kinds.of_kind(FAST, settled))
 
 
 def _start(trial: Trial, limit: Limit, kinds: Sorted) -> Point:

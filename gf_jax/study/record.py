@@ -44,9 +44,9 @@ class Reference:
       order: slope of log distance against log step size, shape (snapshots,).
       flow_evaluations, prediction_evaluations: work in gradients of f.
       checking_evaluations: work that only told the errors of both.
-      predicted_error: estimated absolute error of ``predicted_to_flow``, and alike of
-        ``predicted_to_base``, shape (snapshots, lanes), NaN where it is not known; None if it
-        is not known at all, as in older files.
+      predicted_error: estimated absolute error of ``predicted_to_flow``, shape (snapshots,
+        lanes), NaN where it is not known; None if it is not known at all, as in older files.
+        That of ``predicted_to_base`` is the larger one of a lane's and the base run's.
       rounding: how far rounding has moved every lane, likewise.
       run_loss: loss of every lane in float64, where the device has it, likewise.
       run_loss_error: error of that loss less the flow's, or another lane's.

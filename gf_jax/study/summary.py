@@ -120,7 +120,10 @@ def _predictions(run: Run, reference: Reference, gaps: np.ndarray) -> dict[str, 
         )
         measured = gaps >= WELL_BELOW * (rounding + rounding.max(axis=-1, keepdims=True))
         measured &= np.isfinite(errors)
-        own = 0.0 if reference.predicted_error is None else reference.predicted_error
+        own = (
+            np.zeros_like(gaps) if reference.predicted_error is None else reference.predicted_error
+        )
+        own = np.maximum(own, own[:, :1])  # a gap is known as well as the worse of its two runs
         doubtful = measured & (own > DOUBTFUL * predicted)
     counted = errors[:, 1:][(measured & ~doubtful)[:, 1:]]
     return {
