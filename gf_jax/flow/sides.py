@@ -7,6 +7,7 @@ trajectories if they are on different sides of it for long, and that jump times 
 for what lies between them.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ PyTree = Any
 
 LASTING = 3  # sampling times on different sides, one after another, that are no delay
 LOOKED_AT = 8  # kinks whose jump is looked at, those first that are passed differently for longest
+CLOSELY = 64  # points at which is looked how near a kink is passed
 EXPLAINS = 0.5  # share of the distance between the two that the kink makes up for
 
 
@@ -99,6 +101,42 @@ def kink_along(problem: FlowProblem, points: PyTree, which: Parting) -> Float[np
         solve = problem.pure.once(("a kink along", problem.numbers.dtype), make)
         points = problem.numbers.cast(points)
         return np.asarray(solve(problem.data, points, which.array, which.flat))
+
+
+def surely(
+    problem: FlowProblem,
+    found: Parting,
+    coarse: PyTree,
+    middle: PyTree,
+    fine: PyTree,
+    follow_on: Callable[[PyTree, np.ndarray], PyTree],
+) -> bool:
+    """Whether the two finer of three solutions are sure to pass a kink on the right side.
+
+    They are on the same, and the kink variable has at least twice to spare what lies between them.
+    That is how near the finest comes to zero if it is driven back, or how much farther it would
+    have gone than the coarse one, had that kink not been, if it crosses.
+
+    Args:
+      problem: the problem.
+      found: the kink that parts the coarse solution from the finest.
+      coarse, middle, fine: solutions, leaves of shape (times, ...).
+      follow_on: maps a point, and times after it, to the flow from there at these times.
+    """
+    along = [kink_along(problem, each, found) for each in (coarse, middle, fine)]
+    of_coarse, of_middle, of_fine = along
+    if of_middle[found.slot] * of_fine[found.slot] <= 0 or found.slot < 2:
+        return False
+    begin = found.slot - 2
+    side = np.sign(of_fine[begin])
+    off = 2 * np.abs(of_middle - of_fine)[: begin + 2][-LASTING:].max()
+    returns = side * of_fine[found.slot] > 0
+    length = problem.times[found.slot] - problem.times[begin]
+    times = np.linspace(0.0, length, CLOSELY + 1)[1:]
+    looked_at = follow_on(at(fine if returns else coarse, begin), times)
+    nearest = (side * kink_along(problem, looked_at, found)).min()
+    ahead = side * (of_coarse[begin] - of_fine[begin])
+    return bool((nearest if returns else ahead - nearest) > off)
 
 
 def at(points: PyTree, slot: int) -> PyTree:
