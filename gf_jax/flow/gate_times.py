@@ -95,7 +95,10 @@ def slides(z: Array, bend: Array, last: Span, length: Array) -> Array:
     open_speed, closed_speed = speed + bend * (1 - last.gate), speed - bend * last.gate
     reaching = -z / length
     return (
-        (open_speed < 0) & (closed_speed > 0) & (open_speed <= reaching) & (reaching <= closed_speed)
+        (open_speed < 0)
+        & (closed_speed > 0)
+        & (open_speed <= reaching)
+        & (reaching <= closed_speed)
     )
 
 

@@ -69,7 +69,8 @@ def parting(problem: FlowProblem, one: PyTree, other: PyTree) -> Parting | None:
 
     Args:
       problem: the loss and the sampling times.
-      one, other: both at these times, leaves of shape (times, ...).
+      one: a trajectory at these times, leaves of shape (times, ...).
+      other: another one, likewise.
     """
     distance = precise_distance(one, other, 1)
     lasting = _lasting(problem, one, other)
@@ -120,7 +121,9 @@ def surely(
     Args:
       problem: the problem.
       found: the kink that parts the coarse solution from the finest.
-      coarse, middle, fine: solutions, leaves of shape (times, ...).
+      coarse: a solution, leaves of shape (times, ...).
+      middle: a finer one.
+      fine: the finest.
       follow_on: maps a point, and times after it, to the flow from there at these times.
     """
     along = [kink_along(problem, each, found) for each in (coarse, middle, fine)]

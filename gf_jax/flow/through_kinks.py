@@ -31,7 +31,9 @@ PyTree = Any
 
 COST = 4 / 3  # of a step in gradients: one, and a forward pass
 MOST_STEPS = 2**15
-COARSE_STEPS, COARSE_CROSSINGS = 256, 32.0  # of the first solve: steps at least, crossings in each
+# Of the first solve: steps at least, crossings in each. Where few are crossed, as late in training,
+# many slide, and what they are off by grows with the length of a step.
+COARSE_STEPS, COARSE_CROSSINGS = 1024, 32.0
 FINER = 2.3  # by what both are divided from solve to solve, as macro steps are
 POORLY = 100.0  # known is a solution whose error is so many times the tolerance
 
