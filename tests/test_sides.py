@@ -50,7 +50,7 @@ def test_a_kink_whose_sides_lead_apart_parts():
     found = sides.parting(problem_of(parabola), exact(-0.001), exact(0.002))
     before = 0.5 - np.sqrt(0.001) > TIMES
     assert found.time == TIMES[found.slot] == TIMES[~before][0]
-    assert (found.array, found.index) == (0, ())
+    assert (found.array, found.place) == (0, ())
     assert found.jump == pytest.approx(DRIVE, rel=1e-12)
 
 

@@ -37,7 +37,7 @@ class Parting(NamedTuple):
       time: that time.
       array: number of the kink's array, in the order of the program.
       flat: its place in that array, flattened.
-      index: the same, an index for every axis.
+      place: the same, an index for every axis.
       jump: of the gradient across the kink, its norm.
     """
 
@@ -45,14 +45,14 @@ class Parting(NamedTuple):
     time: float
     array: int
     flat: int
-    index: tuple[int, ...]
+    place: tuple[int, ...]
     jump: float
 
     @property
     def name(self) -> str:
         """Which kink it is."""
-        place = ", ".join(map(str, self.index))
-        return f"entry ({place}) of array {self.array + 1} of the kinks"
+        where = ", ".join(map(str, self.place))
+        return f"entry ({where}) of array {self.array + 1} of the kinks"
 
 
 class _Run(NamedTuple):
@@ -79,9 +79,9 @@ def parting(problem: FlowProblem, one: PyTree, other: PyTree) -> Parting | None:
         size, own, shape = _jump(problem, at(one, run.first), run)
         grown = distance[run.last] - distance[max(run.first - 1, 0)]
         if own < 0 and size * _length(problem, run) >= EXPLAINS * grown > 0:
-            index = tuple(int(each) for each in np.unravel_index(run.flat, shape))
+            place = tuple(int(each) for each in np.unravel_index(run.flat, shape))
             time = float(problem.times[run.first])
-            found.append(Parting(run.first, time, run.array, run.flat, index, size))
+            found.append(Parting(run.first, time, run.array, run.flat, place, size))
     return min(found, default=None)
 
 
@@ -153,7 +153,8 @@ def _length(problem: FlowProblem, run: _Run) -> float:
 
 def _lasting(problem: FlowProblem, one: PyTree, other: PyTree) -> list[_Run]:
     """Kinks on whose different sides both are at several sampling times one after another."""
-    differ, begun, found = _differing(problem), {}, []
+    differ, found = _differing(problem), []
+    begun: dict[tuple[int, int], int] = {}
     for slot in range(len(problem.times) + 1):
         now: set[tuple[int, int]] = set()
         if slot < len(problem.times):
@@ -168,7 +169,7 @@ def _lasting(problem: FlowProblem, one: PyTree, other: PyTree) -> list[_Run]:
         for kink in begun.keys() - now:
             first = begun.pop(kink)
             if slot - first >= LASTING:
-                found.append(_Run(*kink, first, slot - 1))
+                found.append(_Run(kink[0], kink[1], first, slot - 1))
         for kink in now - begun.keys():
             begun[kink] = slot
     return found
