@@ -130,11 +130,11 @@ def surely(
     of_coarse, of_middle, of_fine = along
     if of_middle[found.slot] * of_fine[found.slot] <= 0 or found.slot < 2:
         return False
-    begin = found.slot - 2
+    begin, end = found.slot - 2, min(found.slot + 2, len(problem.times) - 1)
     side = np.sign(of_fine[begin])
-    off = 2 * np.abs(of_middle - of_fine)[: begin + 2][-LASTING:].max()
+    off = 2 * np.abs(of_middle - of_fine)[begin : found.slot + 1].max()
     returns = side * of_fine[found.slot] > 0
-    length = problem.times[found.slot] - problem.times[begin]
+    length = problem.times[end] - problem.times[begin]
     times = np.linspace(0.0, length, CLOSELY + 1)[1:]
     looked_at = follow_on(at(fine if returns else coarse, begin), times)
     nearest = (side * kink_along(problem, looked_at, found)).min()
