@@ -47,11 +47,12 @@ def test_the_flow_takes_the_side_that_it_has_to(depth):
 
 
 def test_a_kink_whose_sides_lead_apart_parts():
-    found = sides.parting(problem_of(parabola), exact(-0.001), exact(0.002))
+    (found,) = sides.partings(problem_of(parabola), exact(-0.001), exact(0.002))
     before = 0.5 - np.sqrt(0.001) > TIMES
     assert found.time == TIMES[found.slot] == TIMES[~before][0]
     assert (found.array, found.place) == (0, ())
     assert found.jump == pytest.approx(DRIVE, rel=1e-12)
+    assert found.effect == pytest.approx(DRIVE * (1 - found.time), rel=1e-12)
 
 
 def test_nothing_parts_that_only_crosses_later():
@@ -62,7 +63,7 @@ def test_nothing_parts_that_only_crosses_later():
 
     problem = flow_problem(f, np.array(-0.35), TIMES, None)
     late, early = (np.minimum(TIMES - t, (TIMES - t) / 2) for t in (0.55, 0.35))
-    assert sides.parting(problem, late, early) is None
+    assert not sides.partings(problem, late, early)
 
 
 def test_nothing_parts_where_both_slide():
@@ -70,7 +71,7 @@ def test_nothing_parts_where_both_slide():
         gf_jax.gradient_flow(held_parabola, np.array([0.25 + depth, 0.0]), TIMES).params
         for depth in (-1e-3, -1.1e-3)
     ]
-    assert sides.parting(problem_of(held_parabola), *flows) is None
+    assert not sides.partings(problem_of(held_parabola), *flows)
 
 
 @pytest.mark.parametrize("side", [1, -1])

@@ -39,6 +39,7 @@ class Parting(NamedTuple):
       flat: its place in that array, flattened.
       place: the same, an index for every axis.
       jump: of the gradient across the kink, its norm.
+      effect: the jump times as long as they are on different sides, a distance.
     """
 
     slot: int
@@ -47,6 +48,7 @@ class Parting(NamedTuple):
     flat: int
     place: tuple[int, ...]
     jump: float
+    effect: float
 
     @property
     def name(self) -> str:
@@ -64,8 +66,8 @@ class _Run(NamedTuple):
     last: int
 
 
-def parting(problem: FlowProblem, one: PyTree, other: PyTree) -> Parting | None:
-    """The first kink that parts two trajectories; None if none does.
+def partings(problem: FlowProblem, one: PyTree, other: PyTree) -> list[Parting]:
+    """The kinks that part two trajectories, the first first.
 
     Args:
       problem: the loss and the sampling times.
@@ -78,11 +80,12 @@ def parting(problem: FlowProblem, one: PyTree, other: PyTree) -> Parting | None:
     for run in sorted(lasting, key=lambda run: _length(problem, run))[-LOOKED_AT:]:
         size, own, shape = _jump(problem, at(one, run.first), run)
         grown = distance[run.last] - distance[max(run.first - 1, 0)]
-        if own < 0 and size * _length(problem, run) >= EXPLAINS * grown > 0:
+        effect = size * _length(problem, run)
+        if own < 0 and effect >= EXPLAINS * grown > 0:
             place = tuple(int(each) for each in np.unravel_index(run.flat, shape))
             time = float(problem.times[run.first])
-            found.append(Parting(run.first, time, run.array, run.flat, place, size))
-    return min(found, default=None)
+            found.append(Parting(run.first, time, run.array, run.flat, place, size, effect))
+    return sorted(found)
 
 
 def kink_along(problem: FlowProblem, points: PyTree, which: Parting) -> Float[np.ndarray, " times"]:
@@ -132,7 +135,7 @@ def surely(
         return False
     begin, end = found.slot - 2, min(found.slot + 2, len(problem.times) - 1)
     side = np.sign(of_fine[begin])
-    off = 2 * np.abs(of_middle - of_fine)[begin : found.slot + 1].max()
+    off = 2 * np.abs(of_middle - of_fine)[begin : found.slot].max()
     returns = side * of_fine[found.slot] > 0
     length = problem.times[end] - problem.times[begin]
     times = np.linspace(0.0, length, CLOSELY + 1)[1:]

@@ -139,7 +139,7 @@ def _error(
     change = np.maximum.accumulate(2 * precise_distance(fine, middle, 1))
     if not (error > change).any():
         return error
-    found = sides.parting(problem, coarse, fine)
+    found = next(iter(sides.partings(problem, coarse, fine)), None)
     if found is None or not sides.surely(problem, found, coarse, middle, fine, follow_on):
         return error
     before = np.where(np.arange(len(error)) < found.slot, error, 0.0)

@@ -18,7 +18,7 @@ OUT_OF_PROPORTION = 1.5  # distances over step sizes, the largest over the small
 def apart(
     problem: FlowProblem, run: Run, snapshots: PyTree, flow: PyTree, compared: FlowComparison
 ) -> list[str]:
-    """Which runs a kink parts from the flow, and which kink: a sentence for each.
+    """Which runs a kink parts from the flow, and which kink has most to do with it, in sentences.
 
     Only runs are looked at whose distance is measured at the end, and where distances are out of
     proportion to the step sizes, or there is but one.
@@ -39,9 +39,10 @@ def apart(
     found: dict[str, list[tuple[float, float]]] = {}
     for lane in measured:
         points = jax.tree.map(lambda leaf, lane=lane: leaf[:, lane], snapshots)
-        parted = sides.parting(problem, points, flow)
-        if parted is not None:
-            found.setdefault(parted.name, []).append((run.step_sizes[lane], parted.time))
+        partings = sides.partings(problem, points, flow)
+        if partings:
+            most = max(partings, key=lambda parting: parting.effect)
+            found.setdefault(most.name, []).append((run.step_sizes[lane], most.time))
     return [_sentence(name, lanes) for name, lanes in found.items()]
 
 
