@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gf_jax
-from gf_jax.flow import crossings, piecewise, through_kinks, ties
+from gf_jax.flow import crossings, gate_times, piecewise, through_kinks, ties
 from gf_jax.flow.problem import flow_problem
 
 
@@ -31,6 +31,28 @@ def test_a_quadratic_with_another_one_behind_a_kink():
     exact = np.where(times < crossed, 4.25 - 4.75 * np.exp(-2 * times), after)
     assert (np.abs(flow.params[:, 0] - exact) <= flow.error).all()
     assert flow.error.max() < 1e-5  # the default tolerance
+
+
+@pytest.mark.parametrize(
+    ("shut_speed", "open_speed", "z", "expected"),
+    [
+        (1.0, -1.0, 0.1, True),
+        (1.0, -1.0, -0.1, True),
+        (1.0, -1.0, 0.6, False),  # too far to be reached in a step of 0.5
+        (-0.2, -1.0, 0.1, False),  # it crosses
+        (-1.0, 1.0, 0.1, False),  # both sides lead away
+    ],
+)
+def test_it_slides_where_both_sides_lead_to_the_kink(shut_speed, open_speed, z, expected):
+    """In the last step, of length 0.5, the gate was open for 0.3 of it."""
+    length, gate = 0.5, 0.3
+    speed = gate * open_speed + (1 - gate) * shut_speed
+    last = gate_times.Span(length, z - length * speed, gate * length, gate)
+    assert gate_times.slides(z, open_speed - shut_speed, last, length) == expected
+    if expected:
+        held = float(gate_times.holding(jnp.asarray(z), open_speed - shut_speed, last, length))
+        after = z + length * (held * open_speed + (1 - held) * shut_speed)
+        assert abs(after) < 1e-6  # single precision
 
 
 def test_it_slides_along_a_kink_and_leaves_it():

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gf_jax.flow.gate_times import Span, bend, holding, secant, shortfall, time_open
+from gf_jax.flow.gate_times import Span, bend, holding, secant, shortfall, slides, time_open
 from gf_jax.program.kinks import Gated, Kink
 
 PyTree = Any
@@ -63,6 +63,7 @@ class _State(NamedTuple):
       owed: for how long each gate has yet to be open, for steps before the last.
       bends: change of the speed of each z with its own gate, where it slid; else 0.
       often: how often each kink was crossed lately.
+      slid: whether the flow was found to slide along each kink in the last step.
       kept: params at the sampling times, and a row for what is not asked for.
     """
 
@@ -77,6 +78,7 @@ class _State(NamedTuple):
     owed: list[Array]
     bends: list[Array]
     often: list[Array]
+    slid: list[Array]
     kept: PyTree
 
 
@@ -110,7 +112,7 @@ def follow(
 
     def one(state: _State) -> _State:
         length, ends = _length(state, times, resolution)
-        gates, foreseen, owed, bends = _gates(state, length)
+        gates, foreseen, owed, bends, slid, held = _gates(state, length)
         mean, _ = gradient(_middle(state, length), gates)
         params = jax.tree.map(lambda p, g: p - length * g, state.params, mean)
         kinks = gated.kinks(params)
@@ -133,10 +135,11 @@ def follow(
             ],
             before=state.last,
             owed=[
-                jnp.where((often >= CHATTERS) | (state.steps == 0), 0.0, due).astype(due.dtype)
-                for often, due in zip(state.often, found, strict=True)
+                jnp.where(now | before | (state.steps == 0), 0.0, due).astype(due.dtype)
+                for now, before, due in zip(held, state.slid, found, strict=True)
             ],
             bends=bends,
+            slid=slid,
             often=[
                 MEMORY * often + (a.z * b.z < 0).astype(often.dtype)
                 for often, a, b in zip(state.often, state.kinks, kinks, strict=True)
@@ -180,6 +183,7 @@ def _begin(gated: Gated, params: PyTree, times: Array) -> _State:
         owed=nothing,
         bends=nothing,
         often=nothing,
+        slid=[zero != 0 for zero in nothing],
         kept=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape)), params),
     )
 
@@ -195,13 +199,13 @@ def _length(state: _State, times: Array, resolution: Resolution) -> tuple[Array,
     graded = jnp.maximum(resolution.longest / SHORTEST, state.time / GRADING)
     longest = jnp.minimum(resolution.longest, graded)
     longest = jnp.minimum(longest, GROWTH * state.last[0].length)
-    parts = list(zip(state.kinks, _speeds(state), state.often, strict=True))
+    parts = list(zip(state.kinks, _speeds(state), state.often, state.slid, strict=True))
 
     def count(length: Array) -> Array:
         """How many kinks are foretold to be crossed within that length, but for what slides."""
         crossed = [
-            jnp.sum((kink.z * (kink.z + length * speed) < 0) & (often < CHATTERS))
-            for kink, speed, often in parts
+            jnp.sum((kink.z * (kink.z + length * speed) < 0) & (often < CHATTERS) & ~slid)
+            for kink, speed, often, slid in parts
         ]
         return jnp.sum(jnp.stack(crossed))
 
@@ -232,14 +236,15 @@ def _middle(state: _State, length: Array) -> PyTree:
     return jax.tree.map(mean, state.params, *state.gradients)
 
 
-def _gates(
-    state: _State, length: Array
-) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
-    """Gates of the step ahead, the times they stand for, what is still owed, and the bends."""
+def _gates(state: _State, length: Array) -> tuple[list[Array], ...]:
+    """Gates of the step ahead, the times they stand for, what is still owed, and the bends.
+
+    And whether the flow slides along each kink, and whether its gate is the one that holds it.
+    """
     found = []
-    for kink, speed, last, before, owed, known, often in zip(
+    for kink, speed, last, before, owed, known, often, slid in zip(
         *(state.kinks, _speeds(state), state.last, state.before),
-        *(state.owed, state.bends, state.often),
+        *(state.owed, state.bends, state.often, state.slid),
         strict=True,
     ):
         end, crossing = kink.z + length * speed, secant(kink.z, speed, length)
@@ -247,7 +252,8 @@ def _gates(
         made_good = jnp.clip(owed, -length, length).astype(owed.dtype)
         bends = bend(known, kink.z, last, before)
         gate = ((foreseen + made_good) / length).astype(owed.dtype)
-        gate = jnp.where(often >= CHATTERS, holding(kink.z, bends, last, length), gate)
-        found.append((gate, foreseen, owed - made_good, bends))
-    gates, times, rest, slopes = (list(each) for each in zip(*found, strict=True))
-    return gates, times, rest, slopes
+        now = slides(kink.z, bends, last, length)
+        held = now | slid | (often >= CHATTERS)
+        gate = jnp.where(held, holding(kink.z, bends, last, length), gate)
+        found.append((gate, foreseen, owed - made_good, bends, now, held))
+    return tuple(list(each) for each in zip(*found, strict=True))

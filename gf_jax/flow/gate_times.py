@@ -89,6 +89,19 @@ def bend(known: Array, z: Array, last: Span, before: Span) -> Array:
     return jnp.where(differs & (found < 0), found, known).astype(known.dtype)
 
 
+def slides(z: Array, bend: Array, last: Span, length: Array) -> Array:
+    """Whether both sides lead to the kink, and some gate makes z zero after the step."""
+    speed = (z - last.begin) / last.length
+    open_speed, closed_speed = speed + bend * (1 - last.gate), speed - bend * last.gate
+    reaching = -z / length
+    return (
+        (open_speed < 0)
+        & (closed_speed > 0)
+        & (open_speed <= reaching)
+        & (reaching <= closed_speed)
+    )
+
+
 def holding(z: Array, bend: Array, last: Span, length: Array) -> Array:
     """The gate with which z is zero after the step: between 0 and 1 where it slides."""
     speed = (z - last.begin) / last.length

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gf_jax.comparison import precise_distance
-from gf_jax.flow import crossings, macro_steps, ties
+from gf_jax.flow import crossings, macro_steps, sides, ties
 from gf_jax.flow.crossings import Followed, Resolution
 from gf_jax.flow.problem import (
     FlowProblem,
@@ -31,7 +31,9 @@ PyTree = Any
 
 COST = 4 / 3  # of a step in gradients: one, and a forward pass
 MOST_STEPS = 2**15
-COARSE_STEPS, COARSE_CROSSINGS = 256, 32.0  # of the first solve: steps at least, crossings in each
+# Of the first solve: steps at least, crossings in each. Where few are crossed, as late in training,
+# many slide, and what they are off by grows with the length of a step.
+COARSE_STEPS, COARSE_CROSSINGS = 1024, 32.0
 FINER = 2.3  # by what both are divided from solve to solve, as macro steps are
 POORLY = 100.0  # known is a solution whose error is so many times the tolerance
 
@@ -83,7 +85,7 @@ def _by_crossings(
     telling, solver = _solver(problem, tells)
     resolution = _coarsest(problem.times[-1], budget)
     solutions: list[PyTree] = []
-    steps, spent, fewest = 0, 0, len(problem.times)
+    steps, spent, fewest, finest = 0, 0, len(problem.times), resolution
     while True:
         most = MOST_STEPS if budget is None else min(MOST_STEPS, int(budget / COST) - spent)
         if fewest > most:
@@ -96,7 +98,7 @@ def _by_crossings(
         spent += int(found.steps)
         if not found.complete:
             break
-        steps, solutions = int(found.steps), [*solutions[-2:], found.params]
+        steps, solutions, finest = int(found.steps), [*solutions[-2:], found.params], resolution
         tell_after_solve(progress, _overall(done, 1.0))
         if _settled(problem, solutions, tolerance, COST * spent):
             break
@@ -105,9 +107,43 @@ def _by_crossings(
     if len(solutions) < 2:
         return None
     complete = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solutions[-1]))
+
+    def follow_on(point: PyTree, times: np.ndarray) -> PyTree:
+        """The flow from a point, at the finest resolution."""
+        nonlocal spent
+        with problem.numbers.context():
+            point = problem.numbers.cast(point)
+            found = jax.device_get(solver(problem.data, point, times, finest, MOST_STEPS))
+        spent += int(found.steps)
+        return found.params
+
+    error = _error(problem, solutions, follow_on)
     evaluations, checks = round(COST * steps), round(COST * (spent - steps))
     statistics = Statistics(steps, 0, evaluations, complete, checks)
-    return Solved(solutions[-1], macro_steps.error_of_changes(solutions, 1), statistics)
+    return Solved(solutions[-1], error, statistics)
+
+
+def _error(
+    problem: FlowProblem, solutions: list[PyTree], follow_on: Callable[[PyTree, np.ndarray], PyTree]
+) -> np.ndarray:
+    """Estimated error of the finest solution, see ``error_of_changes``.
+
+    A coarser one that has taken the other side of a kink whose sides lead apart tells nothing of
+    the two finer ones from then on, if these passed that kink with more to spare than lies
+    between them.
+    """
+    error = macro_steps.error_of_changes(solutions, 1)
+    if len(solutions) < 3:
+        return error
+    coarse, middle, fine = solutions
+    change = np.maximum.accumulate(2 * precise_distance(fine, middle, 1))
+    if not (error > change).any():
+        return error
+    found = next(iter(sides.partings(problem, coarse, fine)), None)
+    if found is None or not sides.surely(problem, found, coarse, middle, fine, follow_on):
+        return error
+    before = np.where(np.arange(len(error)) < found.slot, error, 0.0)
+    return np.maximum(np.maximum.accumulate(before), change)
 
 
 def _coarsest(last: float, budget: int | None) -> Resolution:
