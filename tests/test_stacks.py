@@ -151,7 +151,7 @@ def test_a_flow_in_blocks_takes_the_steps_of_one_call(monkeypatch):
     """Blocks may be shorter than any step; cut at their ends, two tolerances would tell nothing."""
     at, data = np.linspace(0, 3, 9), jnp.array([0.125, 1.0, 5.0])
     flows = []
-    for block in (stacks.BLOCK, 2 * 8 * 3, 1):
+    for block in (stacks.BLOCK, 1):
         monkeypatch.setattr(stacks, "BLOCK", block)
         flows.append(gf_jax.gradient_flow(lambda w: w @ (data * w) / 2, np.ones(3), at))
     exact = np.exp(-np.outer(at, data))
@@ -160,9 +160,8 @@ def test_a_flow_in_blocks_takes_the_steps_of_one_call(monkeypatch):
         # The same steps: what is left is the rounding of some fifty stages.
         np.testing.assert_allclose(flow.params, flows[0].params, atol=1e-14, rtol=0)
         np.testing.assert_allclose(flow.error, flows[0].error, atol=1e-14, rtol=0)
-    steps = [flow.statistics.steps for flow in flows]
-    assert steps[0] < steps[1] <= steps[0] + 4  # one is taken again at every seam
-    assert steps[0] < steps[2] <= steps[0] + 8
+    whole, blocks = (flow.statistics.steps for flow in flows)
+    assert whole < blocks <= whole + len(at)  # one is taken again at every seam
 
 
 def test_a_flow_in_blocks_that_ends_early_is_no_number(small):
