@@ -127,7 +127,8 @@ def release(*stacks: PyTree) -> None:
     """What of stacks is on the disk leaves the memory of this process."""
     files = {id(file): file for leaf in jax.tree.leaves(stacks) if (file := _file_of(leaf))}
     for file in files.values():
-        file.madvise(mmap.MADV_DONTNEED)
+        if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere the system decides
+            file.madvise(mmap.MADV_DONTNEED)
 
 
 def _file(size: int) -> mmap.mmap:
@@ -135,7 +136,10 @@ def _file(size: int) -> mmap.mmap:
     with tempfile.TemporaryFile() as file:
         try:
             # Room is taken now: a full disk would end the process later, without a word.
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS and Windows only say how long the file is
+                file.truncate(size)
         except OSError as error:
             raise OSError(
                 error.errno,
