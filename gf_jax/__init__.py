@@ -19,7 +19,7 @@ from gf_jax.comparison import distance as distance
 from gf_jax.descent.batches import Batches as Batches
 from gf_jax.descent.descent import descent_segments as descent_segments
 from gf_jax.descent.descent import gradient_descent as gradient_descent
-from gf_jax.descent.descent import join as join
+from gf_jax.descent.gathering import join as join
 from gf_jax.descent.schedule import Schedule as Schedule
 from gf_jax.descent.segments import Trajectory as Trajectory
 from gf_jax.descent.segments import resumable_segments as resumable_segments

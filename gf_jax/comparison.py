@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from gf_jax import stacks
 from gf_jax.records import record
 
 PyTree = Any
@@ -84,9 +85,21 @@ def precise_distance(params: PyTree, reference: PyTree, stack_axes: int) -> np.n
         difference = np.asarray(leaf, np.float64) - np.asarray(other, np.float64)
         return np.square(difference).reshape(*difference.shape[:stack_axes], -1).sum(axis=-1)
 
-    with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(reference), strict=True)
+    def of_block(params: list[Any], reference: list[Any]) -> np.ndarray:
+        pairs = zip(params, reference, strict=True)
         return np.sqrt(sum(squares(leaf, other) for leaf, other in pairs))
+
+    leaves, others = (list(map(np.asarray, jax.tree.leaves(t))) for t in (params, reference))
+    with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
+        if not stack_axes or not leaves:
+            return of_block(leaves, others)
+        return stacks.along(of_block, leaves, list(map(_at_times, others, leaves)))
+
+
+def _at_times(reference: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+    """A reference at every time of a leaf, by repeating it where it has none; nothing is copied."""
+    aligned = reference.reshape(*(1,) * (leaf.ndim - reference.ndim), *reference.shape)
+    return np.broadcast_to(aligned, (len(leaf), *aligned.shape[1:]))
 
 
 def _check_trees(params: PyTree, reference: PyTree, stack_axes: int) -> None:
@@ -214,8 +227,11 @@ def rounding_of(stack: PyTree) -> Float[np.ndarray, "snapshots lanes"]:
         spacing = np.spacing(np.abs(leaf)).astype(np.float64)
         return np.square(spacing).reshape(*leaf.shape[:2], -1).sum(axis=-1) / 12
 
+    def of_block(leaves: list[np.ndarray]) -> np.ndarray:
+        return np.sqrt(sum(map(squares, leaves)))
+
     with np.errstate(invalid="ignore"):  # a lane that diverged has no spacing
-        return np.sqrt(sum(squares(np.asarray(leaf)) for leaf in jax.tree.leaves(stack)))
+        return stacks.along(of_block, list(map(np.asarray, jax.tree.leaves(stack))))
 
 
 def _order(gaps: np.ndarray, measured: np.ndarray, step_sizes: np.ndarray) -> np.ndarray:

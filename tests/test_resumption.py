@@ -17,6 +17,7 @@ from experiments.process.mistakes import UsageError
 from experiments.runs import structures
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.packing import Record
+from gf_jax import stacks
 from gf_jax.study import files
 from tests.conftest import SMALL, WITH_FLOW, assert_same_results, interrupted_at
 
@@ -95,6 +96,20 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 def test_every_piece_is_kept(name, number, flags, cut_short, invoke, tmp_path):
     flags = (*WITH_FLOW, "--ratios=2", *flags)
     folder, expected = cut_short(name, number, *flags), tmp_path / "undisturbed"
+    assert invoke(*flags, f"--output_dir={expected}")[0] == 0
+    assert invoke(f"--resume={folder}")[0] == 0
+    assert_same_results(folder, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flags", [(), ("--seeds=2",)], ids=["one start", "two"])
+def test_a_run_whose_snapshots_are_on_the_disk_goes_on(
+    flags, cut_short, invoke, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(stacks, "LARGE", 0)
+    monkeypatch.setattr(stacks, "BLOCK", 1)
+    flags = (*WITH_FLOW, "--ratios=2", *flags)
+    folder, expected = cut_short("resumable_segments", 7, *flags), tmp_path / "undisturbed"
     assert invoke(*flags, f"--output_dir={expected}")[0] == 0
     assert invoke(f"--resume={folder}")[0] == 0
     assert_same_results(folder, expected)

@@ -11,17 +11,21 @@ ROOT = Path(__file__).parents[1]
 # What each folder of the library may import of the others; nothing in gf_jax imports experiments.
 LIBRARY = {
     "records": set(),
-    "comparison": {"records"},
+    "stacks": set(),
+    "comparison": {"records", "stacks"},
     "ensemble": {"comparison", "records"},
     "program": set(),
     "optimizers": {"program"},
     # Descent and flow never meet: both receive f, so that their agreement is evidence.
-    "descent": {"comparison", "optimizers", "program"},
-    "flow": {"comparison", "ensemble", "optimizers", "program"},
+    "descent": {"comparison", "optimizers", "program", "stacks"},
+    "flow": {"comparison", "ensemble", "optimizers", "program", "stacks"},
     "problems": {"descent", "program"},
     "theory": {"flow", "optimizers", "problems", "program", "records"},
     # What runs amount to; only here the library touches the world.
-    "study": {"comparison", "descent", "flow", "optimizers", "program", "records", "theory"},
+    "study": {
+        *("comparison", "descent", "flow", "optimizers"),
+        *("program", "records", "stacks", "theory"),
+    },
 }
 # The same of experiments: each folder imports those before it. In front are those that run.
 EXPERIMENTS = (

@@ -14,6 +14,7 @@ from experiments.problems.networks import NETWORKS
 from experiments.problems.options import Data
 from experiments.problems.options import Network as NetworkOptions
 from experiments.process.mistakes import UsageError
+from gf_jax import stacks
 from gf_jax.problems.losses import LOSSES
 from gf_jax.problems.networks import Network, Params
 from gf_jax.problems.objective import Classification, RowSpace
@@ -60,7 +61,8 @@ class Problem(NamedTuple):
         start = self.start
         if lanes and start["dense_1"]["weight"].ndim > 2:  # several starting points
             start = jax.tree.map(lambda leaf: leaf[:, None], start)
-        return self.row_space.restore(stack, start)
+        restore = self.row_space.restore
+        return stacks.along(lambda block: restore(block, start), stack)
 
 
 def device() -> jax.Device:

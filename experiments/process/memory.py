@@ -1,6 +1,8 @@
 """Whether a run fits into memory, told before it begins."""
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -50,6 +52,12 @@ def check(needed: Memory, *, several: str = "") -> None:
                 f"memory: the run needs about {in_words(need)} and {in_words(free)} "
                 f"are free on {where}; take a smaller {flags}"
             )
+    folder = tempfile.gettempdir()
+    if needed.disk > (free := shutil.disk_usage(folder).free):
+        raise UsageError(
+            f"memory: snapshots need about {in_words(needed.disk)} and {in_words(free)} are free "
+            f"in {folder}; name a folder with room by TMPDIR, or take a smaller --snapshots"
+        )
 
 
 def in_words(amount: float) -> str:

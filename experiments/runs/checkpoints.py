@@ -28,6 +28,7 @@ from etils import epath
 from experiments.process.mistakes import UsageError
 from experiments.runs import packing
 from experiments.runs.packing import Record, WriteError
+from gf_jax import stacks
 from gf_jax.study import files
 
 NAME = "bytes"
@@ -126,7 +127,8 @@ class Checkpoints:
         trouble: Exception | None = None
         try:
             while len(records) in self._history.all_steps():
-                records.append(self._load(self._history, len(records)))
+                record = self._load(self._history, len(records))
+                records.append(record._replace(leaves=stacks.kept(record.leaves)))
             if any(step > len(records) for step in self._history.all_steps()):
                 trouble = MissingError(f"checkpoint {len(records)} (history) is missing")
         except UnreadableError as error:

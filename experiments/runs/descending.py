@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax import lax
 
-import gf_jax
 from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.runs import devices, effort, harness, progress, structures
 from experiments.runs.harness import NetworkWorkplace
 from gf_jax.comparison import precise_distance
+from gf_jax.descent.gathering import Gathering
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
@@ -62,11 +62,12 @@ def descend(
     leaves = [each.leaves for each in kept]
     f, start = devices.objective(study, chosen), study.initial_params
     like = jax.tree.map(lambda leaf: leaf[None], start) if told.draws else start
-    parts = structures.trajectories(label, leaves, like, schedule, starts or told.draws)
+    before = structures.trajectories(label, leaves, like, schedule, starts or told.draws)
+    gathering = Gathering(schedule, before)
     started, interrupted = time.perf_counter(), False
     options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
-    if parts:
-        recorded = int(parts[-1].iterations[-1])
+    if before:
+        recorded = int(before[-1].iterations[-1])
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
         options["resume_from"] = (recorded, journal.state(label) or ())
     options["check_memory"] = functools.partial(_check_memory, workplace)
@@ -74,7 +75,7 @@ def descend(
     try:
         if not kept or not kept[-1].done:
             for segment, state in progress.segments(f, start, schedule, arithmetic, **options):
-                parts.append(segment)
+                gathering.add(segment)
                 diverged = not bool(np.isfinite(segment.metrics.loss[-1]).any())
                 done = diverged or int(segment.iterations[-1]) == schedule.iterations
                 journal.add(label, segment, state, done=done)
@@ -87,10 +88,10 @@ def descend(
         if not kept:
             raise
         raise structures.other(label, error) from None
-    if not parts:
+    if not gathering.parts:
         return None
     seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
-    return Outcome(gf_jax.join(parts), seconds, interrupted)
+    return Outcome(gathering.trajectory(), seconds, interrupted)
 
 
 def steps(told: Network, study: Problem) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def check_flow(options: NetworkRun, study: problem.Problem) -> None:
     seeds = len(options.starts_of_seeds) or 1
     size = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
     times = len(options.schedule.snapshot_iterations)
-    check(options, flow_memory(size, times, options.flow_runs))
+    needed = flow_memory(size, times, options.flow_runs, in_blocks=options.smooth)
+    check(options, needed)
 
 
 def check(options: Network, needed: Memory) -> None:

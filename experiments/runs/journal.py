@@ -19,6 +19,7 @@ from experiments.process import interruption
 from experiments.process.mistakes import UsageError
 from experiments.runs import structures
 from experiments.runs.packing import Record, WriteError
+from gf_jax import stacks
 
 if TYPE_CHECKING:
     from experiments.runs.checkpoints import Checkpoints
@@ -149,11 +150,12 @@ class Journal:
         kept = None if done else [np.array(leaf) for leaf in state]
         parts = [*before.parts, part]
         self._pending.append(_Piece(label, done, parts, kept, before.seconds + self._lap()))
-        if done or time.monotonic() - self._written >= self._every:
+        large = sum(map(stacks.size, parts)) >= stacks.LARGE
+        if done or large or time.monotonic() - self._written >= self._every:
             self.flush()
 
     def once(self, label: str, make: Callable[[], Made], like: Made) -> Made:
-        """What is made, or was by an earlier process.
+        """What is made, or was by an earlier process; what is too large for memory is not kept.
 
         Args:
           label: of it.
@@ -167,7 +169,7 @@ class Journal:
         if records:
             return structures.restored(label, like, records[0].leaves)
         made = make()
-        if self._folder is not None:
+        if self._folder is not None and stacks.size(made) <= stacks.LARGE:
             self._pending.append(_Piece(label, True, [made], None, self._lap()))
             self.flush()
         return made

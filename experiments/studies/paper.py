@@ -35,6 +35,7 @@ from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, devices, effort, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import groups, seeds
+from gf_jax import stacks
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
 from gf_jax.study.following import Followed, follow
@@ -120,10 +121,10 @@ def _follow_seeds(
     """The same for every starting point, one after another; those that were done are kept."""
     study, interrupted = workplace.study, False
     # What is not found is NaN: of starts from which all runs diverge, or after an interrupt.
-    points = jax.tree.map(
-        lambda leaf: np.full((len(leaf), *leaf.shape[1:2], *leaf.shape[3:]), np.nan),
-        trajectory.snapshots,
-    )
+    start = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan), study.initial_params)
+    points = stacks.empty(start, len(run.snapshot_iterations))
+    for at in stacks.blocks(points):
+        stacks.put(points, at, start)
     references: list[Reference | None] = [None] * len(run.seeds)
     doubts: list[str] = []
     for number, (seed, single) in enumerate(zip(run.seeds, run.of_seeds, strict=True)):
@@ -146,11 +147,9 @@ def _follow_seeds(
         _foretell(workplace, number, time.perf_counter() - begun)
         references[number] = followed.reference
         if followed.flow is not None:
-            leaves = zip(
-                jax.tree.leaves(points), jax.tree.leaves(followed.flow.params), strict=True
-            )
-            for kept, leaf in leaves:
-                kept[:, number] = leaf
+            of_seed = jax.tree.map(operator.itemgetter((slice(None), number)), points)
+            for at in stacks.blocks(of_seed, followed.flow.params):
+                stacks.put(of_seed, at, stacks.take(followed.flow.params, at))
     reference = join_references(references)
     run = dataclasses.replace(run, reference=reference, doubts=tuple(doubts))
     if run.reference is not None:

@@ -24,11 +24,10 @@ by starts without communication, by examples with a sum of each gradient.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
 from gf_jax.descent.batches import Batches
+from gf_jax.descent.gathering import Gathering
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import PyTree, Trajectory, resumable_segments
@@ -115,7 +114,7 @@ def gradient_descent(
         draws=draws,
         sharding=sharding,
     )
-    return join(list(segments_of_run))
+    return Gathering(schedule, segments_of_run).trajectory()
 
 
 def descent_segments(
@@ -174,20 +173,3 @@ def descent_segments(
         check_memory=check_memory,
     )
     yield from (part for part, _ in segments)
-
-
-def join(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """Consecutive parts of a trajectory as one.
-
-    Example:
-      >>> def f(w):
-      ...     return jnp.sum((w**2 - 1) ** 2)
-      >>> w = jnp.array([0.1, 1.5])
-      >>> schedule = gf_jax.Schedule(0.01, (2,), iterations=10, segments=2)
-      >>> run = gf_jax.join(list(gf_jax.descent_segments(f, w, schedule)))
-      >>> run.metrics.loss.shape
-      (11, 2)
-    """
-    parts = [each._replace(clock=None) for each in trajectories]
-    whole: Trajectory = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return whole._replace(clock=trajectories[-1].clock)

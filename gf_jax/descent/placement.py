@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gf_jax import stacks
 from gf_jax.descent.schedule import Schedule
 
 PyTree = Any
@@ -20,8 +21,8 @@ class Memory(NamedTuple):
       device: on every device that is used; of descent data, state, snapshots and metrics of
         a segment, and all that the compiled program holds meanwhile.
       devices: how many of them this process has.
-      host: on the host; of descent for the whole trajectory as NumPy arrays, twice, since
-        its segments are joined at the end.
+      host: in the memory of the host; of descent metrics and, unless they are large, snapshots.
+      disk: in temporary files, for stacks that are large, see ``gf_jax.stacks``.
 
     Example:
       >>> def f(w):
@@ -38,6 +39,7 @@ class Memory(NamedTuple):
     device: int
     devices: int
     host: int
+    disk: int = 0
 
 
 def place(
@@ -109,7 +111,8 @@ def memory_needed(
         )
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(point))
     devices = 1 if sharding is None else len(sharding.addressable_devices)
-    return Memory(device, devices, descent_memory(schedule, math.prod(stack), weights).host)
+    least = descent_memory(schedule, math.prod(stack), weights)
+    return Memory(device, devices, least.host, least.disk)
 
 
 def descent_memory(schedule: Schedule, runs: int, weights: int) -> Memory:
@@ -121,11 +124,16 @@ def descent_memory(schedule: Schedule, runs: int, weights: int) -> Memory:
       weights: bytes of one point of weight space.
     """
     metrics = 4 * 4 * schedule.iterations  # four numbers an iteration, of four bytes or so
-    snapshots = len(schedule.snapshot_iterations)
-    return Memory(2 * runs * weights, 1, 2 * runs * (weights * snapshots + metrics))
+    snapshots, capacity = len(schedule.snapshot_iterations), schedule.snapshot_capacity
+    whole, part = runs * weights * snapshots, runs * weights * capacity
+    if capacity == snapshots:  # of one segment, which is not copied
+        return Memory(2 * runs * weights, 1, whole + 2 * runs * metrics)
+    on_disk = whole > stacks.LARGE
+    host = part + (0 if on_disk else whole) + 2 * runs * metrics
+    return Memory(2 * runs * weights, 1, host, whole if on_disk else 0)
 
 
-def flow_memory(weights: int, times: int, lanes: int = 1) -> Memory:
+def flow_memory(weights: int, times: int, lanes: int = 1, *, in_blocks: bool = False) -> Memory:
     """What solving a flow takes at least: its parameters at all times, in float64.
 
     Those of two solves are on the host, as they tell the error, and of one on the device.
@@ -134,6 +142,13 @@ def flow_memory(weights: int, times: int, lanes: int = 1) -> Memory:
       weights: number of parameters.
       times: number of sampling times.
       lanes: number of flows, deviations or runs that are followed together.
+      in_blocks: whether it is solved for a block of times after another where it is large, as
+        smooth flows are.
     """
-    stack = 8 * weights * times * lanes
-    return Memory(device=stack, devices=1, host=2 * stack)
+    point = 8 * weights * lanes
+    stack, block = point * times, point * min(times, max(1, stacks.BLOCK // point))
+    if not in_blocks or block == stack:
+        return Memory(device=stack, devices=1, host=2 * stack)
+    on_disk = stack > stacks.LARGE
+    host = 5 * block + (0 if on_disk else stack)  # three of the coarser solve at most
+    return Memory(3 * block, 1, host, stack if on_disk else 0)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
+from gf_jax import stacks
 from gf_jax.comparison import precise_distance
 from gf_jax.flow import macro_steps, smooth, ties
 from gf_jax.flow.expansion import expand
@@ -86,10 +87,11 @@ class Deviation(NamedTuple):
         Args:
           step_size: of the run, in time per iteration.
         """
-        return jax.tree.map(
-            lambda z, a, b: z + step_size * a + step_size**2 * b,
-            *(self.flow.params, self.coherent, self.second),
-        )
+
+        def of_block(*orders: PyTree) -> PyTree:
+            return jax.tree.map(lambda z, a, b: z + step_size * a + step_size**2 * b, *orders)
+
+        return stacks.along(of_block, self.flow.params, self.coherent, self.second)
 
     def gap(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Distance between descent with two step sizes, at equal times, to second order.
@@ -99,9 +101,11 @@ class Deviation(NamedTuple):
           other: of the other run; 0 is the flow itself.
         """
         first, second = step_size - other, step_size**2 - other**2
-        return tree_norm(
-            jax.tree.map(lambda a, b: first * a + second * b, self.coherent, self.second)
-        )
+
+        def of_block(*orders: PyTree) -> np.ndarray:
+            return tree_norm(jax.tree.map(lambda a, b: first * a + second * b, *orders))
+
+        return stacks.along(of_block, self.coherent, self.second)
 
     def gap_error(self, step_size: float, other: float = 0.0) -> Float[np.ndarray, " times"]:
         """Estimated error of ``gap``: of the solve, and of the orders that are left out.
@@ -276,8 +280,11 @@ def _deviation(problem: FlowProblem, budget: int | None, progress: Progress | No
     flow = make_flow(problem, params, solution.error[0], solution.statistics)
     with problem.numbers.context():
         stack = pure.once("gradients", lambda: jit(_along(pure.gradient), speed=pure.flow_speed))
-        actual = jax.device_get(stack(problem.data, params))
-    away = precise_distance(actual, followed, 1)
+
+        def of_block(params: PyTree, followed: PyTree) -> np.ndarray:
+            return precise_distance(jax.device_get(stack(problem.data, params)), followed, 1)
+
+        away = stacks.along(of_block, params, followed)
     with np.errstate(invalid="ignore"):  # what was not reached is no number
         jumps = np.maximum(away - LOOSE_JUMPS * solution.error[3], 0) / (
             steepest if steepest > 0 else 1.0

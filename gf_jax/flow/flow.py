@@ -150,4 +150,5 @@ def make_flow(
 
 def tree_norm(stack: PyTree) -> np.ndarray:
     """Norm of every point of a stack, leaves (times, ...), in float64."""
-    return precise_distance(stack, jax.tree.map(np.zeros_like, stack), 1)
+    zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), stack)
+    return precise_distance(stack, zero, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from gf_jax import stacks
 from gf_jax.flow.problem import FlowProblem
 from gf_jax.program.compiling import jit
 
@@ -54,8 +55,13 @@ def losses_of_runs(
     with numbers.context():
         speed = pure.flow_speed
         solve = pure.once("losses of runs", lambda: jit(along, speed=speed))
+
+        def of_block(flow: PyTree, run: PyTree, error: np.ndarray) -> tuple[np.ndarray, ...]:
+            places = map(numbers.cast, (flow, run))
+            return jax.device_get(solve(problem.data, *places, error))
+
         pairs = [
-            jax.device_get(solve(problem.data, numbers.cast(flow), numbers.cast(run), error))
+            stacks.along(of_block, flow, run, error)
             for run, error in zip(runs, errors.T, strict=True)
         ]
     losses, of_losses = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))

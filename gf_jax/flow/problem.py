@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from gf_jax import stacks
 from gf_jax.program.arithmetic import Arithmetic, flow_arithmetic
 from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import Gated
@@ -121,7 +122,9 @@ class FlowProblem(NamedTuple):
         with self.numbers.context():
             speed = self.pure.flow_speed
             solve = self.pure.once("losses", lambda: jit(along, speed=speed, static_argnums=2))
-            return np.asarray(solve(self.data, stack, stack_axes))
+            return stacks.along(
+                lambda block: np.asarray(solve(self.data, block, stack_axes)), stack
+            )
 
 
 @dataclasses.dataclass(frozen=True)

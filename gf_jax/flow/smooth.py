@@ -13,13 +13,15 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from gf_jax import stacks
 from gf_jax.comparison import precise_distance
+from gf_jax.flow.in_blocks import Before, Blocks
 from gf_jax.flow.problem import (
     FlowProblem,
     Progress,
     Statistics,
     Telling,
-    tell_after_solve,
+    part,
     tells_meanwhile,
 )
 from gf_jax.program.compiling import jit
@@ -70,6 +72,7 @@ class _Solved(NamedTuple):
     states: PyTree
     stats: dict[str, Any]
     complete: Array
+    before: Before | None
 
 
 class _Controller(diffrax.PIDController):
@@ -81,10 +84,38 @@ class _Controller(diffrax.PIDController):
         self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, error: Any, *rest: Any
     ) -> Any:
         """As PIDController, of one number in place of the state."""
-        argument, tolerance = args
+        argument, tolerance = args[:2]
         size = self.measure(argument, error, y1) / tolerance
         zero = jnp.zeros_like(size)
         return super().adapt_step_size(t0, t1, zero, zero, args, size, *rest)
+
+
+class _Remembering(_Controller):
+    """The same, which keeps where the solve stood before its last step."""
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, *rest: Any) -> Any:
+        """As PIDController."""
+        end, memory = super().init(terms, t0, t1, y0, dt0, *rest)
+        return end, (memory, Before(jnp.asarray(t0), y0, end - t0, memory))
+
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, error: Any, order: Any, state: Any
+    ) -> Any:
+        """As PIDController."""
+        memory, before = state
+        keep, *times, after, result = super().adapt_step_size(
+            t0, t1, y0, y1, args, error, order, memory
+        )
+        now = Before(t0, y0, t1 - t0, memory)
+        kept = jax.tree.map(lambda new, old: jnp.where(keep, new, old), now, before)
+        return keep, *times, (after, kept), result
+
+
+class Rest(NamedTuple):
+    """What a solve of a block of times is told of the others: the last one, and where it stood."""
+
+    last: float
+    before: Before
 
 
 def solve_twice(
@@ -97,6 +128,9 @@ def solve_twice(
     rough: list[Any] | None = None,
 ) -> list[Solution]:
     """Solves at the tolerance and at a looser one, by one compiled program.
+
+    Where states are large both go on by a block of times in turn, and those at the looser
+    tolerance are not kept.
 
     Args:
       problem: the problem.
@@ -116,29 +150,48 @@ def solve_twice(
     telling.progress = progress
     default = 1e-8 if problem.numbers.dtype == "float64" else 1e-6
     tolerance = problem.tolerance or default
-    share = 1 / (2 * len(arguments))
-    solutions = []
+    share, times = 1 / (2 * len(arguments)), problem.times
+    blocks, solutions = list(stacks.blocks_of(start, len(times))), []
+    begin = Before(0.0, start, FIRST * times[-1], None)
 
-    def once(argument: Any, accepted: float, done: float) -> Any:
-        found = solve((argument, accepted), start, problem.times, done, share)
-        found = jax.device_get(found)
-        tell_after_solve(progress, done + share)
-        return found
+    def once(argument: Any, accepted: float, done: float) -> Blocks:
+        def of_block(before: Before, at: np.ndarray, begun: float, more: float) -> Any:
+            told = done + begun * share, more * share
+            if len(blocks) == 1:
+                return solve((argument, accepted), before.state, at, *told, None)
+            return solve((argument, accepted), before.state, at, *told, Rest(times[-1], before))
+
+        return Blocks(of_block, begin, times, most_steps, part(progress, done, share))
 
     with problem.numbers.context():
         for number, argument in enumerate(arguments):
-            begin = 2 * number * share
+            done = 2 * number * share
             other = argument if rough is None else rough[number]
-            coarse = once(other, tolerance * system.looser, begin)
-            fine = once(argument, tolerance, begin + share)
-            whole = (coarse.states, fine.states)
-            pairs = [whole] if system.parts == 1 else zip(*whole, strict=True)
-            errors = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
-            reached = jax.tree.map(
-                lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), fine.states
-            )
-            solutions.append(Solution(reached, errors, _statistics(system, fine, coarse)))
+            coarse = once(other, tolerance * system.looser, done)
+            fine = once(argument, tolerance, done + share)
+            states, errors = _both(system, coarse, fine, blocks)
+            solutions.append(Solution(states, errors, _statistics(system, fine, coarse)))
     return solutions
+
+
+def _both(
+    system: System, coarse: Blocks, fine: Blocks, blocks: list[slice]
+) -> tuple[PyTree, list[np.ndarray]]:
+    """States of the finer of two solves, and for each part how far those of the other are."""
+    kept, errors = None, []
+    for at in blocks:
+        pair = coarse.states(at), fine.states(at)
+        pairs = [pair] if system.parts == 1 else zip(*pair, strict=True)
+        of_parts = [SAFETY * precise_distance(a, b, 1) for a, b in pairs]
+        reached = jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, np.nan), pair[1])
+        if len(blocks) == 1:
+            return reached, of_parts
+        if kept is None:
+            kept = stacks.empty(stacks.take(reached, 0), blocks[-1].stop)
+        stacks.put(kept, at, reached)
+        # Of a part without numbers it is a single zero.
+        errors.append([np.broadcast_to(each, at.stop - at.start) for each in of_parts])
+    return kept, [np.concatenate(column) for column in zip(*errors, strict=True)]
 
 
 def whole(_: Any, error: PyTree, state: PyTree) -> Array:
@@ -163,9 +216,27 @@ def _solver(
     def make() -> tuple[Telling, Callable]:
         telling = Telling()
 
-        def solve(arguments: Any, start: PyTree, times: Array, done: float, share: float) -> Any:
+        def solve(
+            arguments: Any,
+            start: PyTree,
+            times: Array,
+            done: float,
+            share: float,
+            rest: Rest | None,
+        ) -> Any:
+            options: dict[str, Any] = {}
+            last: Any = times[-1]
+            begin: Any = 0.0
+            first: Any = FIRST * times[-1]
+            if rest is not None:
+                last, begin, first = rest.last, rest.before.time, rest.before.step
+                options["event"] = diffrax.Event(lambda t, y, args, **_: t >= args[2])
+                arguments = (*arguments, times[-1])
             # One vector: what diffrax does to every leaf is most of what is compiled.
             vector, unravel = ravel_pytree(start)
+            if rest is not None and rest.before.memory is not None:
+                before = rest.before._replace(state=vector)
+                options["controller_state"] = (before.memory, before)
 
             def velocity(_: Any, state: Array, args: Any) -> Array:
                 return ravel_pytree(system.velocity(args[0], unravel(state)))[0]
@@ -176,18 +247,18 @@ def _solver(
             found = diffrax.diffeqsolve(
                 diffrax.ODETerm(velocity),
                 system.solver,
-                t0=0.0,
-                t1=times[-1],
-                dt0=FIRST * times[-1],
+                t0=begin,
+                t1=last,
+                dt0=first,
                 y0=vector,
                 args=arguments,
-                saveat=diffrax.SaveAt(ts=times),
-                stepsize_controller=_Controller(
+                saveat=diffrax.SaveAt(ts=times, controller_state=rest is not None),
+                stepsize_controller=(_Controller if rest is None else _Remembering)(
                     rtol=0.0,
                     atol=1.0,  # the measure does the scaling
                     pcoeff=0.2,
                     icoeff=0.4,
-                    dtmin=SHORTEST * times[-1],
+                    dtmin=SHORTEST * last,
                     force_dtmin=False,
                     measure=size,
                 ),
@@ -195,26 +266,31 @@ def _solver(
                 throw=False,
                 adjoint=diffrax.ForwardMode(),  # nothing differentiates it: less is traced
                 progress_meter=_Meter(telling, done, share) if tells else diffrax.NoProgressMeter(),
+                **options,
             )
-            complete = found.result == diffrax.RESULTS.successful
-            return _Solved(jax.vmap(unravel)(found.ys), found.stats, complete)
+            complete, ended = found.result == diffrax.RESULTS.successful, None
+            if rest is not None:
+                complete |= found.result == diffrax.RESULTS.event_occurred
+                ended = found.controller_state[1]
+                ended = ended._replace(state=unravel(ended.state))
+            return _Solved(jax.vmap(unravel)(found.ys), found.stats, complete, ended)
 
         return telling, jit(solve, speed=problem.pure.flow_speed)
 
     return problem.pure.once((system.name, most_steps, tells, problem.numbers.dtype), make)
 
 
-def _statistics(system: System, fine: Any, rough: Any) -> Statistics:
+def _statistics(system: System, fine: Blocks, rough: Blocks) -> Statistics:
     # Each step evaluates all stages but the first, known from the step before it, if any.
     stages = len(system.solver.tableau.b_sol) - 1
     evaluations = [
-        system.cost * (int(solution.stats["num_steps"]) * stages + 1) for solution in (fine, rough)
+        system.cost * (solve.counts["num_steps"] * stages + solve.calls) for solve in (fine, rough)
     ]
     return Statistics(
-        steps=int(fine.stats["num_accepted_steps"]),
-        rejected_steps=int(fine.stats["num_rejected_steps"]),
+        steps=fine.counts["num_accepted_steps"],
+        rejected_steps=fine.counts["num_rejected_steps"],
         gradient_evaluations=evaluations[0],
-        complete=bool(fine.complete),
+        complete=fine.complete,
         checking_evaluations=evaluations[1],
     )
 

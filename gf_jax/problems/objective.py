@@ -59,6 +59,7 @@ def classification(
     labels: Int[Array | np.ndarray, " examples"],
     *,
     loss: str = "cross_entropy",
+    chunk: int | None = None,
 ) -> Classification:
     """Network and data as loss and accuracy; the data are prepared once for both.
 
@@ -68,10 +69,13 @@ def classification(
       labels: class of every example, from 0.
       loss: a name in ``losses.LOSSES``: "cross_entropy" of outputs that are logits, in nats,
         or "squared", half the squared distance of the outputs from the one-hot label.
+      chunk: how many examples the loss, its gradient and Hessian-vector products take at a time, a
+        divisor of their number: what a network computes of the others is not in memory, and is
+        computed once more where derivatives need it. None is all of them.
 
     Raises:
       ValueError: if inputs and labels do not fit the network or each other, an input is not
-        finite, or the loss is unknown.
+        finite, the loss is unknown, or examples cannot be divided so.
 
     Example:
       >>> network = gf_jax.problems.fully_connected((2, 3, 10))
@@ -87,8 +91,15 @@ def classification(
     losses = of_outputs.of_outputs
     prepared, classes = network.prepare(jnp.asarray(inputs)), jnp.asarray(labels)
 
+    if chunk is not None:
+        _check_chunk(chunk, len(classes))
+
     def mean(params: Params) -> Array:
-        return losses(network.forward(params, prepared), classes).mean()
+        if chunk in (None, len(classes)):
+            return losses(network.forward(params, prepared), classes).mean()
+        part = batches(chunk)
+        of_chunk = jax.checkpoint(lambda index: part.loss(params, index))
+        return jax.lax.map(of_chunk, jnp.arange(part.number)).mean()
 
     def output_gradients(params: Params) -> Array:
         outputs = network.forward(params, prepared)
@@ -128,6 +139,16 @@ def check_batch_size(size: int, examples: int, order: str = CYCLIC) -> None:
     if size not in divisors:
         raise ValueError(
             f"batch_size: got {size}; accepted are divisors of the number of examples, {examples}: "
+            + ", ".join(map(str, divisors))
+        )
+
+
+def _check_chunk(size: int, examples: int) -> None:
+    """Raises ValueError unless examples can be divided into chunks of this size."""
+    if size < 1 or examples % size:
+        divisors = [n for n in range(1, examples + 1) if examples % n == 0]
+        raise ValueError(
+            f"chunk: got {size}; accepted are divisors of the number of examples, {examples}: "
             + ", ".join(map(str, divisors))
         )
 

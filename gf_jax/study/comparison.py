@@ -23,7 +23,8 @@ class Comparison:
     Attributes:
       run: losses, distances and gradient norms of all runs at every base iteration, and in
         ``run.reference`` the flow's losses, distances to it, and predictions.
-      snapshots: parameters of all runs, leaves of shape (snapshots, lanes, ...).
+      snapshots: parameters of all runs, leaves of shape (snapshots, lanes, ...); of more than
+        256 MiB, as the flow's, they are mapped from a temporary file.
       flow: parameters of the flow, leaves of shape (snapshots, ...); None if left out.
       curvature: of f on the flow, at the snapshots; None if left out.
       kinks: number of kinks of f; 0 means that f was taken as smooth.

@@ -212,7 +212,7 @@ def _losses(
     """
 
     def of_lane(lane: int) -> PyTree:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, lane].astype(np.float64), snapshots)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:, lane], snapshots)
 
     lanes = map(of_lane, range(compared.distance.shape[1]))
     if rounding is None:

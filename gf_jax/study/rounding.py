@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gf_jax import stacks
 from gf_jax.comparison import precise_distance
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
@@ -47,7 +48,7 @@ def rounding_of(
     compensated, so that rounding grows with the number of steps. Else the base run is; rounding
     of the others is taken for twice as much, as smaller steps may be more sensitive to it.
     """
-    dtypes = {np.asarray(leaf).dtype for leaf in jax.tree.leaves(snapshots)}
+    dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(snapshots)}
     if dtypes == {np.dtype(np.float64)}:
         return None
     double = flow_arithmetic()
@@ -59,12 +60,13 @@ def rounding_of(
     base_alone = compensated and work_of(run) > program.pure.cheap
     options: dict[str, Any] = {"arithmetic": "float64"}
     options |= {key: descent[key] for key in ("optimizer", "batches") if key in descent}
+    at_once = len(run.iterations) <= LONG and 2 * stacks.size(snapshots) <= stacks.LARGE
     schedule = Schedule(
         run.step_size,
         () if base_alone else run.ratios,
         int(run.iterations[-1]),
         tuple(run.snapshot_iterations.tolist()),
-        None if len(run.iterations) > LONG else 1,
+        1 if at_once else None,
     )
     try:
         exact = solve("rounding", lambda tell: descend(program, params, schedule, tell, options))

@@ -5,7 +5,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gf_jax.descent.descent import descent_segments, join
+from gf_jax.descent.descent import descent_segments
+from gf_jax.descent.gathering import Gathering
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
@@ -34,14 +35,14 @@ def descend(
     options: dict[str, Any],
 ) -> Trajectory:
     """Descent, up to the segment in which the last lane diverges."""
-    parts: list[Trajectory] = []
+    gathering = Gathering(schedule)
     for part in descent_segments(f, params, schedule, **options):
-        parts.append(part)
+        gathering.add(part)
         if tell is not None:
             tell(part.iterations[-1] / schedule.iterations)
         if not np.isfinite(part.metrics.loss[-1]).any():
             break
-    return join(parts)
+    return gathering.trajectory()
 
 
 def work_of(run: Run) -> int:
