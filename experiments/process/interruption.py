@@ -32,6 +32,7 @@ class _Process:
     told = False  # whether it was raised
     shields = 0
     worker: threading.Thread | None = None
+    outcome: tuple[list[Any], list[BaseException]] = ([], [])  # of the worker
     status: int | None = None  # with which it is about to end
 
 
@@ -88,6 +89,17 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def caught() -> int | None:
+    """The signal that was noted."""
+    return _Process.caught
+
+
+def note(number: int) -> None:
+    """Notes a signal that another process of the run has caught."""
+    if _Process.handled and _Process.caught is None:
+        _Process.caught = number
+
+
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
     """Within it a first signal waits, for the next ``check`` or ``call``."""
@@ -113,6 +125,7 @@ def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
         return function()
     made: list[Made] = []
     failed: list[BaseException] = []
+    _Process.outcome = (made, failed)
 
     def work() -> None:
         try:
@@ -129,6 +142,14 @@ def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
             check()
             if time.monotonic() > end:
                 raise TimeoutError(f"not done after {seconds:.0f} seconds")
+    return rest()
+
+
+def rest() -> Any:
+    """The result of the last ``call``, to the end of which it waits after all."""
+    assert _Process.worker is not None
+    _Process.worker.join()
+    made, failed = _Process.outcome
     if failed:
         raise failed[0]
     return made[0]
