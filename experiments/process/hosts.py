@@ -48,8 +48,10 @@ def connect() -> None:
     if not told() or peers.several():
         return
     jax = importlib.import_module("jax")  # slow to load
-    # Else JAX ends all others when one is lost, with pages and after minutes; see ``peers``.
+    # Else JAX ends all others when one is lost, with pages and after minutes, see ``peers``; and
+    # takes SIGTERM for itself.
     jax.config.update("jax_enable_recoverability", True)
+    jax.config.update("jax_enable_preemption_service", False)
     given = _given()
     if given:
         _connect_explicit(jax, given)

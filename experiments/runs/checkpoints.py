@@ -99,9 +99,7 @@ class Checkpoints:
         """Whether there are any."""
         return bool(self._history.all_steps() or self._states.all_steps())
 
-    def write(
-        self, number: int, record: Record, state: Sequence[np.ndarray] | Rows | None
-    ) -> None:
+    def write(self, number: int, record: Record, state: Sequence[np.ndarray] | Rows | None) -> None:
         """Begins to write a record, and the state behind it; ``wait`` tells how that ended.
 
         All processes that write together call it.

@@ -56,6 +56,11 @@ def copied(state: Sequence[jax.Array]) -> list[np.ndarray] | Rows:
     """A copy of a state, as rows if no process has the whole of it."""
     if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in state):
         return [np.array(leaf) for leaf in state]
+    return rows_of(state)
+
+
+def rows_of(state: Sequence[jax.Array]) -> Rows:
+    """A copy of a state that is split by starts, their rows where their arrays are."""
     kinds = [(leaf.dtype.str, list(leaf.shape)) for leaf in state]
     sharding = state[0].sharding
     assert isinstance(sharding, NamedSharding)
@@ -105,9 +110,7 @@ def pack(record: Record, **more: str) -> tuple[dict[str, Any], np.ndarray]:
     return about | {"digest": _digest(about, content)}, content
 
 
-def _about(
-    record: Record, kinds: Sequence[tuple[str, list[int]]], **more: str
-) -> dict[str, Any]:
+def _about(record: Record, kinds: Sequence[tuple[str, list[int]]], **more: str) -> dict[str, Any]:
     return {
         "format": files.FORMAT,
         **more,
