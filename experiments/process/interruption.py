@@ -110,17 +110,21 @@ def shielded() -> Iterator[None]:
         _Process.shields -= 1
 
 
-def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
+def call(
+    function: Callable[[], Made], seconds: float | None = None, *, begin: bool = False
+) -> Made:
     """The result of a function that takes long; a signal ends the wait for it, and is raised.
 
     Args:
       function: what to call.
       seconds: how long to wait for it where signals are handled; None is without end.
+      begin: whether it begins even if a signal was caught before, as others count on it.
 
     Raises:
       TimeoutError: if it has not come to its end by then; it is left behind.
     """
-    check()
+    if not begin:
+        check()
     if not _Process.handled or threading.current_thread() is not threading.main_thread():
         return function()
     made: list[Made] = []

@@ -75,7 +75,8 @@ def _in_step(
     """
     while done < iterations:
         try:
-            segment = interruption.call(lambda: next(computed))
+            # Others may be in it already, and their devices wait for this process's part.
+            segment = interruption.call(lambda: next(computed), begin=peers.several())
             stop = False
         except KeyboardInterrupt:
             if peers.common_end(done, stop=True)[0] == done:
