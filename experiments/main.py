@@ -93,4 +93,5 @@ def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
 
 
 if __name__ == "__main__":
-    command_line.start(page(), lambda argv: interruption.leave(main(argv)))
+    # JAX's own farewell waits for processes that are gone, and their threads fall with Python.
+    command_line.start(page(), lambda argv: interruption.leave(main(argv), at_once=peers.several()))

@@ -96,7 +96,7 @@ def test_a_lost_process_ends_the_other_in_a_line(victim, tmp_path):
     endless = ("--iterations=2000000", "--segments=20000", "--checkpoint_every=0.2")
     programs = launch(2, 1, *RUN[:2], *RUN[3:-1], *endless, f"--output_dir={folder}")
     try:
-        while not (folder / "checkpoints" / "state" / "0").exists():
+        while not (folder / "checkpoints" / "state" / "2").exists():
             assert all(program.poll() is None for program in programs)
             time.sleep(0.02)
         programs[victim].send_signal(signal.SIGKILL)

@@ -4,14 +4,29 @@ JAX does so in C++, with a page of addresses. Within an ``Aborts`` what C++ writ
 error is held back, and a line takes its place; what it says of anything else is shown.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 NAMES = (b"distributed service", b"coordination service")
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within it nothing is heard of what is written to standard error, but by Python's errors."""
+    sys.stderr.flush()
+    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(nowhere)
 
 
 class Aborts:

@@ -9,7 +9,7 @@ import importlib
 import os
 from typing import Any
 
-from experiments.process import peers
+from experiments.process import aborts, peers
 from experiments.process.mistakes import UsageError
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -54,10 +54,12 @@ def connect() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     given = _given()
     if given:
-        _connect_explicit(jax, given)
+        with aborts.unheard():  # that recoverable processes are an experiment of JAX's
+            _connect_explicit(jax, given)
     else:
         try:
-            jax.distributed.initialize()
+            with aborts.unheard():
+                jax.distributed.initialize()
         except (RuntimeError, ValueError) as error:
             raise UsageError(
                 f"environment: it tells of {_launched()} processes, which do not find each other "

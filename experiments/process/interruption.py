@@ -165,13 +165,17 @@ def exit_status(status: int) -> int:
     return 128 + _Process.caught if interrupted and _Process.caught else status
 
 
-def leave(status: int) -> int:
+def leave(status: int, *, at_once: bool = False) -> int:
     """The status; ends the process at once if something that was left behind still computes.
 
     Python would take the ground from under it.
+
+    Args:
+      status: with which the process ends.
+      at_once: whether to end it so in any case.
     """
     _Process.status = status
-    if _Process.worker is not None and _Process.worker.is_alive():
+    if at_once or (_Process.worker is not None and _Process.worker.is_alive()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
