@@ -3,8 +3,9 @@
     python -m experiments.main --ratios=2,5,10,20
 
 Exit status: 0 done; 2 a mistake in flags or files, or too little memory, nothing was run; 3 a run
-diverged, results are written; 4 results could not be written; 130 interrupted, 143 terminated,
-129 the terminal was closed, what was computed is written.
+diverged, results are written; 4 results could not be written; 5 another process of a run on
+several hosts is lost; 130 interrupted, 143 terminated, 129 the terminal was closed, what was
+computed is written.
 """
 
 import importlib
@@ -17,7 +18,7 @@ from experiments.cli import command_line
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import Options
 from experiments.cli.usage import Example, Page
-from experiments.process import interruption
+from experiments.process import hosts, interruption, peers
 from experiments.process.mistakes import EXIT_STATUSES
 
 COMMAND = "python -m experiments.main"
@@ -70,14 +71,15 @@ def main(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> int:
         if chosen is None:
             return 0
         experiment, options = chosen
-        # Slow to load, so after the flags are known to be right.
-        devices = importlib.import_module("experiments.runs.devices")
-        interruption.call(lambda: devices.start_processes(experiment, options))
+        hosts.check(experiment.name, experiment.on_hosts)
+        interruption.call(hosts.connect)
         interruption.check()
         return experiment.run(options)
 
     with interruption.handled():
-        return interruption.exit_status(command_line.exit_status(argv, program))
+        status = interruption.exit_status(command_line.exit_status(argv, program))
+        peers.farewell(status)
+        return status
 
 
 def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
@@ -85,8 +87,11 @@ def _chosen(values: flags.FlagValues) -> tuple[Experiment, Options] | None:
     given = command_line.given(studies.flags(), values)
     if "resume" not in given:
         return studies.chosen(given)
-    return importlib.import_module("experiments.runs.resumption").chosen(given, studies.load)
+    interruption.call(hosts.connect)
+    resumption = importlib.import_module("experiments.runs.resumption")  # slow to load
+    return peers.agreed(lambda: resumption.chosen(given, studies.load))
 
 
 if __name__ == "__main__":
-    command_line.start(page(), lambda argv: interruption.leave(main(argv)))
+    # JAX's own farewell waits for processes that are gone, and their threads fall with Python.
+    command_line.start(page(), lambda argv: interruption.leave(main(argv), at_once=peers.several()))

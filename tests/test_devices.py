@@ -75,7 +75,6 @@ def test_mistakes(flag, invoke):
     [
         ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, (), "environment: JAX_COORDINATOR_ADDRESS"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, ("--experiment=rounding",), "runs in a single process"),
-        ({"SLURM_STEP_NUM_TASKS": "2"}, ("--checkpoint_every=9",), "several hosts keep no check"),
     ],
 )
 def test_processes_that_cannot_be_started(variables, arguments, message, invoke, monkeypatch):

@@ -63,9 +63,9 @@ OUTSIDE = {
     "flax": {"experiments.examples"},
     "torch": {"experiments.benchmark"},
     "orbax": {"experiments.runs.checkpoints"},
-    "etils": {"experiments.runs.checkpoints"},
+    "etils": {"experiments.runs.checkpoints", "experiments.runs.sharing"},
     "fcntl": {"experiments.process.folders"},
-    "signal": {"experiments.process.interruption"},
+    "signal": {"experiments.process.aborts", "experiments.process.interruption"},
 }
 
 

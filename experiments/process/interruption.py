@@ -32,6 +32,7 @@ class _Process:
     told = False  # whether it was raised
     shields = 0
     worker: threading.Thread | None = None
+    outcome: tuple[list[Any], list[BaseException]] = ([], [])  # of the worker
     status: int | None = None  # with which it is about to end
 
 
@@ -88,6 +89,17 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def caught() -> int | None:
+    """The signal that was noted."""
+    return _Process.caught
+
+
+def note(number: int) -> None:
+    """Notes a signal that another process of the run has caught."""
+    if _Process.handled and _Process.caught is None:
+        _Process.caught = number
+
+
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
     """Within it a first signal waits, for the next ``check`` or ``call``."""
@@ -98,21 +110,26 @@ def shielded() -> Iterator[None]:
         _Process.shields -= 1
 
 
-def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
+def call(
+    function: Callable[[], Made], seconds: float | None = None, *, begin: bool = False
+) -> Made:
     """The result of a function that takes long; a signal ends the wait for it, and is raised.
 
     Args:
       function: what to call.
       seconds: how long to wait for it where signals are handled; None is without end.
+      begin: whether it begins even if a signal was caught before, as others count on it.
 
     Raises:
       TimeoutError: if it has not come to its end by then; it is left behind.
     """
-    check()
+    if not begin:
+        check()
     if not _Process.handled or threading.current_thread() is not threading.main_thread():
         return function()
     made: list[Made] = []
     failed: list[BaseException] = []
+    _Process.outcome = (made, failed)
 
     def work() -> None:
         try:
@@ -129,6 +146,14 @@ def call(function: Callable[[], Made], seconds: float | None = None) -> Made:
             check()
             if time.monotonic() > end:
                 raise TimeoutError(f"not done after {seconds:.0f} seconds")
+    return rest()
+
+
+def rest() -> Any:
+    """The result of the last ``call``, to the end of which it waits after all."""
+    assert _Process.worker is not None
+    _Process.worker.join()
+    made, failed = _Process.outcome
     if failed:
         raise failed[0]
     return made[0]
@@ -140,13 +165,17 @@ def exit_status(status: int) -> int:
     return 128 + _Process.caught if interrupted and _Process.caught else status
 
 
-def leave(status: int) -> int:
+def leave(status: int, *, at_once: bool = False) -> int:
     """The status; ends the process at once if something that was left behind still computes.
 
     Python would take the ground from under it.
+
+    Args:
+      status: with which the process ends.
+      at_once: whether to end it so in any case.
     """
     _Process.status = status
-    if _Process.worker is not None and _Process.worker.is_alive():
+    if at_once or (_Process.worker is not None and _Process.worker.is_alive()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

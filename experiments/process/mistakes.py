@@ -7,6 +7,7 @@ from pathlib import Path
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_UNWRITTEN = 4
+EXIT_LOST = 5
 EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130  # as shells report an interrupt
 EXIT_TERMINATED = 143
@@ -16,6 +17,8 @@ EXIT_STATUSES = {
     EXIT_USAGE: "a mistake in flags or files, or too little memory; nothing was run",
     EXIT_DIVERGED: "a run diverged; the results are written and say which, and when",
     EXIT_UNWRITTEN: "results could not be written; --resume finishes the run when they can",
+    EXIT_LOST: "another process of a run on several hosts is lost; --resume goes on from its "
+    "newest checkpoint",
     EXIT_INTERRUPTED: "interrupted; what was computed is written, and --resume goes on",
     EXIT_TERMINATED: "terminated, likewise",
     EXIT_HUNG_UP: "the terminal was closed, likewise",

@@ -13,21 +13,28 @@ is there as a whole or not at all.
 ``about`` is JSON: format, run, label, whether nothing of that label follows, shapes and dtypes,
 and a digest of all of it. The arrays are bytes without a structure, see ``packing``, so that
 nothing that is read here names a type, or is called.
+
+Of several processes the first reads before the others do. They write together: the first what all
+have, each what it alone has of a state, see ``packing``. orbax counts what a process saves, and
+the counts have to agree, so that none saves anything by itself as long as they do.
 """
 
 import contextlib
 import itertools
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from experiments.process import peers
 from experiments.process.mistakes import UsageError
 from experiments.runs import packing
-from experiments.runs.packing import Record, WriteError
+from experiments.runs.packing import Record, Rows, WriteError
 from gf_jax import stacks
 from gf_jax.study import files
 
@@ -75,31 +82,38 @@ class Checkpoints:
     Args:
       folder: where they lie, an absolute path or ``gs://...``.
       run: a text that identifies the run, as another one may have left its own there.
+      together: whether all processes write their states together; they then make this together.
 
     Raises:
       WriteError: if there can be none.
     """
 
-    def __init__(self, folder: str, run: str) -> None:
-        self._run = run
+    def __init__(self, folder: str, run: str, *, together: bool = False) -> None:
+        self._run, self._together = run, together
         with _failure():
             self._folder = epath.Path(folder)
-            self._history = _manager(self._folder / "history", None)
-            self._states = _manager(self._folder / "state", STATES)
+            self._history = _manager(self._folder / "history", None, together=together)
+            self._states = _manager(self._folder / "state", STATES, together=together)
 
     @property
     def used(self) -> bool:
         """Whether there are any."""
         return bool(self._history.all_steps() or self._states.all_steps())
 
-    def write(self, number: int, record: Record, state: Sequence[np.ndarray] | None) -> None:
-        """Begins to write a record, and the state behind it; ``wait`` tells how that ended."""
+    def write(self, number: int, record: Record, state: Sequence[np.ndarray] | Rows | None) -> None:
+        """Begins to write a record, and the state behind it; ``wait`` tells how that ended.
+
+        All processes that write together call it.
+        """
         with _failure():
-            if number in self._history.all_steps():  # whose state could not be written
-                self._history.delete(number)
-            self._save(self._history, number, record)
-            if state is not None:
-                self._save(self._states, number, record._replace(leaves=state))
+            for manager in (self._history, self._states):  # what could not be written as a whole
+                if number in manager.all_steps():
+                    manager.delete(number)
+            self._save(self._history, number, *self._packed(record))
+            if isinstance(state, Rows):
+                self._save(self._states, number, *packing.pack_rows(record, state, **self._marks))
+            elif state is not None:
+                self._save(self._states, number, *self._packed(record._replace(leaves=state)))
 
     def wait(self) -> None:
         """Waits until all that was begun is written.
@@ -143,6 +157,25 @@ class Checkpoints:
                 records.pop()
         return Kept(records, state, self._make_room(len(records), trouble))
 
+    def read_first(self, number: int) -> Kept:
+        """So many records that another process has read, and the state behind them.
+
+        Raises:
+          UsageError: if they cannot be read here.
+        """
+        records, state = list[Record](), None
+        try:
+            for each in range(number):
+                records.append(self._load(self._history, each))
+            if records and not records[-1].done:
+                state = self._load(self._states, number - 1).leaves
+        except (MissingError, UnreadableError) as error:
+            raise UsageError(
+                f"--resume: {self._folder}: {error} on host {socket.gethostname()}, and is on "
+                "another; give a folder that all hosts see alike"
+            ) from None
+        return Kept(records, state, "")
+
     def remove(self) -> None:
         """Removes all of them, of a run that is complete, but what was set aside."""
         self.close()
@@ -180,8 +213,16 @@ class Checkpoints:
         names = (self._folder / f"unreadable-{n}" for n in itertools.count(1))
         return next(folder for folder in names if not folder.exists())
 
-    def _save(self, manager: ocp.CheckpointManager, number: int, record: Record) -> None:
-        about, content = packing.pack(record, run=self._run, orbax=ocp.__version__)
+    @property
+    def _marks(self) -> dict[str, str]:
+        return {"run": self._run, "orbax": ocp.__version__}
+
+    def _packed(self, record: Record) -> tuple[dict[str, Any], np.ndarray]:
+        return packing.pack(record, **self._marks)
+
+    def _save(
+        self, manager: ocp.CheckpointManager, number: int, about: dict[str, Any], content: Any
+    ) -> None:
         args = {"arrays": ocp.args.PyTreeSave({NAME: content}), "about": ocp.args.JsonSave(about)}
         manager.save(number, args=ocp.args.Composite(**args), force=True)
 
@@ -201,7 +242,7 @@ class Checkpoints:
         self._check(about)
         with _reading(name, folder, about.get("orbax")):
             arrays = ocp.args.PyTreeRestore(
-                item={NAME: np.empty(packing.size(about), np.uint8)},
+                item={NAME: np.empty(packing.shape(about), np.uint8)},
                 restore_args={NAME: ocp.RestoreArgs(restore_type=np.ndarray)},
             )
             return packing.unpack(about, _restore(manager, number, arrays=arrays)[NAME])
@@ -221,6 +262,8 @@ class Checkpoints:
     def _check_reader(self, error: UnreadableError) -> None:
         """Refuses to go on without the first record if it is not that record that is at fault."""
         refusal = f"--resume: {error}; all checkpoints are as they were; "
+        if peers.several():  # no process may save anything by itself
+            raise UsageError(f"{refusal}resume the run on one host, which tries orbax")
         trial = Checkpoints(str(self._folder / "trial"), self._run)
         try:
             trial.write(0, TRIAL, None)
@@ -249,11 +292,26 @@ def discard(folder: str) -> None:
         path.rmdir()
 
 
-def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:
-    folder.mkdir(parents=True, exist_ok=True)
+def _manager(
+    folder: epath.Path, keep: int | None, *, together: bool = False
+) -> ocp.CheckpointManager:
+    """A manager of this process, which reads only if it is not the first; or of all of them."""
+    if peers.leads():
+        folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=peers.leads(),
+        read_only=not (together or peers.leads()),
     )
+    if peers.several():
+        members = set(range(peers.count())) if together else {peers.index()}
+        options.create = False
+        options.multiprocessing_options = MultiprocessingOptions(
+            primary_host=min(members),
+            active_processes=members,
+            barrier_sync_key_prefix=f"{folder.name}{'' if together else peers.index()}",
+        )
     return ocp.CheckpointManager(folder, options=options)
 
 

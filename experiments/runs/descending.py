@@ -11,6 +11,7 @@ from jax import lax
 
 from experiments.problems.options import Network
 from experiments.problems.problem import Problem
+from experiments.process import interruption, peers
 from experiments.runs import devices, effort, harness, progress, structures
 from experiments.runs.harness import NetworkWorkplace
 from gf_jax.comparison import precise_distance
@@ -60,7 +61,8 @@ def descend(
         return None
     kept = journal.records(label)
     leaves = [each.leaves for each in kept]
-    f, start = devices.objective(study, chosen), study.initial_params
+    f = interruption.call(lambda: devices.objective(study, chosen))
+    start = study.initial_params
     like = jax.tree.map(lambda leaf: leaf[None], start) if told.draws else start
     before = structures.trajectories(label, leaves, like, schedule, starts or told.draws)
     gathering = Gathering(schedule, before)
@@ -122,7 +124,7 @@ def _announce(
 def _check_memory(workplace: NetworkWorkplace, needed: Memory) -> None:
     """Refuses a run that does not fit."""
     with harness.removed_if_refused(workplace):
-        devices.agreed(lambda: effort.check(workplace.options, needed))
+        peers.agreed(lambda: effort.check(workplace.options, needed))
 
 
 def saved_form(

@@ -1,36 +1,16 @@
-"""The devices and processes that a run is spread over.
+"""The devices that a run is spread over; of several hosts, see ``hosts``, those of all of them."""
 
-On several hosts the same command runs on each of them. They find each other where the
-environment says so: ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``,
-or what Slurm's ``srun``, Open MPI's ``mpirun`` and TPU clusters set. Process 0 alone writes
-and prints.
-"""
-
-import os
-import sys
-import traceback
-import types
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gf_jax
-from experiments.cli.experiment import Experiment
 from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.process.mistakes import UsageError
 from gf_jax.program.program import Loss
-
-EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# How many processes a launcher has started, as it tells each of them.
-COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-WAIT = 24 * 3600  # seconds: at the end the others wait for process 0, which solves the flows
-
-Made = TypeVar("Made")
 
 
 class Spread(NamedTuple):
@@ -45,92 +25,6 @@ class Spread(NamedTuple):
     sharding: NamedSharding | None = None
     data: NamedSharding | None = None
     text: str = ""
-
-
-def start_processes(experiment: Experiment, options: Any) -> None:
-    """Connects the processes of a run on several hosts, if the environment tells of any.
-
-    Raises:
-      UsageError: if it does not tell enough, or the experiment is not run on several.
-    """
-    given = [name for name in EXPLICIT if name in os.environ]
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    launched = max(len(hosts), *map(_count, COUNTS))
-    if not given and launched == 1:
-        return
-    if not experiment.on_hosts:
-        raise UsageError(
-            f"--experiment={experiment.name}: runs in a single process, and the environment "
-            "tells of several; run it on one host"
-        )
-    usual = type(options).checkpoint_every
-    if options.resume or options.checkpoint_dir or options.checkpoint_every != usual:
-        raise UsageError(
-            "--resume, --checkpoint_dir, --checkpoint_every: runs on several hosts keep no "
-            "checkpoints; drop these flags"
-        )
-    sys.excepthook = _leave
-    if not given:
-        try:
-            jax.distributed.initialize(shutdown_timeout_seconds=WAIT)
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"environment: it tells of {launched} processes, which do not find each other "
-                f"({_line(error)}); accepted are {', '.join(EXPLICIT)} on each, or a launcher "
-                "that JAX knows"
-            ) from None
-        return
-    try:
-        address, count, number = (os.environ[name] for name in EXPLICIT)
-        if not 0 < int(address.rpartition(":")[2]) < 2**16:
-            raise ValueError("the port of the address is not between 1 and 65535")
-        jax.distributed.initialize(address, int(count), int(number), shutdown_timeout_seconds=WAIT)
-    except (KeyError, RuntimeError, ValueError) as error:
-        listed = ", ".join(f"{name}={os.environ[name]}" for name in given)
-        raise UsageError(
-            f"environment: {', '.join(EXPLICIT)} belong together; accepted are an address such as "
-            f"10.0.0.1:1234 and two numbers; got {listed} ({_line(error)})"
-        ) from None
-
-
-def _count(name: str) -> int:
-    """How many processes a launcher's variable tells of."""
-    text = os.environ.get(name) or "1"
-    if not text.isdecimal():
-        raise UsageError(f"environment: {name}={text}: accepted is a number of processes")
-    return int(text)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _leave(
-    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
-) -> None:
-    """Ends a process that fails without the farewell for which it would wait for the others."""
-    traceback.print_exception(kind, error, trace)
-    os._exit(1)  # they miss its heartbeats then, and end too
-
-
-def leads() -> bool:
-    """Whether this process writes and prints."""
-    return jax.process_index() == 0
-
-
-def agreed(make: Callable[[], Made]) -> Made:
-    """What is made on every process; a mistake on any ends them all, so that none waits."""
-    if jax.process_count() == 1:
-        return make()
-    made, mistake = None, None
-    try:
-        made = make()
-    except UsageError as error:
-        mistake = error
-    refused = multihost_utils.process_allgather(np.array(mistake is not None))
-    if refused.any():
-        raise mistake or UsageError("another process of this run reports a mistake")
-    return made  # type: ignore[return-value]
 
 
 def spread(options: Network, examples: int) -> Spread:

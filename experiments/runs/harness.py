@@ -19,9 +19,9 @@ from experiments.output import figures
 from experiments.output.page.transcript import Transcript
 from experiments.problems import problem, weights
 from experiments.problems.data import Dataset
-from experiments.process import folders, interruption, streams
+from experiments.process import folders, interruption, peers, streams
 from experiments.process.mistakes import EXIT_INTERRUPTED, UnwrittenError, UsageError
-from experiments.runs import devices, effort, progress, resumption, store
+from experiments.runs import devices, effort, progress, resumption, sharing, store
 from experiments.runs.journal import CHECKPOINTS, Journal
 from experiments.runs.options.descent import NetworkRun
 from experiments.runs.options.storage import Storage
@@ -75,7 +75,7 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
         accepted, and if flow or prediction cannot fit into memory.
     """
     problem.device()
-    study = devices.agreed(lambda: _study(options))
+    study = peers.agreed(lambda: _study(options))
     seeds = len(options.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -88,7 +88,7 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
     workplace = open_folder(
         experiment, options, study, study.dataset, study.network_label, size, digests
     )
-    if devices.leads():
+    if peers.leads():
         with _first_files(workplace.directory):
             weights.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
@@ -155,11 +155,13 @@ def open_folder(
     Raises:
       UsageError: on an output directory that is not accepted.
     """
+    peers.agreed(lambda: sharing.check_alike(options.values(), digests or {}))
     nothing = Journal(None, 0.0, "", print)
-    if not devices.leads():
-        devices.agreed(lambda: None)
+    if not peers.leads():
+        peers.agreed(lambda: None)
         console = Transcript(quiet=True)
-        return Workplace(experiment, options, study, dataset, Path(os.devnull), console, nothing)
+        place = Workplace(experiment, options, study, dataset, Path(os.devnull), console, nothing)
+        return place._replace(journal=_journal(place, digests or {}))
     warnings: list[str] = []
 
     def open_directory() -> Path:
@@ -169,7 +171,7 @@ def open_folder(
         directory, warnings = resumption.reopen(options, digests or {})
         return directory
 
-    directory = devices.agreed(open_directory)
+    directory = peers.agreed(open_directory)
     streams.keep(directory)
     workplace = Workplace(experiment, options, study, dataset, directory, Transcript(), nothing)
     if dataset is not None:
@@ -181,28 +183,35 @@ def open_folder(
         values = {"experiment": experiment.name} | options.values()
         with _first_files(directory):
             store.write_configuration(directory, values, dataset, label, digests)
-    workplace = workplace._replace(journal=_journal(workplace, digests or {}))
+    with removed_if_refused(workplace):
+        workplace = workplace._replace(journal=_journal(workplace, digests or {}))
     if options.resume is not None:
         resumption.note(options)
     return workplace
 
 
 def _journal(workplace: Workplace[Told, Study], digests: dict[str, str]) -> Journal:
-    """The journal of a run, read if it is resumed; one on several hosts keeps nothing.
+    """The journal of a run, read if it is resumed: by the first process, then by the others.
 
     Raises:
       UsageError: on a folder of checkpoints that is not accepted.
     """
     options = workplace.options
-    if jax.process_count() > 1:
-        return workplace.journal
     run = files.digest([np.frombuffer("".join(digests.values()).encode(), np.uint8)])
+    peers.resumed_by(f"resume it: {resumption.command(workplace.directory)}")
     folder = options.checkpoint_dir or str(workplace.directory / CHECKPOINTS)
+    folder = peers.agreed(lambda: sharing.common_folder(folder))
     journal = Journal(folder, options.checkpoint_every, run, workplace.say)
-    if options.resume is not None:
-        journal.read(expected=options.checkpoint_dir is not None)
-    elif options.checkpoint_dir is not None:
-        journal.begin()
+
+    def read() -> None:
+        if options.resume is not None:
+            journal.read(expected=options.checkpoint_dir is not None)
+        elif options.checkpoint_dir is not None:
+            journal.begin()
+
+    peers.agreed(lambda: read() if peers.leads() else None)
+    number = int(peers.from_first(str(journal.number)))
+    peers.agreed(lambda: None if peers.leads() else journal.read_first(number))
     return journal
 
 
@@ -284,7 +293,7 @@ def removed_if_refused(workplace: Workplace) -> Iterator[None]:
     try:
         yield
     except UsageError:
-        if devices.leads() and workplace.options.resume is None:
+        if peers.leads() and workplace.options.resume is None:
             workplace.journal.remove()
             folders.discard(workplace.directory)
         raise

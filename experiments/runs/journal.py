@@ -3,6 +3,9 @@
 An experiment asks its journal before it computes a piece, and adds what it has computed. The
 journal writes checkpoints of that: of a descent when ``--checkpoint_every`` seconds have passed,
 and of every piece when it is complete.
+
+Several processes keep a descent together, each in a journal of its own, of which the first decides
+when a checkpoint is written. All else is the first one's.
 """
 
 import importlib
@@ -15,10 +18,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from experiments.process import interruption
+from experiments.process import interruption, peers
 from experiments.process.mistakes import UsageError
-from experiments.runs import structures
-from experiments.runs.packing import Record, WriteError
+from experiments.runs import packing, structures
+from experiments.runs.packing import Record, Rows, WriteError
 from gf_jax import stacks
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class _Piece(NamedTuple):
     label: str
     done: bool
     parts: list[PyTree]
-    state: list[np.ndarray] | None
+    state: list[np.ndarray] | Rows | None
     seconds: float
 
     def record(self) -> Record:
@@ -68,6 +71,8 @@ class Journal:
         self._pending: list[_Piece] = []
         self._flying: _Piece | None = None  # that is being written
         self._written = self._added = time.monotonic()
+        self._trouble: WriteError | None = None  # with what is being written
+        self._together = folder is not None and peers.several()
 
     @property
     def keeps(self) -> bool:
@@ -82,11 +87,12 @@ class Journal:
         """
         flag = f"--checkpoint_dir={self._folder}"
         try:
-            used = self._open().used
+            used = self._open_alone().used
         except WriteError as error:
             raise UsageError(
                 f"{flag}: cannot be written ({error}); give a folder that can"
             ) from None
+        self._close_alone()
         if used:
             raise UsageError(f"{flag}: holds checkpoints of a run; give another folder")
 
@@ -107,14 +113,35 @@ class Journal:
                     raise UsageError(f"{flag}: no such folder; {accepted}, or an empty one")
                 self._say("no checkpoint was written yet: the run starts from the beginning")
                 return
-            kept = self._open().read()
+            kept = self._open_alone().read()
         except WriteError as error:
             raise UsageError(f"{flag}: cannot be used ({error}); {accepted}") from None
+        self._close_alone()
         self._records, self._state, self._number = kept.records, kept.state, len(kept.records)
         if kept.told:
             self._say(kept.told)
         elif not kept.records:
             self._say("there is no complete checkpoint: the run starts from the beginning")
+
+    def read_first(self, number: int) -> None:
+        """Reads as many records as the first process has read.
+
+        Raises:
+          UsageError: if that cannot be done here.
+        """
+        if not number:
+            return
+        try:
+            kept = self._open_alone().read_first(number)
+        except WriteError as error:
+            raise UsageError(f"--resume: {self._folder}: cannot be used ({error})") from None
+        self._close_alone()
+        self._records, self._state, self._number = kept.records, kept.state, number
+
+    @property
+    def number(self) -> int:
+        """How many records are written."""
+        return self._number
 
     def _exists(self) -> bool:
         """Whether there is a folder of checkpoints; one in a bucket is taken to be there.
@@ -147,12 +174,22 @@ class Journal:
             return
         same = bool(self._pending) and self._pending[-1].label == label
         before = self._pending.pop() if same else _Piece(label, False, [], None, 0.0)
-        kept = None if done else [np.array(leaf) for leaf in state]
+        kept = None if done else packing.copied(state)
         parts = [*before.parts, part]
         self._pending.append(_Piece(label, done, parts, kept, before.seconds + self._lap()))
         large = sum(map(stacks.size, parts)) >= stacks.LARGE
-        if done or large or time.monotonic() - self._written >= self._every:
-            self.flush()
+        due = done or large or time.monotonic() - self._written >= self._every
+        if self._together:
+            due = peers.exchange("due" if due else "", interruptible=False)[0] == "due"
+        if due:
+            self.flush(wait=self._together and done)
+
+    def alone(self) -> None:
+        """Parts from the other processes; what is added from here on is of this one."""
+        if self._together:
+            self._together = False
+            self.close()
+            self._checkpoints = None
 
     def once(self, label: str, make: Callable[[], Made], like: Made) -> Made:
         """What is made, or was by an earlier process; what is too large for memory is not kept.
@@ -182,8 +219,7 @@ class Journal:
                 try:
                     self._open().write(self._number, self._flying.record(), self._flying.state)
                 except WriteError as error:
-                    self._failed(error)
-                    break
+                    self._trouble = error  # of which the other processes learn when they wait
             if wait:
                 self._landed()
         self._written = time.monotonic()
@@ -207,22 +243,47 @@ class Journal:
 
     def _open(self) -> "Checkpoints":
         if self._checkpoints is None:
-            assert self._folder is not None
-            module = importlib.import_module("experiments.runs.checkpoints")  # slow to load
-            self._checkpoints = module.Checkpoints(self._folder, self._run)
+            self._checkpoints = self._made(together=self._together)
         return self._checkpoints
+
+    def _open_alone(self) -> "Checkpoints":
+        """Those of this process, before all processes write together."""
+        self._checkpoints = self._checkpoints or self._made(together=False)
+        return self._checkpoints
+
+    def _close_alone(self) -> None:
+        if self._together and self._checkpoints is not None:
+            self._checkpoints.close()
+            self._checkpoints = None
+
+    def _made(self, *, together: bool) -> "Checkpoints":
+        assert self._folder is not None
+        module = importlib.import_module("experiments.runs.checkpoints")  # slow to load
+        made: Checkpoints = module.Checkpoints(self._folder, self._run, together=together)
+        return made
 
     def _landed(self) -> bool:
         """Whether what was being written is; if it could not be, it is to be written again."""
         if self._flying is None:
             return True
-        try:
-            self._open().wait()
-        except WriteError as error:
+        error = self._waited()
+        if error is not None:
             self._failed(error)
             return False
         self._flying, self._number = None, self._number + 1
         return True
+
+    def _waited(self) -> WriteError | None:
+        """Waits for what is being written, on all processes; why it could not be, if so."""
+        error, self._trouble = self._trouble, None
+        try:
+            self._open().wait()
+        except WriteError as caught:
+            error = error or caught
+        if self._together:
+            failures = peers.exchange(str(error or ""), interruptible=False)
+            error = next((WriteError(each) for each in failures if each), None)
+        return error
 
     def _failed(self, error: WriteError) -> None:
         assert self._flying is not None

@@ -23,8 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 import gf_jax
-from experiments.process import interruption
-from experiments.runs import devices
+from experiments.process import interruption, peers
 from gf_jax.descent.placement import Memory
 from gf_jax.descent.schedule import Schedule
 from gf_jax.descent.segments import Trajectory
@@ -58,9 +57,40 @@ def segments(
 
         options["check_memory"] = compiled
         computed = gf_jax.resumable_segments(f, params, schedule, **options)
-        while (segment := interruption.call(lambda: next(computed, None))) is not None:
+        begun = resume_from[0] if resume_from else 0
+        for segment in _in_step(computed, begun, schedule.iterations):
             tell(int(segment[0].iterations[-1]) / schedule.iterations)
             yield segment
+
+
+def _in_step(
+    computed: Iterator[tuple[Trajectory, list[jax.Array]]], done: int, iterations: int
+) -> Iterator[tuple[Trajectory, list[jax.Array]]]:
+    """Segments as they are computed; several processes stop after the same one.
+
+    A process that was interrupted in one that another has waits for it, which takes no longer.
+
+    Raises:
+      KeyboardInterrupt: if this process is interrupted, or another.
+    """
+    while done < iterations:
+        try:
+            # Others may be in it already, and their devices wait for this process's part.
+            segment = interruption.call(lambda: next(computed), begin=peers.several())
+            stop = False
+        except KeyboardInterrupt:
+            if peers.common_end(done, stop=True)[0] == done:
+                raise
+            segment, stop = interruption.rest(), True
+        except Exception:
+            peers.await_news()
+            raise
+        else:
+            done = int(segment[0].iterations[-1])
+            stop = peers.common_end(done, stop=False)[1]
+        yield segment
+        if stop:
+            raise KeyboardInterrupt
 
 
 def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
@@ -74,7 +104,7 @@ def solve(label: str, solver: Callable[[Progress], Solution]) -> Solution:
 @contextlib.contextmanager
 def _shown(label: str) -> Iterator[Progress]:
     """Shows the progress of what is done within, which is told by the function that it gives."""
-    if not devices.leads() or sys.stderr is None:
+    if not peers.leads() or sys.stderr is None:
         yield BetweenSolves(lambda share: None)
         return
     display = (_Bar if _is_terminal(sys.stderr) else _Lines)(label)

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.cli.experiment import Experiment
 from experiments.cli.options import fits, kinds, located
-from experiments.process import folders
+from experiments.process import folders, peers
 from experiments.process.mistakes import UsageError, expand
 from experiments.runs import store
 from experiments.runs.journal import CHECKPOINTS
@@ -55,6 +55,8 @@ def chosen(
     if weights is not None:
         changes["initial_params"] = _weights(directory, weights, given)
     if _complete(directory):
+        if not peers.leads():
+            return None
         if (directory / folders.LOCK).exists():  # killed while it removed what is left here
             folders.lock("resume", directory)
             folders.tidy(directory)

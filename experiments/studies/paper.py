@@ -31,8 +31,9 @@ import numpy as np
 import gf_jax
 from experiments.cli.experiment import Experiment
 from experiments.output import report
+from experiments.process import peers
 from experiments.process.mistakes import EXIT_DIVERGED
-from experiments.runs import descending, devices, effort, harness, store, structures
+from experiments.runs import descending, effort, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
 from experiments.studies import groups, seeds
 from gf_jax import stacks
@@ -71,8 +72,10 @@ def run(options: Options) -> int:
     if outcome is None:
         return harness.interrupt(workplace, "before the first segment was complete")
     diverged = not np.isfinite(outcome.trajectory.metrics.loss).all()
-    if not devices.leads():  # of several processes one compares, writes and prints
-        return EXIT_DIVERGED if diverged else 0
+    if not peers.leads():  # of several processes one compares, writes and prints
+        return peers.wait_for_first()
+    peers.alone()
+    workplace.journal.alone()
     directory, interrupted = workplace.directory, outcome.interrupted
     saved = descending.saved_form(
         workplace, options.schedule, options.arithmetic, outcome.trajectory

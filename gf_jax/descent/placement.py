@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
@@ -71,6 +72,13 @@ def place(
     # From the host: what is on a device of one process cannot go to those of another.
     placed = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), params)
     return [present(constant) for constant in constants], placed
+
+
+def copy_to(leaf: jax.Array | np.ndarray, sharding: NamedSharding | None) -> jax.Array:
+    """A copy where it is to lie, which a program may write into; each process has all of it."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(jnp.array(leaf), sharding)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda part: np.array(leaf[part]))
 
 
 def fetch(tree: PyTree) -> PyTree:

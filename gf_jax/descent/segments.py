@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from gf_jax.comparison import Metrics, measure
 from gf_jax.descent import stepping
 from gf_jax.descent.batches import Batches, Turn, check_draws, first_turn
-from gf_jax.descent.placement import Memory, fetch, memory_needed, place
+from gf_jax.descent.placement import Memory, copy_to, fetch, memory_needed, place
 from gf_jax.descent.schedule import Clock, Schedule
 from gf_jax.descent.stepping import Data, Lanes, Rule
 from gf_jax.optimizers.momentum import time_scale
@@ -214,11 +214,7 @@ def _state_at(
             "resume_from: the state is of another run; accepted is one of the same parameters, "
             "ratios and arithmetic"
         )
-    # Copied, since the segment writes into it.
-    copies = [
-        jax.device_put(jnp.array(leaf), like.sharding)
-        for leaf, like in zip(leaves, wanted, strict=True)
-    ]
+    copies = [copy_to(leaf, like.sharding) for leaf, like in zip(leaves, wanted, strict=True)]
     return recorded, jax.tree.unflatten(structure, copies)
 
 
