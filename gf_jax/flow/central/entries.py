@@ -1,0 +1,80 @@
+"""What an oscillation does to a flow and to its sharpness, for every pair of eigenvectors.
+
+Of eigenvectors U of M = D^½ ∇²f D^½ an oscillation of covariance Σ = D^½ U X Uᵀ D^½ adds the force
+½ ∇⟨∇²f, Σ⟩ to the gradient, and alternates in its entries with the squares diag(∇²f Σ ∇²f). Both
+are linear in X, as is what they do, in a step, to the entries of UᵀMU.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from gf_jax.flow.central import complementarity
+from gf_jax.flow.central.derivatives import Block, Derivatives, State, pairs, weights
+from gf_jax.flow.central.scaling import Local
+
+Rows = Float[np.ndarray, "entries numbers"]
+
+
+class Entries(NamedTuple):
+    """For every entry of X, as a vector of the same norm.
+
+    Attributes:
+      push: force, and squares where the optimiser takes account of them, of one unit of it.
+      answer: by how much velocities of params and memory change.
+      pull: derivative of the entry of UᵀMU by params and memory.
+      rate: at which entries of the memory forget.
+    """
+
+    push: Rows
+    answer: Rows
+    pull: Rows
+    rate: np.ndarray
+
+    def turned(self, turn: np.ndarray) -> "Entries":
+        """The same for the eigenvectors turn @ U."""
+        rows = (complementarity.turned(turn, each) for each in self[:-1])
+        return Entries(*rows, self.rate)
+
+
+def entries(
+    derivatives: Derivatives, state: State, vectors: Block, images: Block, local: Local
+) -> Entries:
+    """For vectors at a state.
+
+    Args:
+      derivatives: of the loss.
+      state: the state.
+      vectors: U, orthonormal, in rows.
+      images: each times M.
+      local: what the optimiser does there.
+    """
+    if not len(vectors):
+        none = np.zeros((0, len(state)))
+        return Entries(np.zeros((0, derivatives.pushed)), none, none, local.rate)
+    scale = weights(len(vectors))[:, None]
+    force = scale * derivatives.thirds(state, *pairs(local.root * vectors)) / 2
+    if not local.rate.size:
+        return Entries(force, local.moved[0] * force, 2 * force, local.rate)
+    (left, right), (image, other) = pairs(vectors), pairs(images)
+    square = scale * image * other / local.root**2
+    turning = scale * (image * right + left * other) / 2
+    answers = (by[0] * force + by[1] * square for by in (local.moved, local.remembered))
+    return Entries(
+        np.concatenate([force, square], axis=1),
+        np.concatenate(list(answers), axis=1),
+        np.concatenate([2 * force, turning * local.slope], axis=1),
+        local.rate,
+    )
+
+
+def response(begin: Entries, end: Entries, length: float) -> np.ndarray:
+    """By how much the entries of UᵀMU fall in a step with X, if fast directions do not answer."""
+    forgets = begin.rate * length
+    kept = np.where(forgets > 1e-6, -np.expm1(-forgets) / np.maximum(forgets, 1e-6), 1.0)
+    size = begin.answer.shape[1] - len(kept)
+    share = np.concatenate([np.ones(size), kept])
+    one, other = ((a.pull * share) @ b.answer.T for a, b in ((end, begin), (begin, end)))
+    whole = -length / 4 * (one + other)
+    return (whole + whole.T) / 2
