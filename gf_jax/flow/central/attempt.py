@@ -23,6 +23,7 @@ MOST_NEWTON = 8
 MATCHED = 0.8  # least cosine between the spaces at both ends of a step
 COARSE = 2.0  # error of a step, in tolerances, with which it is taken again at once
 NOTHING = 1e-7  # share of the largest variance below which there is none
+OF_METRIC = 30.0  # relative error of eigenvalues by that of the memory, over that of params
 LEFT = 1e-6  # of the complementarity problem, beyond which there is no solution
 
 
@@ -96,13 +97,13 @@ class _Search:
             *(at.point, at.time, self._length, stiffness, pushes), corrected=setting.corrected
         )
         self._size = _size(at, error, self._length * stiffness) / setting.tolerance
-        self._force = pushes[1][: setting.derivatives.size]
+        self._push = pushes[1]
 
     def _is_crowded(self) -> bool:
         """Looks at the end of the step; whether an eigenvalue is past the edge that nothing holds."""
         at, setting, near = self._at, self._setting, self._at.near
         time = at.time + self._length
-        self._local = setting.derivatives.local(self._point, self._force, time)
+        self._local = setting.derivatives.local(self._point, self._push, time)
         guess = self._found.vectors
         self._found, _ = look(setting, self._point, self._local, guess, near + 1)
         values = self._found.values
@@ -149,10 +150,17 @@ class _Search:
 
 
 def _size(at: State, error: Vector, stiffness: float) -> float:
-    """Of an error, of which what lies along eigenvectors near the edge decays within the step."""
+    """Of an error, of which what lies along eigenvectors near the edge decays within the step.
+
+    What the memory is off counts by what it does to their eigenvalues, too.
+    """
     vectors, root = at.found.vectors[: max(at.near, 1)], at.local.root
-    along = vectors @ (error / root)
-    return float(np.linalg.norm(error - root * (along * stiffness / (1 + stiffness) @ vectors)))
+    own, missed = error[: len(root)], error[len(root) :]
+    along = vectors @ (own / root)
+    size = float(np.linalg.norm(own - root * (along * stiffness / (1 + stiffness) @ vectors)))
+    if not (at.near and missed.size):
+        return size
+    return max(size, float(np.abs(vectors**2 @ (at.local.by_memory * missed)).max()) / OF_METRIC)
 
 
 def _aligned(vectors: Block, found: Eigenpairs) -> tuple[Block, np.ndarray, float]:

@@ -51,11 +51,11 @@ class Derivatives:
         """∇f."""
         return self._call("gradient", 1, state)
 
-    def local(self, state: State, force: Vector, time: float) -> Local:
-        """What the optimiser does near a state, where its mean gradient is ∇f and a force."""
+    def local(self, state: State, push: np.ndarray, time: float) -> Local:
+        """What the optimiser does near a state, with a push as in ``advance``."""
         if self._scaling.optimizer is None:
             return plain(np.ones(self.size))
-        return self._call("local", 1, state, force, time)
+        return self._call("local", 1, state, push, time)
 
     def products(self, state: State, root: Vector, vectors: Block) -> Block:
         """Every vector times the Hessian in the metric whose square root is given."""
@@ -144,9 +144,9 @@ class _Traced:
         return self._slope(data, state)(state[: self._size])
 
     def local(self, data: list[Array], step_size: Array, state: Array, *rest: Array) -> Local:
-        (force, time), (_, memory) = rest, self._parts(state)
+        (push, time), (_, memory), (force, spread) = rest, self._parts(state), self._parts(rest[0])
         gradient = self.gradient(data, step_size, state) + force
-        return self._scaling.local(step_size, gradient, memory, time)
+        return self._scaling.local(step_size, gradient, jnp.maximum(spread, 0), memory, time)
 
     def products(self, data: list[Array], step_size: Array, state: Array, *rest: Array) -> Array:
         del step_size
@@ -186,7 +186,7 @@ class _Traced:
 
         def averaged(where: Array, push: Array, now: Array) -> Array:
             params, memory = self._parts(where)
-            force, spread = push[: self._size], push[self._size :]
+            force, spread = self._parts(push)
             means = self._scaling.averaged(
                 step_size, slope(params) + force, jnp.maximum(spread, 0), memory, now
             )
@@ -206,7 +206,7 @@ class _Traced:
         return after, self._in_params(data, step_size, after, error, end, time + length, length)
 
     def _in_params(self, data: list[Array], step_size: Array, state: Array, *rest: Any) -> Array:
-        """An error of the state as one of params: of the memory by what it does in the step."""
+        """An error of the state, with what that of the memory does to params in the step."""
         error, push, time, length = rest
         if not self._scaling.remembers:
             return error
@@ -217,7 +217,7 @@ class _Traced:
             return self._scaling.step(step_size, gradient, memory, time)[0]
 
         drift = jax.jvp(moved, (jnp.maximum(memory, 0),), (missed,))[1]
-        return own + length * jnp.where(jnp.isfinite(drift), drift, 0.0)
+        return jnp.concatenate([own + length * jnp.where(jnp.isfinite(drift), drift, 0.0), missed])
 
 
 def pairs(vectors: Block) -> tuple[Block, Block]:

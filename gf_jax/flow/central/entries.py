@@ -1,8 +1,10 @@
 """What an oscillation does to a flow and to its sharpness, for every pair of eigenvectors.
 
-Of eigenvectors U of M = D^½ ∇²f D^½ an oscillation of covariance Σ = D^½ U X Uᵀ D^½ adds the force
+Of eigenvectors U of M = D^½ ∇²f D^½ an oscillation of covariance Σ = δ D^½ U X Uᵀ D^½ adds the force
 ½ ∇⟨∇²f, Σ⟩ to the gradient, and alternates in its entries with the squares diag(∇²f Σ ∇²f). Both
-are linear in X, as is what they do, in a step, to the entries of UᵀMU.
+are linear in X, as is what they do, in a step, to the entries of UᵀMU. Where an optimiser remembers
+squares the number δ makes their sum tr X, so that they hardly change with D, which they change; of
+others it is 1.
 """
 
 from typing import NamedTuple
@@ -24,18 +26,22 @@ class Entries(NamedTuple):
       push: force, and squares where the optimiser takes account of them, of one unit of it.
       answer: by how much velocities of params and memory change.
       pull: derivative of the entry of UᵀMU by params and memory.
+      at_once: by the squares of what alternates.
       rate: at which entries of the memory forget.
+      scale: δ.
     """
 
     push: Rows
     answer: Rows
     pull: Rows
+    at_once: Rows
     rate: np.ndarray
+    scale: float
 
     def turned(self, turn: np.ndarray) -> "Entries":
         """The same for the eigenvectors turn @ U."""
-        rows = (complementarity.turned(turn, each) for each in self[:-1])
-        return Entries(*rows, self.rate)
+        rows = (complementarity.turned(turn, each) for each in self[:4])
+        return Entries(*rows, self.rate, self.scale)
 
 
 def entries(
@@ -52,20 +58,25 @@ def entries(
     """
     if not len(vectors):
         none = np.zeros((0, len(state)))
-        return Entries(np.zeros((0, derivatives.pushed)), none, none, local.rate)
-    scale = weights(len(vectors))[:, None]
-    force = scale * derivatives.thirds(state, *pairs(local.root * vectors)) / 2
+        return Entries(np.zeros((0, derivatives.pushed)), none, none, none[:, :0], local.rate, 1.0)
+    weight = weights(len(vectors))[:, None]
+    thirds = weight * derivatives.thirds(state, *pairs(local.root * vectors))
     if not local.rate.size:
-        return Entries(force, local.moved[0] * force, 2 * force, local.rate)
+        answer = local.moved[0] * thirds / 2
+        return Entries(thirds / 2, answer, thirds, thirds[:, :0], local.rate, 1.0)
+    scale = len(vectors) / float(((images / local.root) ** 2).sum())
+    force = scale / 2 * thirds
     (left, right), (image, other) = pairs(vectors), pairs(images)
-    square = scale * image * other / local.root**2
-    turning = scale * (image * right + left * other) / 2
+    square = scale * weight * image * other / local.root**2
+    turning = weight * (image * right + left * other) / 2
     answers = (by[0] * force + by[1] * square for by in (local.moved, local.remembered))
     return Entries(
         np.concatenate([force, square], axis=1),
         np.concatenate(list(answers), axis=1),
-        np.concatenate([2 * force, turning * local.slope], axis=1),
+        np.concatenate([thirds, turning * local.by_memory], axis=1),
+        turning * local.by_square,
         local.rate,
+        scale,
     )
 
 
@@ -76,5 +87,6 @@ def response(begin: Entries, end: Entries, length: float) -> np.ndarray:
     size = begin.answer.shape[1] - len(kept)
     share = np.concatenate([np.ones(size), kept])
     one, other = ((a.pull * share) @ b.answer.T for a, b in ((end, begin), (begin, end)))
-    whole = -length / 4 * (one + other)
+    squares = end.push[:, end.push.shape[1] - end.at_once.shape[1] :]
+    whole = -length / 4 * (one + other) - end.at_once @ squares.T
     return (whole + whole.T) / 2

@@ -195,7 +195,9 @@ def _output(
     setting: Setting, at: steps.State, covariance: np.ndarray, lowest: float, most: int
 ) -> Output:
     """What is told of a state, with the covariance of the oscillation in its vectors."""
+    force = (complementarity.vector(covariance) @ at.entries.push)[: setting.derivatives.size]
     size, curvatures = setting.derivatives.size, at.found.values[: at.near]
+    covariance = at.entries.scale * covariance  # of D^-½ times the oscillation
     basis, shape = np.linalg.qr((at.local.root * at.vectors).T)
     values, vectors = np.linalg.eigh(shape @ covariance @ shape.T)
     order = np.argsort(values)[::-1][:most]
@@ -203,7 +205,6 @@ def _output(
     variances, axes = np.zeros(most), np.zeros((most, size))
     kept = values > 0
     variances[: kept.sum()], axes[: kept.sum()] = values[kept], (basis @ vectors[:, kept]).T
-    force = (complementarity.vector(covariance) @ at.entries.push)[:size]
     whole = setting.derivatives.gradient(at.point) + force
     images = curvatures[:, None] * at.vectors / at.local.root
     spread = np.einsum("ij,in,jn->", covariance, images, images)

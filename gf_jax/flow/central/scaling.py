@@ -8,7 +8,7 @@ entry by entry, A odd and B even in g. Let g alternate between g + q and g − q
 The memory then alternates between ν + σ and ν − σ, with −σ = (∂B/∂ν) σ + (∂B/∂g) q, and on
 average both move by the mean of the two steps, in which only the square of every entry of q
 counts to leading order: for ν' = c (g² − ν) that is c (g² + q² − ν). What alternates in a step is
-−s D q, D diagonal, so that with q = H v the oscillation v neither grows nor decays where
+−s D q, D diagonal and dependent on q² as ν⁺ is, so that with q = H v the oscillation v neither grows nor decays where
 D H v = (2/s) v: D^½ H D^½ is the Hessian in the optimiser's metric.
 
 Source: Cohen, Damian et al., Understanding Optimization in Deep Learning with Central Flows, ICLR
@@ -31,6 +31,7 @@ Vector = Float[Array, " parameters"]
 
 MEMORY, COUNT, HELD = "memory", "count", "held"
 STEPS = 3  # until the memory is that of some gradient
+LEAST = 1e-10  # q² with which derivatives by it are taken, over g² and ν
 SAME = 1e-9  # relative, of results that are to be equal
 ACCEPTED = (
     "accepted by the central flow are steps that scale every entry of the gradient by a memory "
@@ -43,14 +44,15 @@ class Local(NamedTuple):
 
     Attributes:
       root: square root of the metric, D^½.
-      slope: derivative of log D by the memory.
+      by_memory, by_square: derivatives of log D by the memory and by q².
       moved: of the mean velocity of params by gradient and by q².
       remembered: of that of the memory, likewise.
       rate: at which the memory forgets.
     """
 
     root: Vector
-    slope: Vector
+    by_memory: Vector
+    by_square: Vector
     moved: tuple[Vector, Vector]
     remembered: tuple[Vector, Vector]
     rate: Vector
@@ -111,70 +113,68 @@ class Scaling:
         """
         if not self.remembers:
             return self.step(size, gradient, memory, time)
+        ahead, back, _ = self._apart(size, gradient, spread, memory, time)
+        velocity, after = jax.tree.map(lambda one, other: (one + other) / 2, ahead, back)
+        return velocity, (after - memory) / size
+
+    def metric(
+        self, size: Any, gradient: Vector, spread: Vector, memory: Vector, time: Any
+    ) -> Vector:
+        """D; arguments as of ``averaged``."""
+        if not self.remembers:
+            return -self.step(size, jnp.ones_like(gradient), memory, time)[0]
+        spread = jnp.maximum(spread, LEAST * (gradient**2 + memory))
+        ahead, back, apart = self._apart(size, gradient, spread, memory, time)
+        found = (back[0] - ahead[0]) / (2 * apart)
+        return jnp.where(found > 0, found, 1.0)  # of an entry that never moves
+
+    def local(
+        self, size: Any, gradient: Vector, spread: Vector, memory: Vector, time: Any
+    ) -> Local:
+        """What it does near a point; arguments as of ``averaged``."""
+        if not self.remembers:
+            return plain(self.metric(size, gradient, spread, memory, time))
+        ones, none = jnp.ones_like(gradient), jnp.zeros_like(gradient)
+
+        def log_metric(spread: Vector, memory: Vector) -> Vector:
+            return jnp.log(self.metric(size, gradient, spread, memory, time))
+
+        def mean(gradient: Vector, spread: Vector, memory: Vector) -> tuple[Vector, Vector]:
+            return self.averaged(size, gradient, spread, memory, time)
+
+        spread = jnp.maximum(spread, LEAST * (gradient**2 + memory))
+        logarithm, slope = jax.linearize(log_metric, spread, memory)
+        _, change = jax.linearize(mean, gradient, spread, memory)
+        by_gradient, by_square = change(ones, none, none), change(none, ones, none)
+        moved, remembered = zip(by_gradient, by_square, strict=True)
+        rate = -change(none, none, ones)[1]
+        found = slope(none, ones), slope(ones, none), moved, remembered, rate
+        return Local(jnp.exp(logarithm / 2), *jax.tree.map(_finite, found))
+
+    def _apart(
+        self, size: Any, gradient: Vector, spread: Vector, memory: Vector, time: Any
+    ) -> tuple[tuple[Vector, Vector], tuple[Vector, Vector], Vector]:
+        """Velocity and memory after a step on either side, and q."""
         memory = jnp.maximum(memory, 0.0)  # which a stage of a solver may miss by little
         some = spread > 0
         apart = jnp.where(some, jnp.sqrt(jnp.where(some, spread, 1.0)), 0.0)
-        _, answer = self._alternating(size, gradient, memory, time)
-        pair = [
-            self.step(size, gradient + s * apart, memory + s * answer * apart, time)
-            for s in (1, -1)
-        ]
-        velocity, after = jax.tree.map(lambda one, other: (one + other) / 2, *pair)
-        return velocity, (after - memory) / size
 
-    def metric(self, size: Any, gradient: Vector, memory: Vector, time: Any) -> Vector:
-        """D."""
-        if self.optimizer is None:
-            return jnp.ones_like(gradient)
-        found, _ = self._alternating(size, gradient, memory, time)
-        return jnp.where(jnp.isnan(found), 1.0, found)  # of an entry that never moves
+        def remembered(gradient: Vector, memory: Vector) -> Vector:
+            return self.step(size, gradient, memory, time)[1]
 
-    def local(self, size: Any, gradient: Vector, memory: Vector, time: Any) -> Local:
-        """What it does near a point; arguments as of ``averaged``."""
+        _, change = jax.linearize(remembered, gradient, memory)
         ones, none = jnp.ones_like(gradient), jnp.zeros_like(gradient)
-        if not self.remembers:
-            return plain(self.metric(size, gradient, memory, time))
-
-        def log_metric(memory: Vector) -> Vector:
-            return jnp.log(self.metric(size, gradient, memory, time))
-
-        def mean(gradient: Vector, memory: Vector) -> tuple[Vector, Vector]:
-            velocity, after = self.step(size, gradient, memory, time)
-            return velocity, (after - memory) / size
-
-        logarithm, slope = jax.jvp(log_metric, (memory,), (ones,))
-        _, along = jax.linearize(mean, gradient, memory)
-        _, answer = self._alternating(size, gradient, memory, time)
-
-        def apart(q: Vector) -> Any:
-            return jax.jvp(
-                lambda q: mean(gradient + q, memory + answer * q), (q,), (ones,)
-            )[1]
-
-        _, bend = jax.jvp(apart, (none,), (ones,))
-        by_gradient, by_square = along(ones, none), [each / 2 for each in bend]
-        moved, remembered = zip(by_gradient, by_square, strict=True)
-        found = slope, moved, remembered, -along(none, ones)[1]
-        return Local(jnp.exp(logarithm / 2), *jax.tree.map(_finite, found))
-
-    def _alternating(
-        self, size: Any, gradient: Vector, memory: Vector, time: Any
-    ) -> tuple[Vector, Vector]:
-        """D, and σ over q."""
-        _, change = jax.linearize(
-            lambda gradient, memory: self.step(size, gradient, memory, time), gradient, memory
+        answer = -change(ones, none) / (1 + change(none, ones)) * apart
+        ahead, back = (
+            self.step(size, gradient + s * apart, memory + s * answer, time) for s in (1, -1)
         )
-        ones, none = jnp.ones_like(gradient), jnp.zeros_like(gradient)
-        answer = memory
-        if self.remembers:
-            answer = _finite(-change(ones, none)[1] / (1 + change(none, ones)[1]))
-        return -change(ones, answer)[0], answer
+        return ahead, back, apart
 
 
 def plain(metric: Any) -> Local:
     """Of an optimiser that remembers nothing."""
     none = metric[:0]
-    return Local(metric**0.5, none, (-metric, none), (none, none), none)
+    return Local(metric**0.5, none, none, (-metric, none), (none, none), none)
 
 
 def _finite(leaf: Array) -> Array:
@@ -244,9 +244,10 @@ def _tried(optimizer: Optimizer, size: float, params: PyTree) -> Scaling:
     if not _same(ravel_pytree(of_tree)[0], step(past[0], last)[0]):
         raise _Other("its steps differ from leaf to leaf")
     memory, time = _memory(found, state, flat), jnp.asarray(STEPS * size)
+    metric = found.metric(size, last, jnp.zeros_like(last), memory, time)
     if not (found.remembers or _same(step(state, 2 * last)[0], 2 * updates)):
         raise _Other("its steps are not in proportion to the gradient, as if it were clipped")
-    if not bool((found.metric(size, last, memory, time) > 0).all() and (memory >= 0).all()):
+    if not bool((metric != 1).any() and (memory >= 0).all()):
         raise _Other("its steps do not grow with the gradient, as those of sign descent")
     return found
 

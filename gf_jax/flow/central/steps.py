@@ -69,7 +69,7 @@ class State(NamedTuple):
       found: eigenpairs, of which the last is below all that are near the edge.
       near: how many are.
       entries: of X, for those near.
-      covariance: X of the step before, in these.
+      covariance: X of the step before, in these, see ``entries``.
       slope: its derivative in time, by the two steps before.
       length: of the step before.
       rank: of X.
@@ -145,7 +145,7 @@ def begin(setting: Setting, point: Vector, time: float) -> State:
     """The state at the start."""
     derivatives = setting.derivatives
     fresh = np.random.default_rng(0).standard_normal(derivatives.size)
-    local = derivatives.local(point, np.zeros(derivatives.size), time)
+    local = derivatives.local(point, np.zeros(derivatives.pushed), time)
     gradient = derivatives.gradient(point)
     found, near = look(setting, point, local, np.stack([local.root * gradient, fresh]), 1)
     none = np.zeros((near, near))
@@ -166,7 +166,8 @@ def widened(setting: Setting, at: State) -> State:
     """The same state, with one more eigenvector taken to be near the edge."""
     near = at.near + 1
     rows = entries_of(setting, at.point, at.local, at.found, near)
-    covariance, slope = (np.pad(each, (0, 1)) for each in (at.covariance, at.slope))
+    share = at.entries.scale / rows.scale
+    covariance, slope = (share * np.pad(each, (0, 1)) for each in (at.covariance, at.slope))
     return at._replace(near=near, entries=rows, covariance=covariance, slope=slope)
 
 
@@ -176,13 +177,15 @@ def following(setting: Setting, at: State, step: Step, time: float) -> State:
     vectors = step.found.vectors[:near]
     turn, length = vectors @ step.turned.T, time - at.time
     slope = np.zeros_like(step.covariance)
-    if step.rank == at.rank:
+    # What an optimiser remembers of squares is soon that of X at the end of a step: it would ring.
+    if step.rank == at.rank and not step.local.rate.size:
         between = (length + at.length) / 2
         slope = (step.covariance - at.covariance) / max(between, setting.step_size)
     if near == at.near:  # the same space
         rows = step.entries.turned(turn)
     else:
         rows = entries_of(setting, step.point, step.local, step.found, near)
+    turn = turn * np.sqrt(step.entries.scale / rows.scale)
     return State(
         *(time, step.point, step.local, step.found, near, rows),
         *(turn @ step.covariance @ turn.T, turn @ slope @ turn.T, length),
