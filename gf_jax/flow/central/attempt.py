@@ -100,7 +100,7 @@ class _Search:
         self._push = pushes[1]
 
     def _is_crowded(self) -> bool:
-        """Looks at the end of the step; whether an eigenvalue is past the edge that nothing holds."""
+        """Looks at the end of the step; whether an eigenvalue is past the edge unheld."""
         at, setting, near = self._at, self._setting, self._at.near
         time = at.time + self._length
         self._local = setting.derivatives.local(self._point, self._push, time)
@@ -110,6 +110,7 @@ class _Search:
         if not len(values) > near or values[near] <= (1 + setting.on_edge) * setting.edge:
             return False
         reachable = at.found.values[near] > (1 - 5 * NEAR) * setting.edge
+        reachable |= bool(self._local.rate.size) and self._length <= setting.step_size
         self.fault = Fault.MORE if reachable else Fault.SHORTER
         return True
 
@@ -117,12 +118,11 @@ class _Search:
         """Corrects X by what is missing to the edge; whether that was nothing, or is in vain."""
         setting, last = self._setting, self._end
         images = matrix @ self._turned
-        self._end = entries(
-            setting.derivatives, self._point, self._turned, images, self._local
-        )
+        self._end = entries(setting.derivatives, self._point, self._turned, images, self._local)
         size = setting.derivatives.size
         moved = self._x @ (self._end.answer - last.answer)[:, :size]
         shift = float(np.linalg.norm(moved)) * self._length / 2
+        metric = setting.edge * self._metric_shift(last.push)
         held = complementarity.vector(matrix)
         newton = self._derivative(held)
         slack = complementarity.vector(setting.edge * np.eye(len(matrix))) - held
@@ -131,11 +131,20 @@ class _Search:
             return True
         change = newton @ (wanted - self._x)
         exact = setting.on_edge * setting.edge * min(1.0, self._length / setting.step_size)
-        if np.linalg.norm(change) <= exact and shift <= setting.tolerance / 2:
+        found = max(float(np.linalg.norm(change)), metric) <= exact
+        if found and shift <= setting.tolerance / 2:
             self.fault = Fault.NONE
             return True
         self._before, self._x = (self._x, held), wanted
         return False
+
+    def _metric_shift(self, last: np.ndarray) -> float:
+        """Relative change of eigenvalues by that of squares since they were looked for."""
+        by_square = self._local.by_square
+        if not by_square.size:
+            return 0.0
+        squares = (self._x @ (self._end.push - last))[-len(by_square) :]
+        return float(np.abs(self._turned**2 @ (by_square * squares)).max())
 
     def _derivative(self, held: np.ndarray) -> np.ndarray:
         """By how much the entries of UᵀMU fall with X, as far as it is known."""

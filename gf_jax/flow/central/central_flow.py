@@ -149,7 +149,7 @@ def _told(
 ) -> CentralFlow:
     """The result, with NaN at the times that were not reached."""
     missing = len(problem.times) - len(found.outputs)
-    size = len(derivatives.start)
+    size = derivatives.size
 
     def column(name: str, *shape: int) -> np.ndarray:
         known = [np.asarray(getattr(each, name), float) for each in found.outputs]

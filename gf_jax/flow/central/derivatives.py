@@ -144,7 +144,8 @@ class _Traced:
         return self._slope(data, state)(state[: self._size])
 
     def local(self, data: list[Array], step_size: Array, state: Array, *rest: Array) -> Local:
-        (push, time), (_, memory), (force, spread) = rest, self._parts(state), self._parts(rest[0])
+        push, time = rest
+        (_, memory), (force, spread) = self._parts(state), self._parts(push)
         gradient = self.gradient(data, step_size, state) + force
         return self._scaling.local(step_size, gradient, jnp.maximum(spread, 0), memory, time)
 
@@ -164,9 +165,7 @@ class _Traced:
 
         return jax.vmap(of_pair)(*rest)
 
-    def steps(
-        self, data: list[Array], step_size: Array, state: Array, counts: Array
-    ) -> Array:
+    def steps(self, data: list[Array], step_size: Array, state: Array, counts: Array) -> Array:
         slope = self._slope(data, state)
 
         def step(state: Array, count: Array) -> tuple[Array, Array]:

@@ -1,9 +1,9 @@
 """What an oscillation does to a flow and to its sharpness, for every pair of eigenvectors.
 
-Of eigenvectors U of M = D^½ ∇²f D^½ an oscillation of covariance Σ = δ D^½ U X Uᵀ D^½ adds the force
-½ ∇⟨∇²f, Σ⟩ to the gradient, and alternates in its entries with the squares diag(∇²f Σ ∇²f). Both
-are linear in X, as is what they do, in a step, to the entries of UᵀMU. Where an optimiser remembers
-squares the number δ makes their sum tr X, so that they hardly change with D, which they change; of
+Of eigenvectors U of M = D^½ ∇²f D^½ an oscillation of covariance Σ = δ D^½ U X Uᵀ D^½ adds the
+force ½ ∇⟨∇²f, Σ⟩ to the gradient, which alternates with the squares diag(∇²f Σ ∇²f). Both are
+linear in X, as is what they do, in a step, to the entries of UᵀMU. Where an optimiser remembers
+squares, the number δ makes their sum tr X, so that they hardly change with D, which they change; of
 others it is 1.
 """
 

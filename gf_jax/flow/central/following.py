@@ -97,8 +97,11 @@ class _Solver:
         self._fresh = False  # whether the step before had an event
         self._pending: float | None = None  # length of the step before the time told next
         self._bottom = np.random.default_rng(1).standard_normal((1, derivatives.size))
-        if self.at.found.values[0] > (1 + PAST) * setting.edge:
+        past = self.at.found.values[0] > (1 + PAST) * setting.edge
+        if past and not self.at.local.rate.size:  # else squares soon take it to the edge
             self._ended = STARTED_PAST
+        elif self.at.near > limits.held:
+            self._ended = CROWDED
         elif times[0] <= self.at.time:
             self._tell(self.at.covariance)
 

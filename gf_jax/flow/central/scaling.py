@@ -8,8 +8,8 @@ entry by entry, A odd and B even in g. Let g alternate between g + q and g − q
 The memory then alternates between ν + σ and ν − σ, with −σ = (∂B/∂ν) σ + (∂B/∂g) q, and on
 average both move by the mean of the two steps, in which only the square of every entry of q
 counts to leading order: for ν' = c (g² − ν) that is c (g² + q² − ν). What alternates in a step is
-−s D q, D diagonal and dependent on q² as ν⁺ is, so that with q = H v the oscillation v neither grows nor decays where
-D H v = (2/s) v: D^½ H D^½ is the Hessian in the optimiser's metric.
+−s D q, D diagonal and dependent on q² as ν⁺ is, so that with q = H v the oscillation v neither
+grows nor decays where D H v = (2/s) v: D^½ H D^½ is the Hessian in the optimiser's metric.
 
 Source: Cohen, Damian et al., Understanding Optimization in Deep Learning with Central Flows, ICLR
 2025, for RMSProp with σ = 0; found from the program here.
@@ -30,8 +30,9 @@ PyTree = Any
 Vector = Float[Array, " parameters"]
 
 MEMORY, COUNT, HELD = "memory", "count", "held"
+TRIED = 8  # params, of an optimiser that is tried beforehand
 STEPS = 3  # until the memory is that of some gradient
-LEAST = 1e-10  # q² with which derivatives by it are taken, over g² and ν
+LEAST = 1e-10  # q² with which derivatives by it are taken, over g² and the memory
 SAME = 1e-9  # relative, of results that are to be equal
 ACCEPTED = (
     "accepted by the central flow are steps that scale every entry of the gradient by a memory "
@@ -82,9 +83,7 @@ class Scaling:
         leaves = jax.tree.leaves(self.optimizer(size).init(params))
         return jnp.asarray(leaves[self.kinds.index(MEMORY)])
 
-    def step(
-        self, size: Any, gradient: Vector, memory: Vector, time: Any
-    ) -> tuple[Vector, Vector]:
+    def step(self, size: Any, gradient: Vector, memory: Vector, time: Any) -> tuple[Vector, Vector]:
         """The velocity of params in one step, and the memory after it."""
         if self.optimizer is None:
             return -gradient, memory
@@ -181,6 +180,12 @@ def _finite(leaf: Array) -> Array:
     return jnp.where(jnp.isfinite(leaf), leaf, 0.0)
 
 
+def check_scaling(optimizer: Optimizer, size: float) -> None:
+    """Raises ValueError unless an optimiser is one whose central flow is known."""
+    with jax.enable_x64(True):
+        scaling_of(optimizer, size, jnp.ones(TRIED))
+
+
 def scaling_of(optimizer: Optimizer | None, size: float, params: PyTree) -> Scaling:
     """An optimiser as one that scales entries, by trying what it does.
 
@@ -199,18 +204,18 @@ def scaling_of(optimizer: Optimizer | None, size: float, params: PyTree) -> Scal
         return Scaling()
     try:
         return _tried(optimizer, size, params)
-    except _Other as other:
+    except _OtherError as other:
         raise ValueError(f"optimizer: {other}; {ACCEPTED}") from None
     except Exception as error:  # the optimiser is a program of the user's
         raise ValueError(failed(error)) from error
 
 
-class _Other(Exception):
+class _OtherError(Exception):
     """What an optimiser does that is no scaling."""
 
 
 def _tried(optimizer: Optimizer, size: float, params: PyTree) -> Scaling:
-    """The scaling that an optimiser is; _Other if it is none."""
+    """The scaling that an optimiser is; _OtherError if it is none."""
     draws = np.random.default_rng(0)
     flat, unravel = ravel_pytree(params)
     transformation = optimizer(size)
@@ -232,23 +237,23 @@ def _tried(optimizer: Optimizer, size: float, params: PyTree) -> Scaling:
     updates, after = step(state, last)
     back, after_back = step(state, -last)
     if not (_same(back, -updates) and _same(after_back, after)):
-        raise _Other("its steps do not turn around with the gradient, as with momentum")
+        raise _OtherError("its steps do not turn around with the gradient, as with momentum")
     if not _same(step(state, last, 2 * flat + 1), (updates, after)):
-        raise _Other("its steps depend on the parameters, as with weight decay")
+        raise _OtherError("its steps depend on the parameters, as with weight decay")
     some = jnp.asarray(draws.random(flat.shape) < 0.5)
     others = states([jnp.where(some, -2 * each, each) for each in gradients])[-1]
     mixed = step(others, jnp.where(some, -2 * last, last))[0]
     if not _same(jnp.where(some, 0, mixed), jnp.where(some, 0, updates)):
-        raise _Other("its steps mix entries of the gradient")
+        raise _OtherError("its steps mix entries of the gradient")
     of_tree = optimizer(size).update(unravel(last), optimizer(size).init(params), params)[0]
     if not _same(ravel_pytree(of_tree)[0], step(past[0], last)[0]):
-        raise _Other("its steps differ from leaf to leaf")
+        raise _OtherError("its steps differ from leaf to leaf")
     memory, time = _memory(found, state, flat), jnp.asarray(STEPS * size)
     metric = found.metric(size, last, jnp.zeros_like(last), memory, time)
     if not (found.remembers or _same(step(state, 2 * last)[0], 2 * updates)):
-        raise _Other("its steps are not in proportion to the gradient, as if it were clipped")
+        raise _OtherError("its steps are not in proportion to the gradient, as if it were clipped")
     if not bool((metric != 1).any() and (memory >= 0).all()):
-        raise _Other("its steps do not grow with the gradient, as those of sign descent")
+        raise _OtherError("its steps do not grow with the gradient, as those of sign descent")
     return found
 
 
@@ -264,9 +269,9 @@ def _kinds(states: list[list[Array]], flat: Vector) -> tuple[str, ...]:
         elif values[0].shape == flat.shape and values[0].dtype == flat.dtype:
             kinds.append(MEMORY)
         else:
-            raise _Other("its state is more than a number for each parameter")
+            raise _OtherError("its state is more than a number for each parameter")
     if kinds.count(MEMORY) > 1:
-        raise _Other("it remembers several numbers for each parameter, as with momentum")
+        raise _OtherError("it remembers several numbers for each parameter, as with momentum")
     return tuple(kinds)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gf_jax.flow.central import chebyshev, complementarity, eigenvectors
+from gf_jax.flow.central import chebyshev, eigenvectors
 from gf_jax.flow.central.derivatives import Block, Derivatives, Vector
 from gf_jax.flow.central.eigenvectors import Eigenpairs
 from gf_jax.flow.central.entries import Entries, entries
