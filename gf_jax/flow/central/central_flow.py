@@ -17,6 +17,9 @@ descent below the edge is for gradient flow, and stays within O(s²) of
 which is the modified flow of descent where Σ is 0. That is one description for both sides of the
 edge.
 
+Of optimisers such as RMSProp params and memory of squares are averaged together, and the edge is
+that of their own metric, see ``gf_jax.flow.central.scaling``.
+
 Source: Cohen, Damian et al., Understanding Optimization in Deep Learning with Central Flows, ICLR
 2025. The term of order s at the edge is derived here.
 """
@@ -92,8 +95,9 @@ def central_flow(
       apply ``reason`` says so, and what was not reached is NaN.
 
     Raises:
-      ValueError: as ``gradient_flow``, on an f with kinks, whose third derivatives vanish, and
-        on numbers that are not accepted.
+      ValueError: as ``gradient_flow``, on an f with kinks, whose third derivatives vanish, on
+        an optimiser that does anything else, such as momentum, and on numbers that are not
+        accepted.
 
     Source: Cohen, Damian et al., ICLR 2025.
 
