@@ -40,8 +40,9 @@ class Entries(NamedTuple):
 
     def turned(self, turn: np.ndarray) -> "Entries":
         """The same for the eigenvectors turn @ U."""
-        rows = (complementarity.turned(turn, each) for each in self[:4])
-        return Entries(*rows, self.rate, self.scale)
+        names = "push", "answer", "pull", "at_once"
+        rows = {name: complementarity.turned(turn, getattr(self, name)) for name in names}
+        return self._replace(**rows)
 
 
 def entries(

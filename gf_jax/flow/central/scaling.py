@@ -41,7 +41,7 @@ ACCEPTED = (
 
 
 class Local(NamedTuple):
-    """What an optimiser does near a point, a vector for each, entry by entry.
+    """What an optimiser does near a point, a vector for each, entry by entry, of JAX or NumPy.
 
     Attributes:
       root: square root of the metric, D^½.
@@ -51,12 +51,12 @@ class Local(NamedTuple):
       rate: at which the memory forgets.
     """
 
-    root: Vector
-    by_memory: Vector
-    by_square: Vector
-    moved: tuple[Vector, Vector]
-    remembered: tuple[Vector, Vector]
-    rate: Vector
+    root: Any
+    by_memory: Any
+    by_square: Any
+    moved: tuple[Any, Any]
+    remembered: tuple[Any, Any]
+    rate: Any
 
 
 @dataclasses.dataclass(frozen=True)
