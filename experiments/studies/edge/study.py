@@ -12,7 +12,8 @@ does the same of one run of another network.
 
     python -m experiments.main --experiment=edge --optimizer=rmsprop --step_sizes=0.002
 
-asks what RMSProp follows, whose central flow knows what it remembers of squares, too.
+asks what RMSProp follows, whose central flow knows what it remembers of squares, too. With a memory
+as short as that of ten steps it may end early, which is told.
 """
 
 import time

@@ -17,7 +17,7 @@ from gf_jax.flow.central import complementarity
 from gf_jax.flow.central.derivatives import Block, Vector
 from gf_jax.flow.central.eigenvectors import Eigenpairs
 from gf_jax.flow.central.entries import entries, response
-from gf_jax.flow.central.steps import NEAR, Fault, Setting, State, Step, look
+from gf_jax.flow.central.steps import Fault, Setting, State, Step, look
 
 MOST_NEWTON = 8
 MATCHED = 0.8  # least cosine between the spaces at both ends of a step
@@ -109,7 +109,7 @@ class _Search:
         values = self._found.values
         if not len(values) > near or values[near] <= (1 + setting.on_edge) * setting.edge:
             return False
-        reachable = at.found.values[near] > (1 - 5 * NEAR) * setting.edge
+        reachable = at.found.values[near] > (1 - 5 * setting.near) * setting.edge
         reachable |= bool(self._local.rate.size) and self._length <= setting.step_size
         self.fault = Fault.MORE if reachable else Fault.SHORTER
         return True

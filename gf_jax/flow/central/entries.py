@@ -7,7 +7,7 @@ squares, the number δ makes their sum tr X, so that they hardly change with D, 
 others it is 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -41,7 +41,9 @@ class Entries(NamedTuple):
     def turned(self, turn: np.ndarray) -> "Entries":
         """The same for the eigenvectors turn @ U."""
         names = "push", "answer", "pull", "at_once"
-        rows = {name: complementarity.turned(turn, getattr(self, name)) for name in names}
+        rows: dict[str, Any] = {
+            name: complementarity.turned(turn, getattr(self, name)) for name in names
+        }
         return self._replace(**rows)
 
 

@@ -13,6 +13,7 @@ from gf_jax.flow.central.entries import Entries, entries
 from gf_jax.flow.central.scaling import Local
 
 NEAR = 0.01  # below the edge, as a share of it: such eigenvectors may be reached within a step
+OF_MEMORY = 5.0  # by how much more, where an oscillation changes the metric and so turns them
 ON_EDGE, MOST_OFF_EDGE = 0.1, 1e-3  # share of the edge over the tolerance, and at most
 RESIDUAL = 1e-3  # of eigenvectors, over the edge
 STIFFER = 1.2  # at most, of the mean of an optimiser that remembers, than of what alternates
@@ -47,6 +48,16 @@ class Setting(NamedTuple):
         return 2 / self.step_size
 
     @property
+    def remembers(self) -> bool:
+        """Whether the optimiser does."""
+        return len(self.derivatives.start) > self.derivatives.size
+
+    @property
+    def near(self) -> float:
+        """How far below the edge eigenvectors are that count as near it, as a share of it."""
+        return NEAR * OF_MEMORY if self.remembers else NEAR
+
+    @property
     def on_edge(self) -> float:
         """How far from the edge an eigenvalue may be that is held, as a share of it."""
         return min(ON_EDGE * self.tolerance, MOST_OFF_EDGE)
@@ -54,7 +65,7 @@ class Setting(NamedTuple):
     def stiffness(self, curvature: float) -> float:
         """Of the flow, where the largest curvature is this."""
         each = 1.05 * max(curvature, 1e-3 * self.edge)
-        if len(self.derivatives.start) > self.derivatives.size:
+        if self.remembers:
             each = STIFFER * max(each, self.edge / 2)  # what is remembered fades, too
         return each * (1 + self.step_size / 2 * each) if self.corrected else each
 
@@ -129,7 +140,7 @@ def look(
 ) -> tuple[Eigenpairs, int]:
     """Eigenpairs at a point, at least so many, and how many of them are near the edge."""
     derivatives = setting.derivatives
-    wanted, threshold = min(max(least, 1), derivatives.size), (1 - NEAR) * setting.edge
+    wanted, threshold = min(max(least, 1), derivatives.size), (1 - setting.near) * setting.edge
     while True:
         found = eigenvectors.largest(
             lambda block: derivatives.products(point, local.root, block),
@@ -173,7 +184,7 @@ def widened(setting: Setting, at: State) -> State:
 
 def following(setting: Setting, at: State, step: Step, time: float) -> State:
     """The state after a step that is accepted, at the time of its end."""
-    near = int((step.found.values > (1 - NEAR) * setting.edge).sum())
+    near = int((step.found.values > (1 - setting.near) * setting.edge).sum())
     vectors = step.found.vectors[:near]
     turn, length = vectors @ step.turned.T, time - at.time
     slope = np.zeros_like(step.covariance)
