@@ -130,7 +130,9 @@ class _Search:
         if not left < LEFT:
             return True
         change = newton @ (wanted - self._x)
-        exact = setting.on_edge * setting.edge * min(1.0, self._length / setting.step_size)
+        exact = setting.on_edge * setting.edge
+        if not setting.remembers:  # else X holds eigenvalues at once, however short the step
+            exact *= min(1.0, self._length / setting.step_size)
         found = max(float(np.linalg.norm(change)), metric) <= exact
         if found and shift <= setting.tolerance / 2:
             self.fault = Fault.NONE
