@@ -76,7 +76,7 @@ def test_a_start_past_the_edge_and_a_run_that_diverges(invoke, tmp_path):
         (("--activation=relu",), "--experiment=edge: the network has kinks"),
         (("--network=lenet5",), "accepted is --network=fully_connected --activation="),
         (("--optimizer=adam",), "--optimizer=adam: optimizer: it remembers several numbers"),
-        (("--optimizer=adamw",), "--optimizer=adamw: optimizer: its steps depend on the param"),
+        (("--optimizer=adamw",), "--optimizer=adamw: optimizer: it remembers several"),
         (("--window=5",), "--window=5: accepted is an even integer from 4 on"),
         (("--window=50",), "--iterations=40: fewer than --window=50"),
     ],
