@@ -27,7 +27,7 @@ def test_past_the_edge(invoke, tmp_path):
     # The sharpness of the larger step stays near its edge, and gradient flow's goes past it.
     assert past["past_edge"] is not None
     assert below["past_edge"] is None
-    assert saved["flow_sharpness"][-1] * 0.24 / 2 > 1.1
+    assert saved["flow_sharpness"][-1, 0] * 0.24 / 2 > 1.1
     np.testing.assert_allclose(past["of_edge"], 1, atol=0.1)
     np.testing.assert_allclose(past["predicted_of_edge"], 1, atol=1e-3)
     assert past["from_central"] < past["from_flow"] / 2
@@ -49,6 +49,7 @@ def test_what_oscillates_averages_to_nothing():
         2,
         np.tile(np.eye(2)[None], (3, 1, 1)),
         "compensated",
+        None,
         lambda share: None,
     )
     np.testing.assert_array_equal(found.params["w"], np.zeros((3, 2)))
@@ -74,6 +75,8 @@ def test_a_start_past_the_edge_and_a_run_that_diverges(invoke, tmp_path):
     [
         (("--activation=relu",), "--experiment=edge: the network has kinks"),
         (("--network=lenet5",), "accepted is --network=fully_connected --activation="),
+        (("--optimizer=adam",), "--optimizer=adam: optimizer: it remembers several numbers"),
+        (("--optimizer=adamw",), "--optimizer=adamw: optimizer: it remembers several"),
         (("--window=5",), "--window=5: accepted is an even integer from 4 on"),
         (("--window=50",), "--iterations=40: fewer than --window=50"),
     ],

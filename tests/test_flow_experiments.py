@@ -136,6 +136,10 @@ def test_large_steps(invoke, tmp_path):
     slopes = np.log2(distances[0] / distances[1])
     # Step sizes 0.02 and 0.01, a fifth of the edge and less.
     np.testing.assert_allclose(slopes, [1, 2, 2], atol=0.2)
+    # Below the edge the central flow is the modified flow, and past it at the start there is none.
+    past, *_, first = summary["runs"]
+    assert past["from_central_flow"] is None
+    assert first["from_central_flow"] < first["from_flow"] / 10
     description = json.loads((folder / "configuration.json").read_text())
     assert len(description["configuration"]["step_sizes"]) == len(step_sizes)
     assert (folder / "figure.png").exists()

@@ -17,6 +17,7 @@ from experiments.runs.options.descent import Batches as Batches
 from experiments.runs.options.descent import BesideFlow as BesideFlow
 from experiments.runs.options.descent import Momentum as Momentum
 from experiments.runs.options.descent import NetworkRun as NetworkRun
+from experiments.runs.options.descent import Optimizers as Optimizers
 from experiments.runs.options.descent import Starts as Starts
 from experiments.runs.options.descent import seeds as seeds
 from experiments.runs.options.steps import Ratios as Ratios

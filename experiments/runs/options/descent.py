@@ -57,16 +57,9 @@ class Arithmetic(NetworkRun):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Momentum(NetworkRun):
-    """Steps that remember past gradients."""
+class Optimizers(NetworkRun):
+    """Steps of an optimiser."""
 
-    momentum: float = option(
-        "Decay β of past gradients, from 0 to below 1: heavy ball, whose time per iteration is "
-        "step_size / (1 - β). 0 is plain descent.",
-        0.0,
-        STEPS,
-    )
-    nesterov: bool = option("Momentum is Nesterov's instead of heavy ball.", False, STEPS)
     optimizer: str = option(
         "How steps are made of gradients. But for descent the numbers are those of the base run; "
         "averages of smaller steps last as long in time.",
@@ -79,7 +72,7 @@ class Momentum(NetworkRun):
     @property
     def method(self) -> Method:
         """How a step is made of gradients."""
-        return Method(self.momentum, self.nesterov, optimizer_name=self.optimizer_name)
+        return Method(optimizer_name=self.optimizer_name)
 
     @property
     def optimizer_name(self) -> str:
@@ -96,7 +89,30 @@ class Momentum(NetworkRun):
     @property
     def method_given(self) -> str:
         """The flag that says how steps are made, where that is not by plain descent."""
-        return f"--momentum={self.momentum:g}" if self.momentum else f"--optimizer={self.optimizer}"
+        return f"--optimizer={self.optimizer}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Momentum(Optimizers):
+    """Steps that remember past gradients."""
+
+    momentum: float = option(
+        "Decay β of past gradients, from 0 to below 1: heavy ball, whose time per iteration is "
+        "step_size / (1 - β). 0 is plain descent.",
+        0.0,
+        STEPS,
+    )
+    nesterov: bool = option("Momentum is Nesterov's instead of heavy ball.", False, STEPS)
+
+    @property
+    def method(self) -> Method:
+        """How a step is made of gradients."""
+        return Method(self.momentum, self.nesterov, optimizer_name=self.optimizer_name)
+
+    @property
+    def method_given(self) -> str:
+        """The flag that says how steps are made, where that is not by plain descent."""
+        return f"--momentum={self.momentum:g}" if self.momentum else super().method_given
 
     @property
     def predicts(self) -> bool:

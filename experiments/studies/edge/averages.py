@@ -12,6 +12,7 @@ import gf_jax
 from experiments.studies.edge.records import Averages
 from gf_jax.descent.schedule import Schedule
 from gf_jax.flow.problem import Progress
+from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.program import Loss
 
 
@@ -23,6 +24,7 @@ def average(
     half: int,
     axes: np.ndarray,
     arithmetic: str,
+    optimizer: Optimizer | None,
     tell: Progress,
 ) -> Averages:
     """Runs descent and averages it.
@@ -37,10 +39,11 @@ def average(
       half: of the length of a window.
       axes: of the predicted oscillation at each, shape (windows, most, parameters).
       arithmetic: name of the arithmetic of descent.
+      optimizer: whose steps they are; None is plain descent.
       tell: is told the share of the run that is done.
     """
     started = time.perf_counter()
-    iterates = _iterates(f, start, schedule, arithmetic, tell)
+    iterates = _iterates(f, start, schedule, arithmetic, optimizer, tell)
     held: collections.deque[tuple[int, np.ndarray, float, float]] = collections.deque()
     rows = list[tuple[Any, ...]]()
     for middle, directions in zip(middles, axes, strict=True):
@@ -62,10 +65,16 @@ def average(
 
 
 def _iterates(
-    f: Loss, start: Any, schedule: Schedule, arithmetic: str, tell: Progress
+    f: Loss,
+    start: Any,
+    schedule: Schedule,
+    arithmetic: str,
+    optimizer: Optimizer | None,
+    tell: Progress,
 ) -> Iterator[tuple[int, np.ndarray, float, float]]:
     """Iteration, params as a vector, loss and gradient's norm of every iterate that is kept."""
-    for part in gf_jax.descent_segments(f, start, schedule, arithmetic=arithmetic):
+    how: dict[str, Any] = {"arithmetic": arithmetic, "optimizer": optimizer}
+    for part in gf_jax.descent_segments(f, start, schedule, **how):
         kept = np.isin(part.iterations, part.snapshot_iterations)
         losses, norms = (
             np.asarray(each[:, 0], float)

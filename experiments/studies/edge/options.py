@@ -8,7 +8,10 @@ from experiments.cli.options import option
 from experiments.process.mistakes import UsageError
 from experiments.studies import groups
 from gf_jax.descent.schedule import Schedule
+from gf_jax.flow.central.scaling import check_scaling
 from gf_jax.problems.activations import ACTIVATIONS
+
+FIRST_STEPS = 10  # base iterations in which what an optimiser remembers becomes that of gradients
 
 
 def _even(window: int) -> str:
@@ -16,7 +19,7 @@ def _even(window: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(groups.Arithmetic, groups.Ratios):
+class Options(groups.Arithmetic, groups.Optimizers, groups.Ratios):
     """What the experiment can be told."""
 
     # So that sharpness rises to the edge and stays, on digits as on MNIST.
@@ -50,6 +53,17 @@ class Options(groups.Arithmetic, groups.Ratios):
         """Their times."""
         return self.compared * self.step_size
 
+    @property
+    def runs_named(self) -> str:
+        """What outputs call the runs."""
+        return self.optimizer_name or "descent"
+
+    def first_steps(self, ratio: int) -> int:
+        """Steps that the runs with a ratio make before their central flow begins."""
+        if self.chosen_optimizer is None:
+            return 0
+        return min(FIRST_STEPS, self.window // 2) * ratio
+
     def schedule_of(self, ratio: int) -> Schedule:
         """The steps of the run with a ratio: whole windows are kept."""
         middles, half = self.compared * ratio, self.window // 2
@@ -67,6 +81,11 @@ class Options(groups.Arithmetic, groups.Ratios):
                 "no central flow is known of it; accepted is --network=fully_connected "
                 f"--activation={' or '.join(smooth)}"
             )
+        if self.chosen_optimizer is not None:
+            try:
+                check_scaling(self.chosen_optimizer, self.step_size)
+            except ValueError as error:
+                raise UsageError(f"{self.method_given}: {error}") from None
         if self.iterations < self.window:
             raise UsageError(
                 f"--iterations={self.iterations}: fewer than --window={self.window}; accepted are "

@@ -41,11 +41,14 @@ class Followed(NamedTuple):
 class Edges:
     """Runs averaged over windows beside their central flows and gradient flow.
 
-    All arrays have the axes (times, lanes), but for those of gradient flow, (times,), and those
-    said to be of lanes.
+    All arrays have the axes (times, lanes), but for the loss of gradient flow, (times,), and those
+    said to be of lanes. Of an optimiser gradient flow is its continuous limit, and sharpness that
+    in its metric, which is not told of the runs.
 
     Attributes:
       network_label, data_label: what is trained on what.
+      runs: what the runs are called.
+      limit: what gradient flow is called.
       loss_unit: what the loss is measured in.
       window: iterations over which a run is averaged.
       step_sizes: of the lanes, the largest first.
@@ -68,6 +71,8 @@ class Edges:
 
     network_label: str
     data_label: str
+    runs: str
+    limit: str
     loss_unit: str
     window: int
     step_sizes: np.ndarray

@@ -9,6 +9,11 @@ and with the central flow of each step size, which is followed from the start al
     python -m experiments.main --experiment=edge --activation=gelu --step_sizes=0.1
 
 does the same of one run of another network.
+
+    python -m experiments.main --experiment=edge --optimizer=rmsprop --step_sizes=0.002
+
+asks what RMSProp follows, whose central flow knows what it remembers of squares, too. With a memory
+as short as that of ten steps it may end early, which is told.
 """
 
 import time
@@ -65,14 +70,7 @@ def run(options: Options) -> int:
 def _compare(workplace: NetworkWorkplace[Options]) -> tuple[Edges, list[dict[str, float]]]:
     """All runs and flows, one after another, and the seconds that each lane took."""
     options, study = workplace.options, workplace.study
-    f, start, times = study.objective.loss, study.initial_params, options.times
-    budget = BUDGET * sum(options.schedule.lanes) * options.iterations
-    flow = harness.solve_once(
-        workplace,
-        "gradient flow",
-        lambda tell: gf_jax.gradient_flow(f, start, times, budget=budget, progress=tell),
-        structures.of(gf_jax.Flow, start, times=len(times)),
-    )
+    flow, sharpness = _limit(workplace)
     lanes = [
         _lane(workplace, ratio, step_size, flow)
         for ratio, step_size in zip(options.schedule.lanes, options.all_step_sizes, strict=True)
@@ -82,15 +80,57 @@ def _compare(workplace: NetworkWorkplace[Options]) -> tuple[Edges, list[dict[str
     saved = Edges(
         network_label=study.network_label,
         data_label=study.dataset.label,
+        runs=options.runs_named,
+        limit=options.method.flow_name,
         loss_unit=study.objective.of_outputs.unit,
         window=options.window,
         step_sizes=np.array(options.all_step_sizes),
-        times=times,
+        times=options.times,
         flow_loss=flow.loss,
-        flow_sharpness=_sharpness(workplace, "sharpness of gradient flow", flow.params),
+        flow_sharpness=sharpness,
         **columns,
     )
     return saved, seconds
+
+
+def _limit(workplace: NetworkWorkplace[Options]) -> tuple[gf_jax.Flow, np.ndarray]:
+    """The limit of small steps, and its sharpness for every step size, (times, lanes)."""
+    options, study = workplace.options, workplace.study
+    f, start, times = study.objective.loss, study.initial_params, options.times
+    optimizer, step_sizes = options.chosen_optimizer, np.array(options.all_step_sizes)
+    budget = BUDGET * sum(options.schedule.lanes) * options.iterations
+    like = structures.of(gf_jax.Flow, start, times=len(times))
+    if optimizer is None:
+        flow = harness.solve_once(
+            workplace,
+            "gradient flow",
+            lambda tell: gf_jax.gradient_flow(f, start, times, budget=budget, progress=tell),
+            like,
+        )
+        sharpness = _sharpness(workplace, "sharpness of gradient flow", flow.params)
+        return flow, np.tile(sharpness[:, None], len(step_sizes))
+    how: dict[str, Any] = {"budget": budget}
+    flow = harness.solve_once(
+        workplace,
+        "continuous limit",
+        lambda tell: gf_jax.limit_flow(
+            *(f, start, times, optimizer), step_size=step_sizes.min(), progress=tell, **how
+        ),
+        like,
+    )
+    edge = harness.solve_once(
+        workplace,
+        "sharpness of the limit",
+        lambda tell: gf_jax.edge_of_stability(
+            *(f, start, times, optimizer, step_sizes),
+            tolerance=SHARPNESS,
+            products=12,
+            progress=tell,
+            **how,
+        ),
+        structures.of(gf_jax.Edge, times=len(times), lanes=len(step_sizes)),
+    )
+    return flow, edge.sharpness
 
 
 def _lane(
@@ -106,6 +146,8 @@ def _lane(
         begun = time.perf_counter()
         found = gf_jax.central_flow(
             *(f, start, times, step_size),
+            optimizer=options.chosen_optimizer,
+            first_steps=options.first_steps(ratio),
             corrected=options.corrected,
             most_held=MOST_HELD,
             tolerance=TOLERANCE,
@@ -122,14 +164,16 @@ def _lane(
     schedule = options.schedule_of(ratio)
     run = harness.solve_once(
         workplace,
-        f"descent, {named}",
+        f"{options.runs_named}, {named}",
         lambda tell: average(
             *(f, start, schedule, options.compared * ratio, options.window // 2),
-            *(central.axes, options.arithmetic, tell),
+            *(central.axes, options.arithmetic, options.chosen_optimizer, tell),
         ),
         structures.of(Averages, start, times=len(times), most=MOST_HELD),
     )
-    sharpness = _sharpness(workplace, f"sharpness, {named}", run.params)
+    sharpness = np.full(len(times), np.nan)  # in a metric that the averages do not know
+    if options.chosen_optimizer is None:
+        sharpness = _sharpness(workplace, f"sharpness, {named}", run.params)
     share = 2 / ratio  # of a window of this run in the time between two windows
     return {
         "loss": run.loss,

@@ -18,10 +18,11 @@ SECONDS = ("seconds", "central_seconds")
 FLOAT64 = 8
 KEPT, STEPPING = 10, 100  # vectors of all parameters, at each time and during a step
 LEGEND = """\
-run: averaged over a window; central, gradient: as these flows predict it. of
-edge: largest eigenvalue of the Hessian times step size / 2. oscillation: its
-root mean square. distance: of the averaged run from both flows. ±: estimated
-error of the central flow."""
+run: averaged over a window; central, {short}: as central flow and
+{limit} predict it. of edge: largest eigenvalue of the Hessian{metric} times
+step size / 2. oscillation: its root mean square. distance: of the averaged
+run from both. ±: estimated error of the central flow."""
+METRIC = "\nin the metric of {runs}"
 COST = """\
 gradients of a run, and gradient-sized evaluations of its central flow with the
 second solve that tells its error."""
@@ -46,6 +47,8 @@ def summarise(saved: Edges, seconds: list[dict[str, float]]) -> dict[str, Any]:
     summary = {
         "network": saved.network_label,
         "data": saved.data_label,
+        "runs_named": saved.runs,
+        "limit": saved.limit,
         "window": saved.window,
         "time": float(saved.times[-1]),
         "flow_loss": report.finite(saved.flow_loss[-1]),
@@ -67,7 +70,7 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
             "predicted_average_loss": saved.central_loss[-1, lane],
             "of_edge": saved.sharpness[-1, lane] * step_size / 2,
             "predicted_of_edge": saved.central_sharpness[-1, lane] * step_size / 2,
-            "flow_of_edge": saved.flow_sharpness[-1] * step_size / 2,
+            "flow_of_edge": saved.flow_sharpness[-1, lane] * step_size / 2,
             "oscillation": np.sqrt(saved.variance[-1, lane]),
             "predicted_oscillation": np.sqrt(saved.central_variance[-1, lane]),
         }
@@ -85,7 +88,7 @@ def _of_lane(saved: Edges, lane: int) -> dict[str, Any]:
 
 
 def _verdict(saved: Edges, lane: int, told: dict[str, Any]) -> list[str]:
-    """Until when gradient flow describes a run, from when on the central flow does, how well."""
+    """Until when its limit describes a run, from when on the central flow does, how well."""
     named = f"step size {told['step_size']:g}"
     lines = []
     if told["ended"]:
@@ -95,12 +98,12 @@ def _verdict(saved: Edges, lane: int, told: dict[str, Any]) -> list[str]:
     if told["past_edge"] is None:
         if not told["ended"]:
             lines.append(
-                f"With {named} descent stays below its edge: the central flow is the flow with "
-                f"its first-order deviation{_distances(told)}."
+                f"With {named} {saved.runs} stays below its edge: the central flow is the flow "
+                f"with its first-order deviation{_distances(saved, told)}."
             )
         return lines
     lines.append(
-        f"With {named} descent reaches its edge of stability at time {told['past_edge']:.4g}, "
+        f"With {named} {saved.runs} reaches its edge of stability at time {told['past_edge']:.4g}, "
         f"iteration {told['past_edge'] / told['step_size']:,.0f}. {_until(saved, lane, named)}"
     )
     grown = _grown(saved, lane)
@@ -114,11 +117,12 @@ def _verdict(saved: Edges, lane: int, told: dict[str, Any]) -> list[str]:
     loss = _off(saved.average_loss, saved.central_loss, lane, since)
     sharpness = _off(saved.sharpness, saved.central_sharpness, lane, since)
     size = _off(np.sqrt(saved.variance), np.sqrt(saved.central_variance), lane, since)
+    of_sharpness = "" if np.isnan(sharpness) else f"the sharpness to {100 * sharpness:.2g} %, "
     lines.append(
         f"Its oscillation has grown to what is predicted by time {saved.times[grown]:.4g}. From "
         "then on, in the median over time, the central flow predicts the averaged loss to "
-        f"{100 * loss:.2g} %, the sharpness to {100 * sharpness:.2g} % and the size of the "
-        f"oscillation to {100 * size:.2g} %{_distances(told)}."
+        f"{100 * loss:.2g} %, {of_sharpness}and the size of the "
+        f"oscillation to {100 * size:.2g} %{_distances(saved, told)}."
     )
     if not told["held"]:
         lines.append("At the end the central flow is below the edge again.")
@@ -126,16 +130,17 @@ def _verdict(saved: Edges, lane: int, told: dict[str, Any]) -> list[str]:
 
 
 def _until(saved: Edges, lane: int, named: str) -> str:
-    """Until when gradient flow describes a run."""
+    """Until when gradient flow, or the limit, describes a run."""
+    limit = _named(saved)[:1].upper() + _named(saved)[1:]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = saved.from_flow[:, lane] / saved.travelled[:, lane]
     left = np.flatnonzero(shares > IN_SIGHT)
     if not left.size:
-        return f"Gradient flow stays within {IN_SIGHT:.0%} of the way that it travels."
+        return f"{limit} stays within {IN_SIGHT:.0%} of the way that it travels."
     if not left[0]:
-        return f"Gradient flow is off by {IN_SIGHT:.0%} of its way and more from the beginning."
+        return f"{limit} is off by {IN_SIGHT:.0%} of its way and more from the beginning."
     until = saved.times[left[0] - 1]
-    return f"Gradient flow is within {IN_SIGHT:.0%} of its way up to time {until:.4g}."
+    return f"{limit} is within {IN_SIGHT:.0%} of its way up to time {until:.4g}."
 
 
 def _grown(saved: Edges, lane: int) -> int | None:
@@ -153,13 +158,18 @@ def _off(measured: np.ndarray, predicted: np.ndarray, lane: int, since: np.ndarr
     return float(np.nanmedian(shares)) if np.isfinite(shares).any() else float("nan")
 
 
-def _distances(told: dict[str, Any]) -> str:
+def _named(saved: Edges) -> str:
+    """What sentences call the limit of small steps."""
+    return f"the {saved.limit}" if saved.limit.endswith("limit") else saved.limit
+
+
+def _distances(saved: Edges, told: dict[str, Any]) -> str:
     """How much nearer the central flow ends."""
     near, far = told["from_central"], told["from_flow"]
     if near is None or far is None or not near > 0:
         return ""
     return (
-        f"; at the end the averaged run stands from it by {near:.3g} and from gradient flow by "
+        f"; at the end the averaged run stands from it by {near:.3g} and from {_named(saved)} by "
         f"{far:.3g}, {far / near:.3g} times as far"
     )
 
@@ -167,10 +177,13 @@ def _distances(told: dict[str, Any]) -> str:
 def show(summary: dict[str, Any], console: Console) -> None:
     """Prints the numbers at the last time and what they took, one row per step size."""
     runs = summary["runs"]
-    rows = [row for lane in runs for row in _rows(lane, summary["flow_loss"])]
+    rows = [row for lane in runs for row in _rows(lane, summary)]
     title = f"{summary['network']} on {summary['data']}\nat time {summary['time']:g}"
+    short = summary["limit"].split()[0]
+    metric = METRIC.format(runs=summary["runs_named"]) if short == "continuous" else ""
+    legend = LEGEND.format(short=short, limit=summary["limit"], metric=metric)
     heads = ("step size", "", "of edge", "loss", "oscillation", "distance", "±")
-    report.show_table(console, title, heads, rows, legend=LEGEND)
+    report.show_table(console, title, heads, rows, legend=legend)
     costs = [
         (
             f"{lane['step_size']:g}",
@@ -185,8 +198,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
     report.show_table(console, "what they took", columns, costs, legend=COST)
 
 
-def _rows(lane: dict[str, Any], flow_loss: float | None) -> list[tuple[str, ...]]:
-    """The averaged run of one step size, its central flow, and gradient flow."""
+def _rows(lane: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The averaged run of one step size, its central flow, and the limit of small steps."""
 
     def told(prefix: str) -> list[str]:
         names = {"of_edge": ".3f", "average_loss": ".5f", "oscillation": ".5f"}
@@ -197,8 +210,8 @@ def _rows(lane: dict[str, Any], flow_loss: float | None) -> list[tuple[str, ...]
         (f"{lane['step_size']:g}", "run", *told(""), "", ""),
         ("", "central", *told("predicted_"), *central),
         (
-            *("", "gradient", report.text(lane["flow_of_edge"], ".3f")),
-            *(report.text(flow_loss, ".5f"), ""),
+            *("", summary["limit"].split()[0], report.text(lane["flow_of_edge"], ".3f")),
+            *(report.text(summary["flow_loss"], ".5f"), ""),
             *(report.text(lane["from_flow"], ".3g"), ""),
         ),
     ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.output.figures import style
 from experiments.studies.large_steps.options import Options
-from experiments.studies.large_steps.records import DESCRIPTIONS, Sweep
+from experiments.studies.large_steps.records import CENTRAL, DESCRIPTIONS, Sweep
 from gf_jax.study.record import Run
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ LOSS = (
 AT_THE_END = (
     "Each mark is one step size. The steeper the line, the faster a description becomes exact "
     "as steps become small: half the step size halves the distance from the flow and quarters "
-    "the other two. To the right of the dotted line steps are unstable."
+    "the other two. To the right of the dotted line steps are unstable from the start; left of it "
+    "a run may meet its edge later, where only the central flow goes on."
 )
 SHARE = (
     "The same as a share of the way travelled, at its worst over time. Near 1 a description "
@@ -84,6 +85,8 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
         share = (values / sweep.travelled[:, None]).max(axis=0)
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
+    if CENTRAL in sweep.names:
+        _add_central(axes[0, 1:], run, sweep)
     style.describe(axes[0, 0], "Training loss", f"{run.loss_unit}, logarithmic", LOSS)
     style.describe(axes[0, 1], "Distance at the end", reading=at_the_end)
     title, unit = "Largest share of the distance travelled", "distance / distance travelled"
@@ -103,3 +106,12 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
     style.count_time(figure, options.momentum)
     title = f"Step sizes up to the edge of stability: {run.network_label} on {run.data_label}"
     return style.finish(figure, axes[0, 0], title)
+
+
+def _add_central(panels: np.ndarray, run: Run, sweep: Sweep) -> None:
+    """Distances from central flows, at the end and as the largest share of the way."""
+    gaps = sweep.from_central_flow
+    share = (gaps / sweep.travelled[:, None]).max(axis=0)
+    look: dict = {"color": style.COLOURS[4], "marker": style.MARKS[3]}
+    for panel, values in zip(panels, (gaps[-1], share), strict=True):
+        panel.plot(run.step_sizes, values, label="from the central flow", **look)

@@ -5,9 +5,14 @@
 doubles the step size from 0.001 until it is past twice the edge, 2 / lambda_max of the
 Hessian at the start, with all step sizes as lanes of one run over the time of 10,000
 steps of size 0.001. Every lane is compared with gradient flow, with the flow and its
-first-order deviation, and with the modified flow of its step size. About two minutes
-on two CPU cores for the linear network on MNIST, where the distances fall with the
+first-order deviation, with the modified flow of its step size, and with its central flow. About two
+minutes on two CPU cores for the linear network on MNIST, where the distances fall with the
 step size to the powers 1, 2 and 2.
+
+    python -m experiments.main --experiment=large_steps --activation=tanh --loss=squared \
+        --widths=20,20 --init_scale=0.3 --step_sizes=0.32,0.16,0.08,0.04,0.02 --iterations=700
+
+tells in which order descriptions fail as steps grow, on a network whose runs meet their edge later.
 
     python -m experiments.main --experiment=large_steps --activation=tanh --optimizer=adam
 
@@ -27,19 +32,27 @@ from experiments.output import report
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
-from experiments.studies.large_steps import edge, figure
+from experiments.studies.large_steps import central, edge, figure
 from experiments.studies.large_steps.options import Options
-from experiments.studies.large_steps.records import DESCRIPTIONS, Sweep
+from experiments.studies.large_steps.records import CENTRAL, DESCRIPTIONS, Sweep
 from gf_jax.comparison import precise_distance
 from gf_jax.descent.segments import Trajectory
 from gf_jax.study.record import Run
 from gf_jax.study.summary import NEAR
 
+WORDS = {
+    "from_first_order": "first-order prediction",
+    "from_modified_flow": "modified flow",
+    "from_central_flow": "central flow",
+}
 LEGEND = """\
 of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
 first order, modified flow: Euclidean distance of descent from gradient flow,
 from the flow and its first-order deviation, and from the modified flow of its
 step size."""
+LEGEND_OF_CENTRAL = """
+central flow: of the mean of two iterates from the central flow of its step
+size, which holds past the edge, too; nan where a run starts past it."""
 
 
 # Of an optimiser, of which runs and limit have names of their own.
@@ -116,10 +129,14 @@ def summarise(run: Run, sweep: Sweep, options: Options) -> dict[str, Any]:
     """The numbers of the table: distances at the last time, one entry per lane."""
     summary = report.summarise(run)
     for lane, entry in enumerate(summary["runs"]):
-        for name in DESCRIPTIONS:
+        for name in (*DESCRIPTIONS, CENTRAL):
             entry[name] = report.finite(getattr(sweep, name)[-1, lane])
         entry["of_edge"] = report.finite(sweep.of_edge[lane])
-    summary |= {"edge": sweep.edge, "travelled": report.finite(sweep.travelled[-1])}
+    summary |= {
+        "has_central": CENTRAL in sweep.names,
+        "edge": sweep.edge,
+        "travelled": report.finite(sweep.travelled[-1]),
+    }
     return summary | {"verdict": _verdict(run, sweep, options)}
 
 
@@ -138,6 +155,7 @@ def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
         if near.size
         else f"{named} stays near its {limit} at none of these step sizes.",
     ]
+    lines += _order(run, sweep)
     if np.isfinite(gain):
         short = limit.split()[-1]
         lines.append(
@@ -153,10 +171,23 @@ def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
     return " ".join(lines)
 
 
+def _order(run: Run, sweep: Sweep) -> list[str]:
+    """Up to which step size the other descriptions hold, of runs that have a central flow."""
+    if CENTRAL not in sweep.names:
+        return []
+    told = []
+    for name in sweep.names[1:]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near = getattr(sweep, name)[-1] / sweep.travelled[-1] < NEAR
+        up_to = f"up to {run.step_sizes[near].max():.3g}" if near.any() else "at none"
+        told.append(f"the {WORDS[name]} {up_to}")
+    return [f"So near to it are {', '.join(told[:-1])}, and {told[-1]}."]
+
+
 def _compare(
     workplace: NetworkWorkplace[Options], run: Run, trajectory: Trajectory, found: edge.Found
 ) -> Sweep:
-    """Distances of every lane from the three descriptions, at the snapshots."""
+    """Distances of every lane from the descriptions, at the snapshots."""
     f, start = workplace.study.objective.loss, workplace.study.initial_params
     times, step_sizes = run.snapshot_times, run.step_sizes
     told = workplace.options
@@ -211,12 +242,16 @@ def _compare(
         from_flow=distances(flow, every),
         from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent), every),
         from_modified_flow=distances(modified.params, whole),
+        from_central_flow=central.distances(
+            workplace, run, trajectory.snapshots, whole & (found.of_edge < 1)
+        ),
     )
 
 
 def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
-    """Prints distances from the three descriptions, one row per step size."""
+    """Prints distances from the descriptions, one row per step size."""
     column = options.limit_named.split()[-1]
+    names = (*DESCRIPTIONS, CENTRAL) if summary["has_central"] else DESCRIPTIONS
     rows = [
         (
             f"{lane['step_size']:.4g}",
@@ -224,7 +259,7 @@ def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
             "diverged"
             if lane["diverged_at"] is not None
             else report.text(lane["final_loss"], ".6f"),
-            *(report.text(lane[name], ".3e") for name in DESCRIPTIONS),
+            *(report.text(lane[name], ".2e") for name in names),
         )
         for lane in summary["runs"]
     ]
@@ -233,11 +268,12 @@ def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
         f"at time {summary['time']:g}, where the {column} has travelled "
         f"{report.text(summary['travelled'], '.4g')}"
     )
-    columns = ("step size", "of edge", "loss", column, "first order", "modified flow")
-    legend = LEGEND
+    heads = (column, "first order", "modified flow", "central flow")
+    columns = ("step size", "of edge", "loss", *heads[: len(names)])
+    legend = LEGEND + (LEGEND_OF_CENTRAL if summary["has_central"] else "")
     if options.chosen_optimizer is not None:
-        names = {"runs": options.runs_named, "limit": options.limit_named, "column": column}
-        legend = LEGEND_OF_OPTIMIZER.format(**names)
+        told = {"runs": options.runs_named, "limit": options.limit_named, "column": column}
+        legend = LEGEND_OF_OPTIMIZER.format(**told)
     report.show_table(console, title, columns, rows, legend=legend)
     for line in report.divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
@@ -249,9 +285,9 @@ EXPERIMENT = Experiment(
     question=(
         "How large may a step be before descent no longer follows its flow? The step size is "
         "doubled until it is past the edge of stability, 2 divided by the largest eigenvalue "
-        "of the Hessian, where descent overshoots. Every run is compared with three "
-        "descriptions of it: the flow, the flow with its first-order correction, and a "
-        "modified flow that knows the step size."
+        "of the Hessian, where descent overshoots. Every run is compared with "
+        "descriptions of it: the flow, the flow with its first-order correction, a modified flow "
+        "that knows the step size, and a central flow that knows the edge, too."
     ),
     options=Options,
     run=run,

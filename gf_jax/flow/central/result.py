@@ -34,7 +34,7 @@ class CentralFlow(NamedTuple):
       loss: f there.
       average_loss: predicted average of f over the oscillation, f + ½ ⟨∇²f, Σ⟩.
       average_squared_gradient: of ‖∇f‖², ‖F‖² + ⟨(∇²f)², Σ⟩.
-      lambda_max, lambda_min: both ends of the spectrum of ∇²f there.
+      lambda_max, lambda_min: both ends of the spectrum of ∇²f there, of an optimiser in its metric.
       variances: eigenvalues of Σ, descending, zero beyond those held.
       axes: their unit eigenvectors, as vectors of all parameters in the order of the pytree's
         leaves; zero beyond those held.
