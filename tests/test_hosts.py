@@ -62,6 +62,13 @@ def stopping(number, name, folder, count=8):
     return number, ("tests.dying", f"{count}:{name}", "0", str(folder / "checkpoints" / "state"))
 
 
+def stopping_later(name, folder):
+    """The first process, which sends itself a signal at the third state that is new."""
+    states = folder / "checkpoints" / "state"
+    newest = max(int(path.name) for path in states.iterdir() if path.name.isdecimal())
+    return 0, ("tests.dying", f"1:{name}", "0", str(states / str(newest + 3)))
+
+
 @pytest.mark.long
 def test_a_run_goes_on_on_other_numbers_of_hosts(tmp_path):
     """From two to four to one, by signals to one process each; the bits are the same."""
@@ -71,7 +78,7 @@ def test_a_run_goes_on_on_other_numbers_of_hosts(tmp_path):
     statuses, outs, errors = ended(launch(2, 2, *RUN, f"--output_dir={folder}", instead=stopped))
     assert statuses == [143, 143], errors
     assert f"--resume={folder}\n" in outs[0]
-    stopped = stopping(3, "SIGINT", folder, count=6)
+    stopped = stopping_later("SIGINT", folder)
     statuses, outs, errors = ended(launch(4, 1, f"--resume={folder}", instead=stopped))
     assert statuses == [130] * 4, errors
     assert "resumed at iteration" in outs[0]
@@ -112,7 +119,7 @@ def test_a_lost_process_ends_the_other_in_a_line(victim, tmp_path):
     assert line.startswith(f"error: process {victim} of this run is lost, and all others end; ")
     assert line.endswith(f"--resume={folder}")
     # What is kept can be read: the run goes on, until it is told to stop once more.
-    stopped = stopping(1 - victim, "SIGTERM", folder, count=6)
+    stopped = stopping_later("SIGTERM", folder)
     statuses, outs, errors = ended(launch(2, 1, f"--resume={folder}", instead=stopped))
     assert statuses == [143, 143], errors
     assert "resumed at iteration" in outs[0]

@@ -171,12 +171,19 @@ def farewell(status: int) -> None:
     if _Peers.aborts is not None:
         _Peers.aborts.status = status
     try:
+        _tell_signal()  # before the end, or that would be taken for a loss
         _Peers.client.key_value_set(f"{NOW}/left/{_Peers.index}", str(status), True)
         everyone = {f"left/{process}" for process in range(_Peers.count)}
         while leads() and time.monotonic() < end and not everyone <= set(_now()):
             time.sleep(BEAT / 5)
     except Exception:  # the service is gone, and with it all others
         return
+
+
+def _tell_signal() -> None:
+    caught = interruption.caught()
+    if caught is not None:
+        _Peers.client.key_value_set(f"{NOW}/stop", str(caught), True)
 
 
 def _now() -> dict[str, str]:
@@ -192,9 +199,7 @@ def _watch() -> None:
         try:
             mine = f"{NOW}/lives/{_Peers.index}"
             _Peers.client.key_value_set(mine, str(time.monotonic()), True)
-            caught = interruption.caught()
-            if caught is not None:
-                _Peers.client.key_value_set(f"{NOW}/stop", str(caught), True)
+            _tell_signal()
             now = _now()
         except Exception:
             _end(0)

@@ -8,6 +8,7 @@ Several processes keep a descent together, each in a journal of its own, of whic
 when a checkpoint is written. All else is the first one's.
 """
 
+import contextlib
 import importlib
 import os
 import time
@@ -190,6 +191,8 @@ class Journal:
             self._together = False
             self.close()
             self._checkpoints = None
+            with contextlib.suppress(WriteError):  # told when something is to be written
+                self._open()
 
     def once(self, label: str, make: Callable[[], Made], like: Made) -> Made:
         """What is made, or was by an earlier process; what is too large for memory is not kept.
