@@ -347,7 +347,7 @@ def test_nothing_else_reads_or_writes_arrays():
     for path in (Path(__file__).parents[1] / "experiments").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text
-        if path.name != "files.py":
+        if path.name not in ("files.py", "sharing.py"):  # the latter's is what processes say
             assert not any(
                 name in text for name in ("np.load", "np.save", "json.load", "json.dump(")
             ), path
