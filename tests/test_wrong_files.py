@@ -347,7 +347,11 @@ def test_nothing_else_reads_or_writes_arrays():
     for path in (Path(__file__).parents[1] / "experiments").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text
-        if path.name not in ("files.py", "sharing.py"):  # the latter's is what processes say
+        # What processes of a run tell each other is no file.
+        rest = [line for line in text.splitlines() if "peers." not in line]
+        if path.name != "files.py":
             assert not any(
-                name in text for name in ("np.load", "np.save", "json.load", "json.dump(")
+                name in line
+                for line in rest
+                for name in ("np.load", "np.save", "json.load", "json.dump(")
             ), path
