@@ -77,6 +77,7 @@ def test_a_start_past_the_edge_and_a_run_that_diverges(invoke, tmp_path):
         (("--network=lenet5",), "accepted is --network=fully_connected --activation="),
         (("--optimizer=adam",), "--optimizer=adam: optimizer: it remembers several numbers"),
         (("--optimizer=adamw",), "--optimizer=adamw: optimizer: it remembers several"),
+        (("--optimizer=rmsprop", "--step_sizes=0.16"), "--optimizer=rmsprop: the default step"),
         (("--window=5",), "--window=5: accepted is an even integer from 4 on"),
         (("--window=50",), "--iterations=40: fewer than --window=50"),
     ],

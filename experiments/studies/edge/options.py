@@ -86,6 +86,11 @@ class Options(groups.Arithmetic, groups.Optimizers, groups.Ratios):
                 check_scaling(self.chosen_optimizer, self.step_size)
             except ValueError as error:
                 raise UsageError(f"{self.method_given}: {error}") from None
+            if self.step_size == Options.step_size:
+                raise UsageError(
+                    f"{self.method_given}: the default step sizes are those of descent, and far "
+                    "past other edges; give --step_sizes, such as --step_sizes=0.002,0.001"
+                )
         if self.iterations < self.window:
             raise UsageError(
                 f"--iterations={self.iterations}: fewer than --window={self.window}; accepted are "

@@ -22,7 +22,8 @@ run: averaged over a window; central, {short}: as central flow and
 {limit} predict it. of edge: largest eigenvalue of the Hessian{metric} times
 step size / 2. oscillation: its root mean square. distance: of the averaged
 run from both. ±: estimated error of the central flow."""
-METRIC = "\nin the metric of {runs}"
+METRIC = "\nin the metric of {runs}, which averages of a run do not know (–),"
+CONTINUOUS, UNKNOWN = "continuous", "–"
 COST = """\
 gradients of a run, and gradient-sized evaluations of its central flow with the
 second solve that tells its error."""
@@ -180,7 +181,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
     rows = [row for lane in runs for row in _rows(lane, summary)]
     title = f"{summary['network']} on {summary['data']}\nat time {summary['time']:g}"
     short = summary["limit"].split()[0]
-    metric = METRIC.format(runs=summary["runs_named"]) if short == "continuous" else ""
+    metric = METRIC.format(runs=summary["runs_named"]) if short == CONTINUOUS else ""
     legend = LEGEND.format(short=short, limit=summary["limit"], metric=metric)
     heads = ("step size", "", "of edge", "loss", "oscillation", "distance", "±")
     report.show_table(console, title, heads, rows, legend=legend)
@@ -205,12 +206,15 @@ def _rows(lane: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, ...]
         names = {"of_edge": ".3f", "average_loss": ".5f", "oscillation": ".5f"}
         return [report.text(lane[f"{prefix}{name}"], form) for name, form in names.items()]
 
+    limit, run = summary["limit"].split()[0], told("")
+    if limit == CONTINUOUS:
+        run[0] = UNKNOWN
     central = report.text(lane["from_central"], ".3g"), report.text(lane["central_error"], ".0e")
     return [
-        (f"{lane['step_size']:g}", "run", *told(""), "", ""),
+        (f"{lane['step_size']:g}", "run", *run, "", ""),
         ("", "central", *told("predicted_"), *central),
         (
-            *("", summary["limit"].split()[0], report.text(lane["flow_of_edge"], ".3f")),
+            *("", limit, report.text(lane["flow_of_edge"], ".3f")),
             *(report.text(summary["flow_loss"], ".5f"), ""),
             *(report.text(lane["from_flow"], ".3g"), ""),
         ),
