@@ -34,8 +34,9 @@ def announcement(options: Options, start: Any) -> list[str]:
     size = sum(leaf.size for leaf in jax.tree.leaves(start))
     total = sum(options.schedule.lanes) * options.iterations
     least = FLOAT64 * size * (KEPT * len(options.times) + STEPPING)
+    count = len(options.all_step_sizes)
     return [
-        f"{len(options.all_step_sizes)} runs, {total:,} gradient evaluations in all",
+        f"{count} run{'s' if count > 1 else ''}, {total:,} gradient evaluations in all",
         "central flows: mostly 5 to 40 gradient-sized evaluations for a step of the largest run, "
         "which grow with the square of the number of eigenvalues at the edge, at least "
         f"{memory.in_words(least)} of memory",
