@@ -80,11 +80,11 @@ def blocks(*stacks: PyTree) -> Iterator[slice]:
 
 
 def blocks_of(point: PyTree, times: int) -> Iterator[slice]:
-    """The times of every block of a stack of points like this one."""
+    """The times of every block of a stack of points like this one; of no times an empty block."""
     leaves = jax.tree.leaves(point)
     whole = sum(np.dtype(leaf.dtype).itemsize * math.prod(np.shape(leaf)) for leaf in leaves)
     length = max(1, BLOCK // max(whole, 1))
-    for start in range(0, times, length):
+    for start in range(0, max(times, 1), length):
         yield slice(start, min(start + length, times))
 
 

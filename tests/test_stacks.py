@@ -57,6 +57,13 @@ def test_a_small_stack_lies_in_memory():
     assert stack["b"].dtype == np.float64
 
 
+def test_of_no_times_there_is_an_empty_block():
+    """As of runs that diverge before the first snapshot."""
+    found = stacks.along(lambda stack: {"c": 2 * stack["a"]}, random_stack(0))
+    assert found["c"].shape == (0, 4, 5, 3)
+    assert precise_distance(random_stack(0), random_stack(0), 2).shape == (0, 4)
+
+
 def test_a_full_disk_is_told_in_one_line(small, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -52,7 +52,8 @@ from the flow and its first-order deviation, and from the modified flow of its
 step size."""
 LEGEND_OF_CENTRAL = """
 central flow: of the mean of two iterates from the central flow of its step
-size, which holds past the edge, too; nan where a run starts past it."""
+size, which holds past the edge, too; nan where none is known, as of runs that
+start past it."""
 
 
 # Of an optimiser, of which runs and limit have names of their own.
