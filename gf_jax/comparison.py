@@ -4,6 +4,7 @@ Every distance is the Euclidean norm over *all* parameters of a pytree, biases
 included. Stacks carry their axes first: a lane axis, or snapshots then lanes.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +84,8 @@ def precise_distance(params: PyTree, reference: PyTree, stack_axes: int) -> np.n
 
     def squares(leaf: Any, other: Any) -> np.ndarray:
         difference = np.asarray(leaf, np.float64) - np.asarray(other, np.float64)
-        return np.square(difference).reshape(*difference.shape[:stack_axes], -1).sum(axis=-1)
+        stacked, own = difference.shape[:stack_axes], difference.shape[stack_axes:]
+        return np.square(difference).reshape(*stacked, math.prod(own)).sum(axis=-1)
 
     def of_block(params: list[Any], reference: list[Any]) -> np.ndarray:
         pairs = zip(params, reference, strict=True)
