@@ -107,6 +107,7 @@ REFUSED = {
     "adam": (optax.adam, "larger eps, or decays that depend on the step size"),
     "adabelief": (optax.adabelief, "do not tend to a velocity"),
     "adagrad": (optax.adagrad, "not in proportion to the step size"),
+    "amsgrad in time": (lambda h: optax.amsgrad(h, 1 - 99 * h, 1 - h), "largest of all values"),
     "amsgrad": (lambda h: optax.amsgrad(h, 0.9, 0.95, eps=0.1), "depend on where they came from"),
     "no step size": (lambda h: optax.scale_by_adam(eps=0.1), "not in proportion to the step size"),
     "schedule of steps": (

@@ -109,11 +109,16 @@ def find_limit(
 def _found(trial: Trial) -> Start:
     """The limit, or LimitError."""
     unknown = Slow((False,) * len(trial.names), fixed=False)
-    warm = settling.first_run(trial, unknown)
-    warm = settling.settle(trial, unknown, warm, len(warm.last))
+    first = settling.first_run(trial, unknown)
+    warm = settling.settle(trial, unknown, first, len(first.last))
+    moved = [
+        jnp.issubdtype(after.dtype, jnp.floating) and not np.array_equal(before, after)
+        for before, after in zip(first.leaves, warm.leaves, strict=True)
+    ]
     period = settling.period_of(trial, warm, settling.LIKE_BEFORE) or trial.batches
     for _ in range(2):
         kinds = sort_leaves(trial, warm.leaves, period)
+        _check_held(trial, kinds, moved)
         trial.powers = kinds.powers
         is_time = _is_time(trial, kinds, period)
         slow = Slow(tuple(kind == SLOW for kind in kinds.kinds), fixed=not any(is_time))
@@ -142,6 +147,17 @@ def _found(trial: Trial) -> Start:
     deviation, moment, behind = settling.transient(trial, limit, slow, state)
     second = settling.second_order(trial, limit, given, start, state)
     return Start(limit, given, rough, start, deviation, moment, second, int(state.steps), behind)
+
+
+def _check_held(trial: Trial, kinds: Sorted, moved: Sequence[bool]) -> None:
+    """Refuses what rests where it is tried, yet has moved from its start."""
+    for name, kind, has_moved in zip(trial.names, kinds.kinds, moved, strict=True):
+        if kind == HELD and has_moved:
+            raise LimitError(
+                f"optimizer: {name} in its state moves at first, and rests where it is tried, as "
+                "the largest of all values so far does, so that its limit is not smooth; accepted "
+                "are states that forget, such as those of optax.adam"
+            )
 
 
 def _is_time(trial: Trial, kinds: Sorted, period: int) -> tuple[bool, ...]:

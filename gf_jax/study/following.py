@@ -18,6 +18,7 @@ from gf_jax.flow.problem import FlowProblem, Progress, Statistics, flow_problem
 from gf_jax.optimizers.steps import Optimizer
 from gf_jax.program.program import Loss, Program, prepare
 from gf_jax.study.apart import apart
+from gf_jax.study.contradictions import contradictions
 from gf_jax.study.record import DOUBTFUL, Reference, Run
 from gf_jax.study.rounding import OF_OTHERS, Rounding, rounding_of
 from gf_jax.study.solving import FAILURES, Solve, missing, work_of
@@ -107,6 +108,8 @@ def follow(
         )
     if kinks and flow.statistics.complete and optimizer is None and batches is None:
         doubts += apart(problem, run, snapshots, flow.params, compared)
+    if predicted is not None:
+        doubts += contradictions(run, compared, predicted)
     losses = _losses(problem, snapshots, compared, flow, rounding)
     reference = _reference(run, params, flow, compared, predicted, moved, losses)
     return Followed(reference, flow, tuple(doubts), kinks)
