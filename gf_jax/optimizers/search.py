@@ -151,8 +151,8 @@ def _found(trial: Trial) -> Start:
 
 def _check_held(trial: Trial, kinds: Sorted, moved: Sequence[bool]) -> None:
     """Refuses what rests where it is tried, yet has moved from its start."""
-    for name, kind, has_moved in zip(trial.names, kinds.kinds, moved, strict=True):
-        if kind == HELD and has_moved:
+    for at, (name, kind) in enumerate(zip(trial.names, kinds.kinds, strict=True)):
+        if kind == HELD and moved[at] and at not in kinds.idle:
             raise LimitError(
                 f"optimizer: {name} in its state moves at first, and rests where it is tried, as "
                 "the largest of all values so far does, so that its limit is not smooth; accepted "

@@ -27,6 +27,7 @@ class Sorted(NamedTuple):
     powers: Powers
     decays: tuple[float, ...]
     rates: tuple[float, ...]
+    idle: frozenset[int]
 
     def of_kind(self, kind: str, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of one kind."""
@@ -67,7 +68,7 @@ def sort_leaves(trial: Trial, leaves: list[Array], period: int) -> Sorted:
             for leaf, old, new in zip(leaves, trial.powers, powers, strict=True)
         ]
         trial.powers = powers
-    return Sorted(kinds, powers, decays, rates)
+    return Sorted(kinds, powers, decays, rates, frozenset(idle))
 
 
 def _idle(trial: Trial, leaves: list[Array], period: int) -> set[int]:

@@ -25,7 +25,7 @@ from gf_jax.study.solving import FAILURES, Solve, missing, work_of
 from gf_jax.study.stability import past_edge
 
 PyTree = Any
-PER_STEP = 1e-3  # error of a step, over that of the solution
+PER_STEP = 3e-4  # error of a step, over that of the solution
 
 
 class Followed(NamedTuple):
