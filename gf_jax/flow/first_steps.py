@@ -84,7 +84,6 @@ class FirstSteps(NamedTuple):
     def corrected(
         self,
         problem: FlowProblem,
-        start: Start,
         expansion: Expansion,
         times: np.ndarray,
         distance: np.ndarray,
@@ -99,7 +98,6 @@ class FirstSteps(NamedTuple):
 
         Args:
           problem: the loss, the starting point and times.
-          start: the limit of the optimiser from there.
           expansion: from there, at times that include those at which the steps end.
           times: of the expansion.
           distance: of runs from the limit, as predicted, shape (times, lanes).
@@ -109,7 +107,7 @@ class FirstSteps(NamedTuple):
         above = np.clip(np.searchsorted(self.sizes, of), 0, len(self.sizes) - 1)
         below = np.clip(np.searchsorted(self.sizes, of, side="right") - 1, 0, None)
         found = error
-        for number, ends in enumerate(self.taken(problem, start)):
+        for number, ends in enumerate(self.taken(problem, expansion.start)):
             at = expansion.at(np.searchsorted(times, self.times[number]))
             apart = jax.tree.map(
                 lambda e: self.sizes.reshape(-1, *(1,) * (e.ndim - 1)) * e,

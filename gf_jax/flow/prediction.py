@@ -211,7 +211,7 @@ def _predict_with_optimizer(
     ]
     to_flow = np.stack([tree_norm(run) for run in runs], axis=1)
     error = first.corrected(
-        *(problem, start, expansion, times, to_flow),
+        *(problem, expansion, times, to_flow),
         *(found.error_at(per_iteration[:, None]).T, per_iteration),
     )
     places = (jax.tree.map(np.add, found.params, run) for run in runs)
