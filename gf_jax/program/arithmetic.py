@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -57,9 +58,10 @@ class Arithmetic(NamedTuple):
         return jax.tree.map(self._cast, self.near(params))
 
     def _cast(self, leaf: Any) -> Array:
-        array = jnp.asarray(leaf)
-        dtype = self.dtype or jnp.promote_types(array.dtype, jnp.float32)
-        return lax.convert_element_type(array, dtype)
+        dtype = self.dtype or jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+        if isinstance(leaf, np.ndarray):  # NumPy converts it without a program for its shape
+            return jnp.asarray(np.asarray(leaf, dtype, order="C"))
+        return lax.convert_element_type(leaf, dtype)
 
     def near(self, arrays: PyTree) -> PyTree:
         """Arrays where they are computed with: those that are bound to a device are moved too."""
