@@ -215,14 +215,14 @@ def compare_with_flow(
     """
     flow = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), flow_params)
     gaps = precise_distance(snapshots, flow, 2)
-    resolution = np.hypot(np.asarray(flow_error)[:, None], rounding_of(snapshots))
+    resolution = np.hypot(np.asarray(flow_error)[:, None], precision_of(snapshots))
     if rounding is not None:
         resolution = np.hypot(resolution, rounding)
     measured = np.isfinite(gaps) & (gaps >= WELL_BELOW * resolution)
     return FlowComparison(gaps, resolution, measured, _order(gaps, measured, step_sizes))
 
 
-def rounding_of(stack: PyTree) -> Float[np.ndarray, "snapshots lanes"]:
+def precision_of(stack: PyTree) -> Float[np.ndarray, "snapshots lanes"]:
     """Root mean square of what rounding to the leaves' own precision changes."""
 
     def squares(leaf: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gf_jax.comparison import rounding_of
+from gf_jax.comparison import precision_of
 from gf_jax.records import record
 
 PyTree = Any
@@ -145,7 +145,7 @@ def measure_ensemble(
             for at in range(len(flow_loss))
         ]
         apart, off = (np.stack(each) for each in zip(*rows, strict=True))
-        rounding = rounding_of(jax.tree.map(lambda leaf: leaf[:, 0], snapshots))
+        rounding = precision_of(jax.tree.map(lambda leaf: leaf[:, 0], snapshots))
         above = np.asarray(losses, np.float64) - np.asarray(flow_loss)[:, None, None]
         of_loss = ULPS * np.spacing(np.abs(losses)).max(axis=1)
     zeros = np.zeros_like(rounding)

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
 
+from experiments import show
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import store
 from experiments.runs.options import descent
@@ -43,6 +45,21 @@ def test_the_flow_beside_a_run(finished):
     assert "Predicted gaps are within" in verdict
     assert "Verdict: descent" in " ".join(out.split())
     assert summary["flow"]["prediction_evaluations"] == reference.prediction_evaluations > 0
+
+
+def test_without_weights_all_numbers_are_there(finished, invoke, tmp_path):
+    folder = tmp_path / "numbers"
+    status, _, err = invoke(*WITH_FLOW, "--ratios=2,3", "--noweights", f"--output_dir={folder}")
+    assert status == 0, err
+    kept, told = store.read_run(folder), store.read_run(finished[0])
+    jax.tree.map(np.testing.assert_array_equal, vars(kept.reference), vars(told.reference))
+    np.testing.assert_array_equal(kept.accuracy, told.accuracy)
+    for name in ("snapshots", "flow"):
+        with np.load(folder / f"{name}.npz") as numbers, np.load(finished[0] / f"{name}.npz") as a:
+            weights = {array for array in a.files if array.startswith("params.")}
+            assert weights
+            assert set(numbers.files) == set(a.files) - weights
+    assert show.main([str(folder)]) == 0
 
 
 def test_a_run_without_flow(invoke, tmp_path):

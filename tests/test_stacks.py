@@ -13,7 +13,7 @@ import pytest
 
 import gf_jax
 from gf_jax import stacks
-from gf_jax.comparison import precise_distance, rounding_of
+from gf_jax.comparison import precise_distance, precision_of
 from gf_jax.descent.gathering import Gathering
 
 MIB = 2**20
@@ -86,12 +86,12 @@ def references(stack):
 def test_distances_in_blocks_are_the_same_to_the_last_bit(length, monkeypatch):
     stack = random_stack(7)
     whole = [precise_distance(stack, other, 2) for other in references(stack)]
-    rounding = rounding_of(stack)
+    rounding = precision_of(stack)
     # Of the stack and a reference that is repeated at all times.
     monkeypatch.setattr(stacks, "BLOCK", length * 2 * (4 * 15 * 4 + 4 * 8))
     for other, expected in zip(references(stack), whole, strict=True):
         np.testing.assert_array_equal(precise_distance(stack, other, 2), expected)
-    np.testing.assert_array_equal(rounding_of(stack), rounding)
+    np.testing.assert_array_equal(precision_of(stack), rounding)
 
 
 def test_a_distance_takes_the_memory_of_few_blocks(monkeypatch):

@@ -5,7 +5,7 @@
     metrics.npz          per base iteration and lane: losses and distances; momentum, nesterov,
                          batch_size if the run is not plain descent on all examples;
                          doubts, as UTF-8 lines, if there are any
-    snapshots.npz        per snapshot and lane: training accuracy and all parameters
+    snapshots.npz        per snapshot and lane: training accuracy and, if kept, all parameters
     flow.npz             gradient flow at the snapshots' times, distances to it, prediction;
                          doubts once more, with those of the flow
                          (of several starting points, all of these with an axis of seeds)
@@ -126,8 +126,8 @@ def write_metrics(directory: Path, run: Run, name: str = "metrics") -> None:
     write_arrays(directory / f"{name}.npz", arrays)
 
 
-def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
-    """Writes accuracy and parameters, leaves of shape (snapshots, [seeds,] lanes, ...)."""
+def write_snapshots(directory: Path, run: Run, snapshots: Params | None) -> None:
+    """Writes accuracy and, if given, parameters, of shape (snapshots, [seeds,] lanes, ...)."""
     arrays = {
         "ratio": np.array(run.ratios),
         "iteration": run.snapshot_iterations,
@@ -136,15 +136,17 @@ def write_snapshots(directory: Path, run: Run, snapshots: Params) -> None:
     write_arrays(directory / "snapshots.npz", arrays | _seeds(run) | _params(snapshots))
 
 
-def write_flow(directory: Path, run: Run, params: Params) -> None:
-    """Writes the reference and the flow's parameters, leaves of shape (snapshots, [seeds,] ...)."""
+def write_flow(directory: Path, run: Run, params: Params | None) -> None:
+    """Writes the reference and, if given, the flow's parameters, (snapshots, [seeds,] ...)."""
     assert run.reference is not None
     known = {name: each for name, each in vars(run.reference).items() if each is not None}
     arrays = {"time": run.snapshot_times} | known | _seeds(run) | _doubts(run)
     write_arrays(directory / "flow.npz", arrays | _params(params))
 
 
-def _params(stack: Params) -> dict[str, Any]:
+def _params(stack: Params | None) -> dict[str, Any]:
+    if stack is None:
+        return {}
     return {f"params.{name}": array for name, array in named(stack).items()}
 
 

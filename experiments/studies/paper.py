@@ -30,15 +30,18 @@ import numpy as np
 
 import gf_jax
 from experiments.cli.experiment import Experiment
+from experiments.cli.options import option
 from experiments.output import report
 from experiments.process import peers
 from experiments.process.mistakes import EXIT_DIVERGED
 from experiments.runs import descending, effort, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
+from experiments.runs.options.storage import RESULTS
 from experiments.studies import groups, seeds
 from gf_jax import stacks
 from gf_jax.descent.segments import Trajectory
 from gf_jax.flow.problem import Progress
+from gf_jax.problems.networks import Params
 from gf_jax.study.following import Followed, follow
 from gf_jax.study.record import Reference, Run, join_references
 
@@ -55,6 +58,17 @@ class Options(
     groups.Ratios,
 ):
     """What the experiment can be told."""
+
+    weights: bool = option(
+        "Results hold the parameters of all runs and of the flow at the snapshots, and not only "
+        "what is told of them.",
+        True,
+        RESULTS,
+    )
+
+    def kept(self, stack: Params) -> Params | None:
+        """Parameters that results hold, if they hold any."""
+        return stack if self.weights else None
 
 
 def run(options: Options) -> int:
@@ -83,7 +97,7 @@ def run(options: Options) -> int:
     with harness.results(workplace):
         store.write_metrics(directory, saved)
         snapshots = workplace.study.restore(outcome.trajectory.snapshots, lanes=True)
-        store.write_snapshots(directory, saved, snapshots)
+        store.write_snapshots(directory, saved, options.kept(snapshots))
     if options.flow and not interrupted:
         follow = _follow_seeds if saved.seeds else _follow
         saved, interrupted = follow(workplace, saved, outcome.trajectory)
@@ -114,7 +128,7 @@ def _follow(
     if followed.flow is not None:
         with harness.results(workplace):
             flow_params = workplace.study.restore(followed.flow.params)
-            store.write_flow(workplace.directory, run, flow_params)
+            store.write_flow(workplace.directory, run, workplace.options.kept(flow_params))
     return run, False
 
 
@@ -157,7 +171,8 @@ def _follow_seeds(
     run = dataclasses.replace(run, reference=reference, doubts=tuple(doubts))
     if run.reference is not None:
         with harness.results(workplace):
-            store.write_flow(workplace.directory, run, study.restore(points))
+            flow_params = study.restore(points)
+            store.write_flow(workplace.directory, run, workplace.options.kept(flow_params))
     return run, interrupted
 
 

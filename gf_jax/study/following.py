@@ -86,7 +86,8 @@ def follow(
     steps = {"optimizer": optimizer, "batches": batches}
     predict = predict and not (kinks and (optimizer is not None or batches is not None))
     predicted = _predict(program, params, run, steps, solve, doubts) if predict else None
-    rounding = rounding_of(program, params, run, snapshots, solve, descent or {}, doubts)
+    by_chance = problem if kinks and optimizer is None and batches is None else None
+    rounding = rounding_of(program, params, run, snapshots, solve, descent or {}, doubts, by_chance)
     try:
         flow = _flow(program, params, run, optimizer, predicted, kinks, solve)
     except FAILURES as error:
@@ -226,7 +227,8 @@ def _losses(
     with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
         rounded = np.abs(losses[:, :known] - rounding.loss)
     seen = largest_nearby(flow.times, rounded)
-    others = np.repeat(OF_OTHERS * seen[:, :1], losses.shape[1] - known, axis=1)
+    most = seen.max(axis=1, keepdims=True)
+    others = np.repeat(OF_OTHERS * most, losses.shape[1] - known, axis=1)
     return losses, errors + np.concatenate([seen, others], axis=1)
 
 
