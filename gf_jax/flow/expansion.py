@@ -34,6 +34,7 @@ EARLY = 10.0  # first steps that no modified flow follows where a count corrects
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
 SMALL = 0.1  # step size of the modified flow, over the largest
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
+ROUNDING = 1e-15  # of numbers, relative, beyond which nothing is asked for
 TINY = 1e-300  # so that nothing over nothing is nothing
 ALWAYS = ("start", "statistics")  # of an expansion, the same at all times
 
@@ -102,7 +103,7 @@ def expand(
     slopes, all_data = slopes_of(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
-        data, given, small, _ = arguments
+        data, given, small, *_ = arguments
         (*z, e, e_slow, _, _, z_s, slow_s) = state
         behind = Point(e, e_slow, jnp.zeros_like(z[2]))
         f, e_velocity, bend, modified = _beside(
@@ -112,12 +113,13 @@ def expand(
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, small, floor = arguments
+        _, _, small, floor, rounding, unseen = arguments
         own = size_of_error(error[:2], state[:2])
         allowed = RELATIVE * (size_of_error(state[3:5], state[:2]) + floor)
-        of_e = size_of_error(error[3:5], state[:2]) / allowed
+        of_e = size_of_error(error[3:5], state[:2], unseen) / allowed
         apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
-        of_modified = size_of_error(apart, state[:2]) / (small * allowed)
+        of_modified = size_of_error(apart, state[:2], small * unseen)
+        of_modified /= small * allowed + rounding
         return jnp.maximum(own, jnp.maximum(of_e, of_modified))
 
     problem = problem._replace(tolerance=problem.tolerance or TOLERANCE)
@@ -144,7 +146,12 @@ def expand(
     system = smooth.System(
         ("expansion", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
-    fine, rough = ([(all_data, given, small, floor)] for given in (start.given, start.rough))
+    rounding = ROUNDING * scale / problem.tolerance
+    # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
+    unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
+    fine, rough = (
+        [(all_data, given, small, floor, rounding, unseen)] for given in (start.given, start.rough)
+    )
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
         from_start(problem, start), system, begin, fine, progress, most, rough
@@ -291,9 +298,16 @@ def from_start(problem: FlowProblem, start: Start) -> FlowProblem:
     return problem._replace(times=times)
 
 
-def size_of_error(tree: Any, of: Any) -> Array:
-    """Norm of an error of params and slow leaves, the latter as shares of theirs."""
+def size_of_error(tree: Any, of: Any, unseen: Any = 0.0) -> Array:
+    """Norm of an error of params and slow leaves, the latter as shares of theirs.
+
+    Args:
+      tree: errors of both.
+      of: whose errors they are.
+      unseen: share of a slow leaf that is no error, for rounding hides it.
+    """
     squares = optax.tree.norm(tree[0]) ** 2
     for error, leaf in zip(tree[1], of[1], strict=True):
-        squares += optax.tree.norm(error) ** 2 / (optax.tree.norm(leaf) ** 2 + TINY)
+        share = optax.tree.norm(error) / (optax.tree.norm(leaf) + TINY)
+        squares += jnp.maximum(share - unseen, 0) ** 2
     return jnp.sqrt(squares)
