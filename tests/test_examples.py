@@ -1,4 +1,4 @@
-"""Every example runs, with fewer iterations than it would take alone."""
+"""Every example runs, with fewer iterations than it would take alone, and a smaller model."""
 
 import importlib
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "experiments" / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 IN_DEFAULT = "regression"
+SMALLER = {"million": {"width": 32}}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,8 @@ IN_DEFAULT = "regression"
 def test_example_prints_its_comparison(name, capsys):
     if name.startswith("flax"):
         pytest.importorskip("flax", reason="flax is not installed: pip install -e '.[examples]'")
-    comparison = importlib.import_module(f"experiments.examples.{name}").main(iterations=8)
+    example = importlib.import_module(f"experiments.examples.{name}")
+    comparison = example.main(iterations=8, **SMALLER.get(name, {}))
     assert "Verdict: descent with step size" in capsys.readouterr().out
     assert np.isfinite(comparison.distance).all()
     # Of these models only ReLU has kinks: masks, softmax and normalisation are smooth.

@@ -122,7 +122,8 @@ def expand(
         of_modified /= small * allowed + rounding
         return jnp.maximum(own, jnp.maximum(of_e, of_modified))
 
-    problem = problem._replace(tolerance=problem.tolerance or TOLERANCE)
+    tolerance = problem.tolerance or TOLERANCE
+    problem = problem._replace(tolerance=tolerance)
     with problem.numbers.context():
 
         def first(data: Any, given: Given, point: Point, moment: PyTree) -> Any:
@@ -146,7 +147,7 @@ def expand(
     system = smooth.System(
         ("expansion", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
-    rounding = ROUNDING * scale / problem.tolerance
+    rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
     fine, rough = (

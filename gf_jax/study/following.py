@@ -104,7 +104,7 @@ def follow(
     compared = compare_with_flow(snapshots, flow.params, flow.error, run.step_sizes, rounding=moved)
     if moved is not None and _hides(moved[-1], compared.measured[-1], flow.error[-1]):
         doubts.append(
-            f"Rounding of gradients moves the runs by about {moved[-1].max():.1g}: too much to "
+            f"Rounding of gradients may move the runs by {moved[-1].max():.1g}: too much to "
             'measure their distance from the flow; arithmetic="float64" has less of it.'
         )
     if kinks and flow.statistics.complete and optimizer is None and batches is None:
