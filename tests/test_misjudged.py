@@ -47,13 +47,20 @@ def test_thousands_of_kinks_that_are_misjudged_one_by_one(generator):
     narrow, wide = both(f, start, (4,), iterations, 50)
     true = precise_distance(narrow, wide, 2)[-1]
     problem = flow_problem(prepare(f, start), start, STEP * np.arange(10, iterations + 1, 10), None)
-    told = misjudged(problem, wide[:, 0], narrow, STEP)[-1]
+    told = misjudged(problem, wide[:, 0], narrow, STEP).moved[-1]
     # Rounding to a spacing of 2^-14 is off by a quarter of that in the mean.
     chance = 2.0**-16 / (STEP * (speed + jump / 2))
     np.testing.assert_allclose(told, STEP * jump * np.sqrt(number * chance), rtol=0.1)
     # Some sixty of them, by three times their standard deviation; with a quarter of the step size
     # four times as many are off by a quarter.
     np.testing.assert_allclose(true, told / np.sqrt([1, 4]), rtol=0.2)
+
+
+def losses(problem, stack):
+    """Of all snapshots and lanes, in float64."""
+    with problem.numbers.context():
+        points = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), stack)
+        return problem.losses(points, stack_axes=2)
 
 
 @pytest.mark.long
@@ -71,10 +78,14 @@ def test_what_is_told_of_runs_that_were_not_made_again(digits):
         problem = flow_problem(prepare(f, start), start, times, None)
         first = jax.tree.map(lambda leaf: leaf[:, 0], wide)
         chance = misjudged(problem, first, narrow, STEP)
-        told = _of_others(true[:, 0], chance, least[:, 1:], ratios[1:])
+        told = _of_others(true[:, 0], chance.moved, least[:, 1:], np.sqrt(ratios[1:]))
         shares.append(told / true[:, 1:])
-        expected.append(chance[-1])
-        found.append(np.sqrt(np.maximum(true**2 - least**2, 0) * ratios)[-1])
+        expected.append([chance.moved[-1], chance.loss[-1]])
+        of_loss = np.abs(np.subtract(*(losses(problem, each)[-1] for each in (narrow, wide))))
+        moved = np.sqrt(np.maximum(true**2 - least**2, 0)[-1])
+        found.append(np.sqrt(ratios) * [moved, of_loss])
     assert np.mean(np.array(shares) < 1) < 0.05
-    expected, found = (np.sqrt(np.mean(np.square(each))) for each in (expected, found))
-    assert expected / 3 < found < 3 * expected
+    expected = np.sqrt(np.mean(np.square(expected), axis=0))
+    found = np.sqrt(np.mean(np.square(found), axis=(0, 2)))
+    assert (expected / 3 < found).all()
+    assert (found < 3 * expected).all()

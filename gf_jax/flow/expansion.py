@@ -309,6 +309,6 @@ def size_of_error(tree: Any, of: Any, unseen: Any = 0.0) -> Array:
     """
     squares = optax.tree.norm(tree[0]) ** 2
     for error, leaf in zip(tree[1], of[1], strict=True):
-        share = optax.tree.norm(error) / (optax.tree.norm(leaf) + TINY)
+        share = optax.tree.norm(error) / jnp.sqrt(optax.tree.norm(leaf) ** 2 + TINY)
         squares += jnp.maximum(share - unseen, 0) ** 2
     return jnp.sqrt(squares)

@@ -5,10 +5,11 @@ by the jump there, and the step by its length times the jump. Such steps are few
 some and the next run none, so that no run in float64 tells what rounding did to another one; but
 how likely they are can be told. A kink variable that passes zero with speed v in steps of length s
 is misjudged at one of them with probability E|δ| / (s v), if δ is its rounding error. So squared
-distances add up to the sum of (s ‖jump‖)² E|δ| / (s v) over all crossings: they fall with s.
+distances add up to the sum of (s ‖jump‖)² E|δ| / (s v) over all crossings: they fall with s. So
+do those of the loss, of which s ∇f·jump takes the place of s ‖jump‖.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +24,25 @@ from gf_jax.program.kinks import step
 PyTree = Any
 
 MOVES = jnp.add, jnp.subtract
-SAMPLES = 4  # of random signs in front of the jumps, whose sum has the norm of all in the mean
+SAMPLES = 2  # of random signs in front of the jumps, whose sum has the norm of all in the mean
 
 
-def misjudged(
-    problem: FlowProblem, points: PyTree, like: PyTree, step_size: float
-) -> Float[np.ndarray, " times"]:
-    """Root mean square of the distance by which misjudged kinks move a run.
+class Misjudged(NamedTuple):
+    """Root mean squares of what misjudged kinks do to a run.
 
-    How flows magnify such distances is left out.
+    Attributes:
+      moved: how far they move it.
+      loss: by how much they change its loss.
+    """
+
+    moved: Float[np.ndarray, " times"]
+    loss: Float[np.ndarray, " times"]
+
+
+def misjudged(problem: FlowProblem, points: PyTree, like: PyTree, step_size: float) -> Misjudged:
+    """What misjudged kinks are expected to do to a run.
+
+    How the flow magnifies it, or makes it smaller, is left out.
 
     Args:
       problem: a loss with kinks, the starting point, and times.
@@ -44,7 +55,7 @@ def misjudged(
 
     def squared(
         data: list[Array], one: PyTree, other: PyTree, time: Array, size: Array, key: Array
-    ) -> Array:
+    ) -> tuple[Array, Array]:
         gated = gated_with(data, other)
         kinks = gated.kinks(other)
         gates = [step(kink) for kink in kinks]
@@ -64,7 +75,9 @@ def misjudged(
         def gradient(gates: list[Array]) -> PyTree:
             return jax.grad(lambda point: gated.both(point, gates)[0])(other)
 
-        def sample(key: Array) -> Array:
+        slope = gradient(gates)
+
+        def sample(key: Array) -> tuple[Array, Array]:
             keys = jax.random.split(key, len(weights))
             signs = [
                 jax.random.rademacher(key, weight.shape, weight.dtype)
@@ -73,9 +86,11 @@ def misjudged(
             jumps = [sign * weight for sign, weight in zip(signs, weights, strict=True)]
             # Linear in each gate, but not in those of two layers, which cancels.
             above, below = (gradient(jax.tree.map(move, gates, jumps)) for move in MOVES)
-            return optax.tree.norm(jax.tree.map(jnp.subtract, above, below)) ** 2 / 4
+            moved = jax.tree.map(lambda a, b: (a - b) / 2, above, below)
+            return optax.tree.norm(moved) ** 2, optax.tree.vdot(moved, slope) ** 2
 
-        return jax.lax.map(sample, jax.random.split(key, SAMPLES)).mean()
+        squares = jax.lax.map(sample, jax.random.split(key, SAMPLES))
+        return jax.tree.map(jnp.mean, squares)
 
     with problem.numbers.context():
         solve = pure.once(
@@ -87,6 +102,6 @@ def misjudged(
         for slot, time in enumerate(problem.times):
             other = problem.numbers.cast(jax.tree.map(lambda leaf, at=slot: leaf[at], points))
             key = jax.random.key(slot)
-            found.append(float(solve(problem.data, one, other, time - begin, step_size, key)))
+            found.append(solve(problem.data, one, other, time - begin, step_size, key))
             one, begin = other, time
-    return np.sqrt(np.cumsum(found))
+    return Misjudged(*np.sqrt(np.cumsum(jax.device_get(found), axis=0)).T)

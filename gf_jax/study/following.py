@@ -211,8 +211,8 @@ def _losses(
     """Losses of the snapshots in float64, where the device has it, and their errors.
 
     Where a lane was run in float64 too, what rounding did to its loss is seen there. It is taken
-    for as much in other lanes as ``OF_OTHERS`` has it. Else it is what an error of params may do.
-    Both have the shape (snapshots, lanes).
+    for as much in other lanes as ``OF_OTHERS`` has it, or as kinks may have done. Else it is what
+    an error of params may do. Both have the shape (snapshots, lanes).
     """
 
     def of_lane(lane: int) -> PyTree:
@@ -227,8 +227,7 @@ def _losses(
     with np.errstate(invalid="ignore", over="ignore"):  # of lanes that diverged
         rounded = np.abs(losses[:, :known] - rounding.loss)
     seen = largest_nearby(flow.times, rounded)
-    most = seen.max(axis=1, keepdims=True)
-    others = np.repeat(OF_OTHERS * most, losses.shape[1] - known, axis=1)
+    others = np.maximum(OF_OTHERS * seen[:, :1], rounding.loss_by_chance)
     return losses, errors + np.concatenate([seen, others], axis=1)
 
 

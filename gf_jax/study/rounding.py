@@ -31,10 +31,13 @@ class Rounding(NamedTuple):
     Attributes:
       moved: how far it has moved every lane, shape (snapshots, lanes).
       loss: losses of the lanes that were run in float64, the first ones; shape (snapshots, those).
+      loss_by_chance: by how much misjudged kinks may have changed the losses of the others, shape
+        (snapshots, others); 0 without kinks.
     """
 
     moved: np.ndarray
     loss: np.ndarray
+    loss_by_chance: np.ndarray
 
 
 def rounding_of(
@@ -91,43 +94,41 @@ def rounding_of(
     )
     whole = np.full((len(run.snapshot_iterations), len(run.ratios)), np.nan)
     whole[:count, :lanes] = moved
-    if lanes < len(run.ratios):
-        chance = None
-        if problem is not None:
-            chance = np.full(len(whole), np.nan)
-            first = jax.tree.map(lambda leaf: leaf[:count, 0], exact.snapshots)
-            times = problem._replace(times=problem.times[:count])
-            chance[:count] = misjudged(times, first, snapshots, run.step_size)
-        ratios = np.asarray(run.ratios[lanes:], float)
-        least = precision_of(snapshots)[:, lanes:]
-        whole[:, lanes:] = _of_others(whole[:, 0], chance, least, ratios)
     loss = np.full((len(whole), lanes), np.nan)
     at_snapshots = np.isin(exact.iterations, exact.snapshot_iterations)
     loss[:count] = exact.metrics.loss[at_snapshots][:count]
-    return Rounding(whole, loss)
+    loss_by_chance = np.zeros((len(whole), len(run.ratios) - lanes))
+    if lanes == len(run.ratios):
+        return Rounding(whole, loss, loss_by_chance)
+    if problem is None:
+        whole[:, lanes:] = OF_OTHERS * whole[:, :1]
+        return Rounding(whole, loss, loss_by_chance)
+    first = jax.tree.map(lambda leaf: leaf[:count, 0], exact.snapshots)
+    reached = problem._replace(times=problem.times[:count])
+    expected = misjudged(reached, first, snapshots, run.step_size)
+    roots = np.sqrt(np.asarray(run.ratios[lanes:], float))
+    least = precision_of(snapshots)[:count, lanes:]
+    whole[:count, lanes:] = _of_others(whole[:count, 0], expected.moved, least, roots)
+    loss_by_chance[:count] = RARE * expected.loss[:, None] / roots
+    return Rounding(whole, loss, loss_by_chance)
 
 
 def _of_others(
-    moved: np.ndarray, chance: np.ndarray | None, least: np.ndarray, ratios: np.ndarray
+    moved: np.ndarray, expected: np.ndarray, least: np.ndarray, roots: np.ndarray
 ) -> np.ndarray:
-    """How far rounding may have moved the runs that were not made again.
+    """How far misjudged kinks may have moved the runs that were not made again.
 
-    A smooth gradient is rounded alike whatever the step size is, so that the base run tells it.
-    With kinks that run may have met more of them, or less, than others, and what it does not owe to
-    chance alone counts for all.
+    What the base run does not owe to chance alone counts for all.
 
     Args:
       moved: how far rounding moved the base run, shape (snapshots,).
-      chance: root mean square of what misjudged kinks do to it, likewise; None without kinks.
+      expected: root mean square of what misjudged kinks do to it, likewise.
       least: what the snapshots' own precision drops, shape (snapshots, others).
-      ratios: of the others.
+      roots: of the ratios of the others.
     """
-    if chance is None:
-        return OF_OTHERS * np.repeat(moved[:, None], len(ratios), axis=1)
-    rare = RARE * chance[:, None]
+    rare = RARE * expected[:, None]
     common = np.where(moved[:, None] > np.hypot(rare, OF_OTHERS * least), moved[:, None], 0.0)
-    told = np.hypot(rare / np.sqrt(ratios), OF_OTHERS * least)
-    return np.maximum(told, OF_OTHERS * common)
+    return np.maximum(np.hypot(rare / roots, OF_OTHERS * least), OF_OTHERS * common)
 
 
 def _check_same(run: Run, exact: Trajectory, doubts: list[str]) -> None:
