@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import gf_jax
+from experiments.runs import store
 from gf_jax.problems import classification, fully_connected, xavier_uniform
+from tests.conftest import SMALL
 
 EXAMPLES = 240
 INPUTS = np.random.default_rng(0).normal(size=(EXAMPLES, 6)).astype(np.float32)
@@ -60,3 +62,19 @@ def test_descent_and_flow_take_chunks():
 def test_examples_that_cannot_be_divided_so_are_refused(chunk):
     with pytest.raises(ValueError, match=rf"chunk: got {chunk}; accepted are divisors.*240: 1, 2"):
         classification(NETWORK, INPUTS, LABELS, chunk=chunk)
+
+
+def test_the_flag(invoke, tmp_path):
+    runs = []
+    for name, flags in (("whole", ()), ("parts", ("--chunk=20",))):
+        folder = tmp_path / name
+        status, _, err = invoke(*SMALL, "--ratios=2", *flags, f"--output_dir={folder}")
+        assert status == 0, err
+        runs.append(store.read_run(folder).metrics)
+    np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=1e-5)
+    np.testing.assert_allclose(runs[1].distance_to_base, runs[0].distance_to_base, atol=1e-6)
+    status, _, err = invoke(*SMALL, "--chunk=7", f"--output_dir={tmp_path / 'never'}")
+    assert status == 2
+    assert "--chunk: got 7; accepted are divisors of the number of examples, 60: 1, 2" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "never").exists()

@@ -173,6 +173,12 @@ class Network(Data, RandomStart, Widths, Loss, Activation, Architecture):
         NETWORK,
         value="FILE",
     )
+    chunk: int | None = option(
+        "Examples that a gradient takes at a time, a divisor of examples, so that less of what the "
+        "network computes is in memory; all if not given. Batches are taken as a whole.",
+        None,
+        DATA,
+    )
 
     @property
     def smooth(self) -> bool:

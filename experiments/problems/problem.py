@@ -108,7 +108,12 @@ def build(
     check(sum(_sizes(network)))
     start = _initial_params(options, whole)
     params = start if rows is None else rows.reduce(start)
-    objective = gf_jax.problems.classification(network, inputs, dataset.labels, loss=options.loss)
+    try:
+        objective = gf_jax.problems.classification(
+            network, inputs, dataset.labels, loss=options.loss, chunk=options.chunk
+        )
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
     _check_loss(options, objective, params)
     return Problem(
         network=network,

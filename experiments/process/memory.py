@@ -25,12 +25,13 @@ GROUPS = {
 }
 
 
-def check(needed: Memory, *, several: str = "") -> None:
+def check(needed: Memory, *, several: str = "", of_examples: str = "--examples") -> None:
     """Refuses a run that does not fit.
 
     Args:
       needed: what it needs.
       several: the flag that says how many runs there are with every step size, if it is one.
+      of_examples: the flag that says how many examples are taken at once.
 
     Raises:
       UsageError: with what it needs, what there is, and which flag to change.
@@ -46,7 +47,7 @@ def check(needed: Memory, *, several: str = "") -> None:
         amounts.append((needed.device * needed.devices + needed.host, machine, "this machine"))
     for need, free, where in amounts:
         if free is not None and need > free:
-            flag = "--snapshots" if needed.host > needed.device else "--examples"
+            flag = "--snapshots" if needed.host > needed.device else of_examples
             flags = f"{several} or {flag}" if several else flag
             raise UsageError(
                 f"memory: the run needs about {in_words(need)} and {in_words(free)} "

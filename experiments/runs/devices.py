@@ -48,12 +48,13 @@ def spread(options: Network, examples: int) -> Spread:
     split = NamedSharding(mesh, PartitionSpec("devices"))
     if starts and starts % count == 0:
         return Spread(split, text=f"{starts} starting points spread over {count} devices")
-    if examples % count == 0 and not options.method.batch_size:  # a batch lies on every device
+    in_parts = options.method.batch_size or options.chunk  # which lie on every device
+    if examples % count == 0 and not in_parts:
         everywhere = NamedSharding(mesh, PartitionSpec())
         return Spread(everywhere, split, f"{examples:,} examples spread over {count} devices")
     neither = (
         f"{count} devices divide neither {starts or 1} starting points nor {examples} examples"
-        + (" in batches" if options.method.batch_size else "")
+        + (f" in {'batches' if options.method.batch_size else 'chunks'}" if in_parts else "")
     )
     if wanted != "auto":
         raise UsageError(f"--mesh={wanted}: {neither}; change --seeds, --examples or --mesh")

@@ -79,7 +79,7 @@ def check(options: Network, needed: Memory) -> None:
       UsageError: as ``memory.check``.
     """
     several = "--draws" if options.draws else "--seeds" if options.starts_of_seeds else ""
-    memory.check(needed, several=several)
+    memory.check(needed, several=several, of_examples="--chunk or --examples")
 
 
 def announcement(
