@@ -12,9 +12,20 @@ that of SVAG, else 1). C is not held: it is the mean of δ δᵀ over samples of
 ξ white noise. With N parts and batches of B drawn with replacement, Σ^½ ξ is the gradient of
 Σₙ (εₙ − ε̄) fₙ / √(N B) with random signs εₙ.
 
-Source: Li, Tai & E, ICML 2017 (C); the equation of m, by expanding one step, likewise.
+Of shuffled batches the noise is the gradient of what a step's batches have more than their share
+in an order drawn for the epoch, K, and their own Hessian, A beside H, counts:
+
+    δ' = −H δ − K / √s,   m' = −H m − ½ H g − ½ D²g[δ, δ] − A δ / √s.
+
+The last term has a mean, since δ remembers which parts are still to come. Where an epoch takes a
+time T with λT small, δ is of order √s within epochs and s at their ends, where s of m's own
+spread is as large: so squares are those of δ + √s (m − E m).
+
+Source: Li, Tai & E, ICML 2017 (C); the equation of m, by expanding one step, likewise; what holds
+for shuffled batches is derived here.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +49,8 @@ class Sums(NamedTuple):
       losses: g·m + ½ δ·Hδ of every sample.
       shifts: g·m, and half of δ·Hδ, by their size.
       bends: mean squares of H δ and of ½ D²g[δ, δ], and the square of H m of the mean.
-      noise: mean squares of a batch's noise in the gradient, and of its derivative along δ.
+      noise: mean squares of a batch's noise in the gradient, of its derivative along δ, and of
+        what the batch's own Hessian makes of it.
     """
 
     squares: Float[AnyArray, "times samples"]
@@ -46,7 +58,7 @@ class Sums(NamedTuple):
     losses: Float[AnyArray, "times samples"]
     shifts: Float[AnyArray, "times 2"]
     bends: Float[AnyArray, "times 3"]
-    noise: Float[AnyArray, "times 2"]
+    noise: Float[AnyArray, "times 3"]
 
 
 class Moving(NamedTuple):
@@ -63,6 +75,15 @@ def losses_of_parts(of_part: Pure, data: list[Array], params: PyTree, number: in
     return jax.vmap(lambda index: of_part.loss(data, (params, index)))(indices)
 
 
+def force_of(of_part: Pure, data: list[Array], weights: Array) -> Callable[[PyTree], PyTree]:
+    """The gradient of the weighted losses of the parts, a function of params."""
+
+    def weighted(params: PyTree) -> Array:
+        return losses_of_parts(of_part, data, params, len(weights)) @ weights
+
+    return jax.grad(weighted)
+
+
 def kicked(state: Moving, bends: PyTree, length: Array) -> Moving:
     """Half a step's part of D²g[δ, δ]: within a step δ has less variance than it is to have."""
     shifts = optax.tree.add_scale(state.shifts, -length / 4, bends)
@@ -70,9 +91,25 @@ def kicked(state: Moving, bends: PyTree, length: Array) -> Moving:
 
 
 def velocity(
-    pure: Pure, of_part: Pure, data: Any, state: Moving, noise: Array, of_step: Array
+    pure: Pure,
+    of_part: Pure,
+    data: Any,
+    state: Moving,
+    noise: Array,
+    of_step: Array,
+    drift: PyTree | None,
 ) -> Moving:
-    """Of the flow and every sample but for D²g, with the noise as weights of the parts."""
+    """Of the flow and every sample but for D²g, with the noise as weights of the parts.
+
+    Args:
+      pure: the loss.
+      of_part: that of a part.
+      data: of both.
+      state: where they stand.
+      noise: weights of the parts, (samples, number).
+      of_step: factor of H g in the equation of m.
+      drift: what m moves by besides, see ``remembered``; none where nothing is remembered.
+    """
     whole, parts = data
     gradient, product = pure.linearize(whole, state.flow)
 
@@ -81,8 +118,46 @@ def velocity(
     (kicks,) = jax.vmap(pull)(noise)
     ahead = jax.tree.map(lambda m, g: m + of_step * g, state.shifts, gradient)
     slopes, drifts = jax.vmap(product)(state.deltas), jax.vmap(product)(ahead)
-    negative = jax.tree.map(jnp.negative, (gradient, drifts))
-    return Moving(negative[0], jax.tree.map(jnp.subtract, kicks, slopes), negative[1])
+    back, shifts = jax.tree.map(jnp.negative, (gradient, drifts))
+    if drift is not None:
+        shifts = optax.tree.add(shifts, drift)
+    return Moving(back, jax.tree.map(jnp.subtract, kicks, slopes), shifts)
+
+
+def remembered(
+    pure: Pure,
+    of_part: Pure,
+    data: Any,
+    state: Moving,
+    slopes: PyTree,
+    noise: Array,
+    lag: Array,
+    missed: Array,
+) -> PyTree:
+    """What the Hessian of a step's own batches does to every sample: −A δ, over the square of √s.
+
+    White noise is independent of δ, so that this has no mean. Shuffled, parts are missing from a
+    batch since they were taken before, which δ remembers.
+
+    Args:
+      pure: the loss.
+      of_part: that of a part.
+      data: of both.
+      state: at the beginning of the step.
+      slopes: H δ there.
+      noise: weights of the parts, (samples, number), whose gradient is −K and whose Hessian −A.
+      lag: after which δ is taken.
+      missed: factor of −K that is taken from δ for what the step itself has taken.
+    """
+    whole, parts = data
+    point = optax.tree.add_scale(state.flow, -lag, pure.gradient(whole, state.flow))
+    deltas = optax.tree.add_scale(state.deltas, -lag, slopes)
+
+    def of_sample(weights: Array, delta: PyTree) -> PyTree:
+        own, along = jax.linearize(force_of(of_part, parts, weights), point)
+        return along(optax.tree.add_scale(delta, -missed, own))
+
+    return jax.vmap(of_sample)(noise, deltas)
 
 
 def along(pure: Pure, data: list[Array], state: Moving) -> tuple[PyTree, PyTree]:
@@ -98,8 +173,19 @@ def along(pure: Pure, data: list[Array], state: Moving) -> tuple[PyTree, PyTree]
     return jax.vmap(of_sample)(state.deltas)
 
 
-def sums_of(pure: Pure, of_part: Pure, data: Any, state: Moving, noise: Array) -> Sums:
-    """At one time, with other noise than that which has made the samples."""
+def sums_of(
+    pure: Pure, of_part: Pure, data: Any, state: Moving, noise: Array, of_shift: Array
+) -> Sums:
+    """At one time, with other noise than that which has made the samples.
+
+    Args:
+      pure: the loss.
+      of_part: that of a part.
+      data: of both.
+      state: where they stand.
+      noise: weights of the parts, (samples, number).
+      of_shift: factor of m, less its mean, beside δ in the squares.
+    """
     whole, parts = data
     gradient, product = pure.linearize(whole, state.flow)
     slopes, bends = along(pure, whole, state)
@@ -107,18 +193,18 @@ def sums_of(pure: Pure, of_part: Pure, data: Any, state: Moving, noise: Array) -
     deltas, shifts, slopes, bends = (jax.vmap(lambda t: ravel_pytree(t)[0])(v) for v in vectors)
     mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), state.shifts)
 
-    def kick(weights: Array, delta: PyTree) -> tuple[PyTree, PyTree]:
-        def weighted(params: PyTree) -> Array:
-            return losses_of_parts(of_part, parts, params, len(weights)) @ weights
-
-        return jax.jvp(jax.grad(weighted), (state.flow,), (delta,))
+    def kick(weights: Array, delta: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        own, along = jax.linearize(force_of(of_part, parts, weights), state.flow)
+        return own, along(delta), optax.tree.add(product(own), along(own))
 
     kicks = jax.vmap(kick)(noise, state.deltas)
     flat = ravel_pytree(gradient)[0]
+    few = jnp.sqrt(len(shifts) / (len(shifts) - 1))
+    apart = deltas + of_shift * few * (shifts - shifts.mean(axis=0))
     moved, bent = shifts @ flat, (deltas * slopes).sum(axis=1) / 2
     others = (shifts.sum(axis=0) - shifts) / (len(shifts) - 1)
     return Sums(
-        squares=jnp.square(deltas).sum(axis=1),
+        squares=jnp.square(apart).sum(axis=1),
         pairs=(shifts * others).sum(axis=1),
         losses=moved + bent,
         shifts=jnp.abs(jnp.stack([moved.mean(), bent.mean()])),

@@ -1,19 +1,21 @@
 """Predictions of what many runs in drawn batches amount to, from the flow alone.
 
-See ``gf_jax.flow.diffusion`` for the equations. Batches that are shuffled are not predicted: the
-gradients of an epoch sum to the same in every order, so that their noise is not white, and since
-epochs of small steps are short, its covariance is another for every step size. Other optimisers
-than descent have other equations.
+See ``gf_jax.flow.diffusion`` for the equations. Batches drawn with replacement make white noise,
+whose one solve holds for every step size. The gradients of a shuffled epoch sum to the same in
+every order, and since epochs of small steps are short, every step size has a solve of its own.
+Other optimisers than descent have other equations.
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
+from gf_jax.descent.batches import sampling_of
 from gf_jax.ensemble import Ensemble, Estimate, root_of
 from gf_jax.flow import noise_grids
 from gf_jax.flow.diffusion import losses_of_parts
@@ -27,6 +29,7 @@ PyTree = Any
 SAMPLES = 8
 OF_FLOW = 0.1  # share of the work that the flow is, about
 SAME = 1e-4  # that two gradients differ by, over their norm; data may be in float32
+CANCELLED = 0.01  # of the parts' gradients, that counts where they cancel in the mean
 TINY = 1e-300  # so that nothing over nothing is nothing
 
 
@@ -72,23 +75,26 @@ def predict_ensemble(
 ) -> EnsemblePrediction:
     """Predicts how plain descent in drawn batches spreads, and what its mean does.
 
-    To leading order, without running descent: one solve along the flow holds for every step size.
+    To leading order, without running descent. Of batches drawn with replacement one solve along the
+    flow holds for every step size; of shuffled ones each step size has its own.
 
     Args:
       f: maps parameters to a scalar loss; smooth, and twice differentiable by JAX.
       params: initial point, a pytree whose floating-point arrays move, see ``compare``.
-      times: ascending times from 0, the last above 0.
+      times: ascending times from 0, the last above 0; of shuffled batches multiples of every step
+        size.
       step_sizes: of descent.
-      batches: ``gf_jax.Batches`` in the order "replacement", as in ``gradient_descent``.
+      batches: ``gf_jax.Batches`` in the order "replacement" or "shuffled", as in
+        ``gradient_descent``.
       samples: how many samples of the noise are followed; errors are as the root of it.
       seed: of the noise, 0 to 2^32 - 1.
       progress: is called now and then with the share of the work done.
 
     Raises:
-      ValueError: on arguments that are not accepted, batches in another order, and an f with
+      ValueError: on arguments that are not accepted, batches that are not drawn, and an f with
         kinks.
 
-    Source: Li, Tai & E, ICML 2017.
+    Source: Li, Tai & E, ICML 2017; of shuffled batches derived here.
 
     Example:
       >>> def f(w):
@@ -114,8 +120,8 @@ def predict_ensemble(
     solved = noise_grids.solve(
         problem,
         flow.params,
-        batches.size,
-        batches.svag,
+        batches,
+        lanes,
         samples,
         seed,
         part(progress, OF_FLOW, 1 - OF_FLOW),
@@ -127,18 +133,11 @@ def predict_ensemble(
 
 def _check(batches: Any, samples: Any, seed: Any) -> None:
     """Raises ValueError on batches that are not predicted, and numbers that are none."""
-    if batches.order != "replacement":
-        why = (
-            "an epoch's gradients sum to the same, and its noise is not white"
-            if batches.order == "shuffled"
-            else "they are not random, and gf_jax.predict takes them"
-        )
+    if not sampling_of(batches).drawn:
         raise ValueError(
-            f"batches: their order is {batches.order!r}: {why}; accepted is 'replacement'"
+            f"batches: their order is {batches.order!r}: they are not random, and gf_jax.predict "
+            "takes them; accepted are 'replacement' and 'shuffled'"
         )
-    for name, value in (("size", batches.size), ("svag", batches.svag)):
-        if not (isinstance(value, int | np.integer) and value >= 1):
-            raise ValueError(f"batches: {name} is {value!r}; accepted is a positive integer")
     if not (isinstance(samples, int | np.integer) and samples >= 2):
         raise ValueError(f"samples: got {samples!r}; accepted is an integer from 2 on")
     if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
@@ -151,18 +150,18 @@ def _check_parts(problem: FlowProblem) -> None:
     assert batched is not None
     of_part, number = batched.program.pure, batched.number
 
-    def both(data: Any, params: PyTree) -> tuple[Array, Array]:
-        mean = jax.grad(lambda point: losses_of_parts(of_part, data[1], point, number).mean())(
-            params
-        )
+    def both(data: Any, params: PyTree) -> tuple[Array, Array, Array]:
+        _, pull = jax.vjp(lambda point: losses_of_parts(of_part, data[1], point, number), params)
+        signs = jnp.where(jnp.arange(number) % 2 == 0, 1.0, -1.0)
+        (mean,), (others,) = pull(jnp.full(number, 1 / number)), pull(signs / number)
         off = optax.tree.sub(mean, pure.gradient(data[0], params))
-        return optax.tree.norm(off), optax.tree.norm(mean)
+        return optax.tree.norm(off), optax.tree.norm(mean), optax.tree.norm(others)
 
     find = pure.once(("parts", of_part, number), lambda: jit(both, speed=pure.flow_speed))
     with problem.numbers.context():
         data = problem.data, batched.program.data
-        off, size = map(float, find(data, problem.params))
-    if off > SAME * size:
+        off, size, others = map(float, find(data, problem.params))
+    if off > SAME * (size + CANCELLED * others):  # where the mean is zero, rounding is not
         raise ValueError(
             f"batches: the mean gradient of the parts is off by {off / (size or 1):.2g} of itself "
             "from that of f; accepted are parts whose mean is f"
@@ -176,20 +175,23 @@ def _ensemble(solved: noise_grids.Solved, step_sizes: np.ndarray) -> Ensemble:
     the sum of three rates: the curvature that the samples meet; the square of the force on them
     that is not linear over that which is; and that of what they change of the noise over the
     noise. On a quadratic in its stationary state the first is twice what it is, and so the last
-    is doubled.
+    is doubled. Shuffled, samples are small where epochs are short, and what a batch's Hessian
+    makes of its own noise counts too.
     """
     fine, sizes = solved.fine, step_sizes[None]
     squares, pairs, losses = (
         _extrapolated(getattr(solved.coarse, name), getattr(fine, name))
         for name in ("squares", "pairs", "losses")
     )
-    linear, bent, of_mean = fine.bends.T
-    spread, shift = (np.maximum(each.value[:, 0], 0) for each in (squares, pairs))
-    kicks, changes = fine.noise.T
+    linear, bent, of_mean = np.moveaxis(fine.bends, -1, 0)
+    spread, shift = (np.maximum(each.value, 0) for each in (squares, pairs))
+    kicks, changes, own = np.moveaxis(fine.noise, -1, 0)
     rate = np.sqrt(linear / (spread + TINY)) + bent / (linear + TINY) + 2 * changes / (kicks + TINY)
+    if solved.shuffled:
+        rate = rate + np.sqrt(own / (kicks + TINY))
     rate_of_mean = np.maximum(rate, np.sqrt(of_mean / (shift + TINY)))
-    left_out, left_out_of_mean = (sizes * each[:, None] for each in (rate, rate_of_mean))
-    sizes_of_losses = fine.shifts.sum(axis=1)[:, None]
+    left_out, left_out_of_mean = sizes * rate, sizes * rate_of_mean
+    sizes_of_losses = fine.shifts.sum(axis=-1)
     return Ensemble(
         spread=_rooted(squares, sizes, left_out / 2),
         mean_to_flow=_rooted(pairs, sizes**2, left_out_of_mean),
@@ -202,13 +204,11 @@ def _ensemble(solved: noise_grids.Solved, step_sizes: np.ndarray) -> Ensemble:
 
 
 def _extrapolated(coarse: np.ndarray, fine: np.ndarray) -> Estimate:
-    """Means over samples as the grid becomes fine, (times, 1), by the second order of both."""
+    """Means over samples as the grid becomes fine, (times, solves), by the second order of both."""
     change = (fine - coarse) / 3
     values = fine + change
-    error = values.std(axis=1, ddof=1, keepdims=True) / np.sqrt(values.shape[1])
-    return Estimate(
-        values.mean(axis=1, keepdims=True), error, np.abs(change.mean(axis=1, keepdims=True))
-    )
+    error = values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1])
+    return Estimate(values.mean(axis=-1), error, np.abs(change.mean(axis=-1)))
 
 
 def _rooted(square: Estimate, factor: np.ndarray, left_out: np.ndarray) -> Estimate:

@@ -6,6 +6,7 @@ import numpy as np
 
 import gf_jax
 from experiments.output import report
+from gf_jax.descent.batches import REPLACEMENT
 from gf_jax.records import record
 
 SIGMAS = 3.0  # standard errors by which what is measured and what is predicted may differ
@@ -20,6 +21,7 @@ class Draws:
       network_label, data_label: what is trained on what.
       draws: number of runs with every step size.
       batch_size, svag: of the steps.
+      order: of the batches.
       step_sizes: of the runs, the largest first.
       times: of all numbers below.
       flow_loss, distance_from_init: of the flow.
@@ -32,6 +34,7 @@ class Draws:
     draws: int
     batch_size: int
     svag: int
+    order: str
     step_sizes: np.ndarray
     times: np.ndarray
     flow_loss: np.ndarray
@@ -66,6 +69,7 @@ def summarise(saved: Draws) -> dict[str, Any]:
         "draws": saved.draws,
         "batch_size": saved.batch_size,
         "svag": saved.svag,
+        "order": saved.order,
         "time": float(saved.times[-1]),
         "loss": report.finite(saved.flow_loss[-1]),
         "distance_from_init": report.finite(saved.distance_from_init[-1]),
@@ -121,10 +125,11 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
     most = mean["value"] + SIGMAS * mean["standard_error"] + mean["error"]
     distance = f"by {mean['value']:.3g}" if known else f"by less than {most:.2g}"
     share = spread["value"] / travelled
+    shuffled = "" if summary["order"] == REPLACEMENT else f"{summary['order']} "
     lines = [
-        f"Verdict: in batches of {summary['batch_size']} with step size {first['step_size']:g}, a "
-        f"run stands from the mean run by {spread['value']:.3g} at time {summary['time']:g}, "
-        f"{share:.2g} of the distance {travelled:.4g} that the flow has travelled, and the mean "
+        f"Verdict: in {shuffled}batches of {summary['batch_size']} with step size "
+        f"{first['step_size']:g}, a run stands from the mean run by {spread['value']:.3g} at time "
+        f"{summary['time']:g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled, and the mean "
         f"run from the flow {distance}."
     ]
     powers = [
@@ -133,7 +138,8 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
         if last[name][0] is not None
     ]
     if powers:
-        expected = "" if summary["compared"] is None else "; 0.5 and 1 are expected"
+        white = summary["compared"] is not None and summary["order"] == REPLACEMENT
+        expected = "; 0.5 and 1 are expected" if white else ""
         lines.append(f"As powers of the step size: {', '.join(powers)}{expected}.")
     compared = summary["compared"]
     if compared is not None and compared["numbers"]:

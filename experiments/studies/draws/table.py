@@ -6,6 +6,7 @@ from rich.console import Console
 
 from experiments.output import report
 from experiments.studies.draws.records import NAMES, SIGMAS
+from gf_jax.descent.batches import REPLACEMENT
 
 LABELS = ("spread", "mean", "loss")
 LEGEND = f"""\
@@ -14,7 +15,11 @@ the mean run from gradient flow, free of the bias of so few runs; < where it is
 not told from 0. loss: mean loss of the runs less that of the flow.
 ±: standard error of the draws; of what is predicted {SIGMAS:g} standard errors
 and the error that is told besides. order: slope of the logarithm against that
-of the step size, expected ½ for the spread and 1 for the others."""
+of the step size, """
+EXPECTED = "expected ½ for the spread and 1 for the others."
+OF_EPOCHS = """\
+for the mean expected 1, and for the spread ½ where an epoch
+is long; where it is short, 1 within epochs and 1½ at their ends."""
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
@@ -42,7 +47,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
         f"{report.text(summary['loss'], '.5g')}"
     )
     heads = ("", "step size", "measured", "±", "predicted", "±", "order")
-    report.show_table(console, title, heads, rows, legend=LEGEND, left=1)
+    expected = EXPECTED if summary["order"] == REPLACEMENT else OF_EPOCHS
+    report.show_table(console, title, heads, rows, legend=LEGEND + expected, left=1)
 
 
 def _error(numbers: dict[str, Any]) -> float | None:

@@ -26,19 +26,23 @@ class Central(NamedTuple):
 
     Attributes:
       params: stacked, leaves of shape (times, ...).
+      error: estimated Euclidean error, shape (times,).
       ended: why it ended early, 0 if it did not.
       past_edge: when the edge is reached; infinite if it is not.
     """
 
     params: Any
+    error: np.ndarray
     ended: int
     past_edge: float
 
 
 def distances(
     workplace: NetworkWorkplace[Options], run: Run, snapshots: Any, lanes: np.ndarray
-) -> np.ndarray:
-    """Distance of the mean of two iterates from the central flow, shape (snapshots, lanes).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of the mean of two iterates from the central flow, and the error of the latter.
+
+    Both are of shape (snapshots, lanes).
 
     Args:
       workplace: of the experiment.
@@ -47,9 +51,10 @@ def distances(
       lanes: which are compared; NaN stands for the others, and where there is no central flow.
     """
     gaps = np.full((len(run.snapshot_times), len(run.step_sizes)), np.nan)
+    errors = gaps.copy()
     told = workplace.options
     if told.chosen_optimizer is not None or not told.smooth:
-        return gaps
+        return gaps, errors
     slopes = jax.jit(lambda stack: jax.lax.map(jax.grad(workplace.study.objective.loss), stack))
     for lane in np.flatnonzero(lanes):
         half = run.step_sizes[lane] / 2
@@ -60,7 +65,8 @@ def distances(
         )
         flow = _flow(workplace, run, float(2 * half))
         gaps[:, lane] = precise_distance(mean, flow.params, 1)
-    return gaps
+        errors[:, lane] = flow.error
+    return gaps, errors
 
 
 def _flow(workplace: NetworkWorkplace[Options], run: Run, step_size: float) -> Central:
@@ -75,7 +81,7 @@ def _flow(workplace: NetworkWorkplace[Options], run: Run, step_size: float) -> C
             budget=BUDGET * round(times[-1] / step_size),
             progress=tell,
         )
-        return Central(found.params, found.ended, found.past_edge)
+        return Central(found.params, found.error, found.ended, found.past_edge)
 
     return harness.solve_once(
         workplace,

@@ -21,7 +21,8 @@ AT_THE_END = (
     "Each mark is one step size. The steeper the line, the faster a description becomes exact "
     "as steps become small: half the step size halves the distance from the flow and quarters "
     "the other two. To the right of the dotted line steps are unstable from the start; left of it "
-    "a run may meet its edge later, where only the central flow goes on."
+    "a run may meet its edge later, where only the central flow goes on. No mark: the description "
+    "is not known well enough to tell."
 )
 SHARE = (
     "The same as a share of the way travelled, at its worst over time. Near 1 a description "
@@ -30,7 +31,7 @@ SHARE = (
 OF_DESCRIPTIONS = (
     (
         "How far every run is from the flow. Curves that keep the same spacing are in "
-        "proportion to the step size, as they should be for small steps. In a grey area the "
+        "proportion to the step size, as they should be for small steps. Without a mark the "
         "flow is not known well enough to tell."
     ),
     ("How far every run is from the flow after the first-order correction."),
@@ -57,7 +58,7 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
     figure = style.new(17, 8.5)
     axes = figure.subplots(2, 3)
     shades = style.shades(len(run.ratios))
-    ends = [getattr(sweep, name) for name in DESCRIPTIONS]
+    ends = [sweep.measured(name) for name in DESCRIPTIONS]
     whole = np.isfinite(run.metrics.loss).all(axis=0)  # lanes that did not diverge
     for values, panel, times in zip(
         (run.metrics.loss, *ends),
@@ -82,7 +83,7 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
             "marker": style.MARKS[number],
             "label": f"from {title}",
         }
-        share = (values / sweep.travelled[:, None]).max(axis=0)
+        share = _largest_share(values, sweep)
         axes[0, 1].plot(run.step_sizes, np.where(whole, values[-1], np.nan), **look)
         axes[0, 2].plot(run.step_sizes, np.where(whole, share, np.nan), **look)
     if CENTRAL in sweep.names:
@@ -110,8 +111,14 @@ def draw(run: Run, sweep: Sweep, options: Options) -> "Figure":
 
 def _add_central(panels: np.ndarray, run: Run, sweep: Sweep) -> None:
     """Distances from central flows, at the end and as the largest share of the way."""
-    gaps = sweep.from_central_flow
-    share = (gaps / sweep.travelled[:, None]).max(axis=0)
+    gaps = sweep.measured(CENTRAL)
+    share = _largest_share(gaps, sweep)
     look: dict = {"color": style.COLOURS[4], "marker": style.MARKS[3]}
     for panel, values in zip(panels, (gaps[-1], share), strict=True):
         panel.plot(run.step_sizes, values, label="from the central flow", **look)
+
+
+def _largest_share(gaps: np.ndarray, sweep: Sweep) -> np.ndarray:
+    """Of the way travelled, over the times at which a distance is measured; NaN without any."""
+    shares = np.nan_to_num(gaps / sweep.travelled[:, None], nan=-np.inf).max(axis=0)
+    return np.where(np.isfinite(shares), shares, np.nan)

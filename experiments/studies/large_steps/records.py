@@ -22,6 +22,8 @@ class Sweep:
       from_modified_flow: from the modified flow of the lane's step size, likewise.
       from_central_flow: from its central flow, likewise, of the mean of two iterates; NaN where
         there is none, as past the edge at the start, with kinks, and of optimisers.
+      errors: of these four distances, in this order, by what the descriptions may be off and by
+        the rounding of snapshots, shape (4, snapshots, lanes).
     """
 
     edge: float
@@ -31,9 +33,20 @@ class Sweep:
     from_first_order: np.ndarray
     from_modified_flow: np.ndarray
     from_central_flow: np.ndarray
+    errors: np.ndarray
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the descriptions that there are."""
         known = np.isfinite(self.from_central_flow).any()
         return (*DESCRIPTIONS, CENTRAL) if known else DESCRIPTIONS
+
+    def error_of(self, name: str) -> np.ndarray:
+        """What the distances from a description may be off by, shape (snapshots, lanes)."""
+        return self.errors[(*DESCRIPTIONS, CENTRAL).index(name)]
+
+    def measured(self, name: str) -> np.ndarray:
+        """Distances from a description that are above their error; NaN for the others."""
+        distances = getattr(self, name)
+        with np.errstate(invalid="ignore"):
+            return np.where(distances > self.error_of(name), distances, np.nan)

@@ -35,7 +35,7 @@ from experiments.runs.harness import NetworkWorkplace
 from experiments.studies.large_steps import central, edge, figure
 from experiments.studies.large_steps.options import Options
 from experiments.studies.large_steps.records import CENTRAL, DESCRIPTIONS, Sweep
-from gf_jax.comparison import precise_distance
+from gf_jax.comparison import precise_distance, precision_of
 from gf_jax.descent.segments import Trajectory
 from gf_jax.study.record import Run
 from gf_jax.study.summary import NEAR
@@ -49,7 +49,7 @@ LEGEND = """\
 of edge: step size over 2 / lambda_max of the Hessian at the start. flow,
 first order, modified flow: Euclidean distance of descent from gradient flow,
 from the flow and its first-order deviation, and from the modified flow of its
-step size."""
+step size; < where the description is not known well enough to tell."""
 LEGEND_OF_CENTRAL = """
 central flow: of the mean of two iterates from the central flow of its step
 size, which holds past the edge, too; nan where none is known, as of runs that
@@ -62,7 +62,8 @@ of edge: half the step size times the largest eigenvalue of the Hessian in the
 metric of {runs}, at the time along its {limit} when that is
 largest; above 1 oscillations grow then. {column}, first order, modified flow:
 Euclidean distance of {runs} from its {limit}, from that
-with its first-order deviation, and from the modified flow of its step size."""
+with its first-order deviation, and from the modified flow of its step size;
+< where the description is not known well enough to tell."""
 
 
 def run(options: Options) -> int:
@@ -132,6 +133,7 @@ def summarise(run: Run, sweep: Sweep, options: Options) -> dict[str, Any]:
     for lane, entry in enumerate(summary["runs"]):
         for name in (*DESCRIPTIONS, CENTRAL):
             entry[name] = report.finite(getattr(sweep, name)[-1, lane])
+            entry[f"{name}_error"] = report.finite(sweep.error_of(name)[-1, lane])
         entry["of_edge"] = report.finite(sweep.of_edge[lane])
     summary |= {
         "has_central": CENTRAL in sweep.names,
@@ -146,7 +148,9 @@ def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
     whole = np.isfinite(run.metrics.loss).all(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = sweep.from_flow[-1] / sweep.travelled[-1]
-        gain = sweep.from_flow[-1, -1] / sweep.from_first_order[-1, -1]
+        error = sweep.error_of("from_first_order")[-1, -1]
+        off = sweep.from_first_order[-1, -1]
+        gain = sweep.from_flow[-1, -1] / np.maximum(off, error)
     limit, runs = options.limit_named, options.runs_named
     named = runs[0].upper() + runs[1:]
     near = run.step_sizes[whole & (shares < NEAR)]
@@ -158,10 +162,10 @@ def _verdict(run: Run, sweep: Sweep, options: Options) -> str:
     ]
     lines += _order(run, sweep)
     if np.isfinite(gain):
-        short = limit.split()[-1]
+        short, more = limit.split()[-1], "more than " if off <= error else ""
         lines.append(
             f"At the smallest, {run.step_sizes[-1]:.3g}, the {short} with its first-order "
-            f"deviation is {gain:.3g} times nearer to {runs} than the {short}."
+            f"deviation is {more}{gain:.3g} times nearer to {runs} than the {short}."
         )
     if sweep.edge > run.step_sizes[0] and options.chosen_optimizer is not None:
         lines.append("None of the step sizes is past the edge; give more iterations.")
@@ -236,6 +240,14 @@ def _compare(
         return gaps
 
     every = np.ones_like(whole)
+    from_central_flow, central_error = central.distances(
+        workplace, run, trajectory.snapshots, whole & (found.of_edge < 1)
+    )
+    of_modified = np.full_like(central_error, np.nan)
+    of_modified[:, whole] = modified.error
+    of_flow = np.broadcast_to(deviation.flow.error[:, None], of_modified.shape)
+    of_first_order = of_flow + per_iteration * deviation.error[:, None]
+    errors = np.stack([of_flow, of_first_order, of_modified, central_error])
     return Sweep(
         edge=found.edge,
         of_edge=found.of_edge,
@@ -243,9 +255,8 @@ def _compare(
         from_flow=distances(flow, every),
         from_first_order=distances(jax.tree.map(first_order, flow, deviation.coherent), every),
         from_modified_flow=distances(modified.params, whole),
-        from_central_flow=central.distances(
-            workplace, run, trajectory.snapshots, whole & (found.of_edge < 1)
-        ),
+        from_central_flow=from_central_flow,
+        errors=errors + precision_of(trajectory.snapshots),
     )
 
 
@@ -260,7 +271,7 @@ def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
             "diverged"
             if lane["diverged_at"] is not None
             else report.text(lane["final_loss"], ".6f"),
-            *(report.text(lane[name], ".2e") for name in names),
+            *(_distance(lane[name], lane[f"{name}_error"]) for name in names),
         )
         for lane in summary["runs"]
     ]
@@ -278,6 +289,13 @@ def _print(summary: dict[str, Any], options: Options, console: Console) -> None:
     report.show_table(console, title, columns, rows, legend=legend)
     for line in report.divergences(summary):
         console.print(f"[bold red]warning:[/] {line}", soft_wrap=True)
+
+
+def _distance(value: float | None, error: float | None) -> str:
+    """A distance as it is printed; one within its error is below a bound."""
+    if value is None or error is None or value > error:
+        return report.text(value, ".2e")
+    return f"< {value + error:.0e}"
 
 
 EXPERIMENT = Experiment(
