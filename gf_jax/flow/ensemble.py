@@ -15,11 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from gf_jax.descent.batches import sampling_of
 from gf_jax.ensemble import Ensemble, Estimate, root_of
 from gf_jax.flow import noise_grids
 from gf_jax.flow.diffusion import losses_of_parts
 from gf_jax.flow.flow import Flow, check_twice, checked_step_sizes, gradient_flow
+from gf_jax.flow.noise import SHUFFLED
 from gf_jax.flow.problem import FlowProblem, Progress, flow_problem, part
 from gf_jax.program.compiling import jit
 from gf_jax.program.program import Loss, Program
@@ -133,10 +133,18 @@ def predict_ensemble(
 
 def _check(batches: Any, samples: Any, seed: Any) -> None:
     """Raises ValueError on batches that are not predicted, and numbers that are none."""
-    if not sampling_of(batches).drawn:
+    if batches.order not in ("replacement", SHUFFLED):
         raise ValueError(
             f"batches: their order is {batches.order!r}: they are not random, and gf_jax.predict "
-            "takes them; accepted are 'replacement' and 'shuffled'"
+            f"takes them; accepted are 'replacement' and {SHUFFLED!r}"
+        )
+    for name, value in (("size", batches.size), ("svag", batches.svag)):
+        if not (isinstance(value, int | np.integer) and value >= 1):
+            raise ValueError(f"batches: {name} is {value!r}; accepted is a positive integer")
+    if batches.order == SHUFFLED and (batches.number % batches.size or batches.svag > 1):
+        raise ValueError(
+            f"batches: size is {batches.size} and svag {batches.svag}; shuffled, accepted are "
+            f"divisors of their number, {batches.number}, and 1"
         )
     if not (isinstance(samples, int | np.integer) and samples >= 2):
         raise ValueError(f"samples: got {samples!r}; accepted is an integer from 2 on")

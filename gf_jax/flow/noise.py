@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+SHUFFLED = "shuffled"  # order of ``gf_jax.Batches``
 STEP = 0.5  # of the coarse grid, times the largest curvature
 OF_EPOCH = 4  # steps of the coarse grid in an epoch, at least, if it has so many
 WHOLE = 1e-6  # share of a step by which a time may be off from a whole number of them

@@ -17,7 +17,6 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from gf_jax.descent.batches import SHUFFLED
 from gf_jax.flow import diffusion, noise
 from gf_jax.flow.diffusion import Moving, Sums
 from gf_jax.flow.problem import FlowProblem, Progress, Telling, tell_after_solve, tells_meanwhile
@@ -88,7 +87,7 @@ def solve(
     batched = problem.batched
     assert batched is not None
     data = (problem.data, batched.program.data)
-    number, size, shuffled = batched.number, batches.size, batches.order == SHUFFLED
+    number, size, shuffled = batched.number, batches.size, batches.order == noise.SHUFFLED
     of_batch, of_step = 1 / np.sqrt(number * size), 1 / (2 * batches.svag)
     telling, run = _solver(problem, samples, tells_meanwhile(progress, problem.program))
     telling.progress = progress

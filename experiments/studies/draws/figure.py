@@ -6,16 +6,22 @@ import numpy as np
 
 from experiments.output.figures import style
 from experiments.studies.draws.records import NAMES, Draws
+from gf_jax.descent.batches import REPLACEMENT, SHUFFLED
 
 if TYPE_CHECKING:
     from experiments.output.figures import Axes, Figure
 
 TITLES = ("Spread of the runs", "Mean run from gradient flow", "Mean loss above that of the flow")
+SPREAD = (
+    "How far a run stands from the mean of all runs with its step size. Marks are measured, lines "
+    "predicted from the flow; "
+)
+OF_ORDERS = {
+    REPLACEMENT: "a quarter of the step size halves it.",
+    SHUFFLED: "at the ends of epochs runs have seen the same examples, and stand nearer.",
+}
 READINGS = (
-    (
-        "How far a run stands from the mean of all runs with its step size. Marks are measured, "
-        "lines predicted from the flow; a quarter of the step size halves it."
-    ),
+    SPREAD,
     (
         "How far the mean of all runs stands from the flow. It is of the size of the step itself, "
         "so that a quarter of the step size makes a quarter of it. No mark: too few runs to tell."
@@ -33,12 +39,15 @@ def draw(saved: Draws) -> "Figure":
             colour, label = style.colour(lane), rf"$\eta$ = {step_size:g}"
             _draw_lane(panel, saved, name, lane, colour, label)
         unit = "Euclidean distance, logarithmic"
-        style.describe(panel, title, unit if name != "loss_difference" else "loss", reading)
-        drawn = [np.nan_to_num(np.asarray(line.get_ydata())) for line in panel.lines]
-        if name != "loss_difference" and any((values > 0).any() for values in drawn):
+        unit = unit if name != "loss_difference" else "loss"
+        whole = reading + (OF_ORDERS[saved.order] if name == "spread" else "")
+        style.describe(panel, title, unit, whole)
+        shown = [np.nan_to_num(np.asarray(line.get_ydata())) for line in panel.lines]
+        if name != "loss_difference" and any((values > 0).any() for values in shown):
             panel.set_yscale("log")
     told = "" if saved.predicted is None else " (marks measured, lines predicted)"
-    title = f"{saved.draws} draws: {saved.network_label} on {saved.data_label}{told}"
+    drawn = f"{saved.draws} {'' if saved.order == REPLACEMENT else f'{saved.order} '}draws"
+    title = f"{drawn}: {saved.network_label} on {saved.data_label}{told}"
     return style.finish(figure, panels[0], title)
 
 

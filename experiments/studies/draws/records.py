@@ -129,8 +129,8 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"Verdict: in {shuffled}batches of {summary['batch_size']} with step size "
         f"{first['step_size']:g}, a run stands from the mean run by {spread['value']:.3g} at time "
-        f"{summary['time']:g}, {share:.2g} of the distance {travelled:.4g} that the flow has travelled, and the mean "
-        f"run from the flow {distance}."
+        f"{summary['time']:g}, {share:.2g} of the distance {travelled:.4g} that the flow has "
+        f"travelled, and the mean run from the flow {distance}."
     ]
     powers = [
         f"{label} {last[name][0]:.2f} ± {last[name][1]:.2f}"

@@ -41,13 +41,14 @@ def show(summary: dict[str, Any], console: Console) -> None:
                     "" if number or order is None else f"{order:.2f}±{error:.2f}",
                 )
             )
+    order = "" if summary["order"] == REPLACEMENT else f", {summary['order']}"
     title = (
-        f"{summary['network']} on {summary['data']}\n{summary['draws']:,} runs with every step "
-        f"size, at time {summary['time']:g}, where the loss of the flow is "
+        f"{summary['network']} on {summary['data']}{order}\n{summary['draws']:,} runs with every "
+        f"step size, at time {summary['time']:g}, where the loss of the flow is "
         f"{report.text(summary['loss'], '.5g')}"
     )
     heads = ("", "step size", "measured", "±", "predicted", "±", "order")
-    expected = EXPECTED if summary["order"] == REPLACEMENT else OF_EPOCHS
+    expected = OF_EPOCHS if order else EXPECTED
     report.show_table(console, title, heads, rows, legend=LEGEND + expected, left=1)
 
 

@@ -5,8 +5,8 @@
 doubles the step size from 0.001 until it is past twice the edge, 2 / lambda_max of the
 Hessian at the start, with all step sizes as lanes of one run over the time of 10,000
 steps of size 0.001. Every lane is compared with gradient flow, with the flow and its
-first-order deviation, with the modified flow of its step size, and with its central flow. About two
-minutes on two CPU cores for the linear network on MNIST, where the distances fall with the
+first-order deviation, with the modified flow of its step size, and with its central flow. About
+four minutes on two CPU cores for the linear network on MNIST, where the distances fall with the
 step size to the powers 1, 2 and 2.
 
     python -m experiments.main --experiment=large_steps --activation=tanh --loss=squared \
