@@ -33,6 +33,7 @@ LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
 SMALL = 0.1  # step size of the modified flow, over the largest
+ENOUGH = 3e-3  # share of what is left out, or of the smallest distance, known well enough
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 ROUNDING = 1e-15  # of numbers, relative, beyond which nothing is asked for
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -86,20 +87,24 @@ class Expansion(NamedTuple):
 def expand(
     problem: FlowProblem,
     start: Start,
-    largest: float,
+    step_sizes: np.ndarray,
     budget: int | None,
     progress: Progress | None,
 ) -> Expansion:
     """The limit with its first order.
 
+    The tolerance is of the limit and, a hundred times, of the deviation's share. Where runs stand
+    far from the limit, or from the first order, a small share of that is enough.
+
     Args:
       problem: a smooth loss whose gradient can be differentiated, start, and times.
       start: the limit of an optimiser from there.
-      largest: of the step sizes that it is compared with.
+      step_sizes: that it is compared with.
       budget: gradients beyond which it is given up.
       progress: is told the share that is done.
     """
-    limit, pure, small = start.limit, problem.pure, SMALL * largest
+    limit, pure, largest = start.limit, problem.pure, float(step_sizes.max())
+    small = SMALL * largest
     slopes, all_data = slopes_of(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
@@ -113,9 +118,11 @@ def expand(
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, small, floor, rounding, unseen = arguments
-        own = size_of_error(error[:2], state[:2])
+        _, _, small, floor, rounding, unseen, enough = arguments
+        own = size_of_error(error[:2], state[:2]) / (1 + enough * optax.tree.norm(state[3]))
         allowed = RELATIVE * (size_of_error(state[3:5], state[:2]) + floor)
+        left_out = optax.tree.sub(state[7], optax.tree.add_scale(state[0], small, state[3]))
+        allowed += enough * optax.tree.norm(left_out) / small**2
         of_e = size_of_error(error[3:5], state[:2], unseen) / allowed
         apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
         of_modified = size_of_error(apart, state[:2], small * unseen)
@@ -157,8 +164,10 @@ def expand(
     rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
+    enough = ENOUGH * float(step_sizes.min()) / tolerance
     fine, rough = (
-        [(all_data, given, small, floor, rounding, unseen)] for given in (start.given, start.rough)
+        [(all_data, given, small, floor, rounding, unseen, enough)]
+        for given in (start.given, start.rough)
     )
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
