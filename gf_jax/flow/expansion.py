@@ -87,7 +87,8 @@ class Expansion(NamedTuple):
 def expand(
     problem: FlowProblem,
     start: Start,
-    step_sizes: np.ndarray,
+    largest: float,
+    smallest: float,
     budget: int | None,
     progress: Progress | None,
 ) -> Expansion:
@@ -99,12 +100,12 @@ def expand(
     Args:
       problem: a smooth loss whose gradient can be differentiated, start, and times.
       start: the limit of an optimiser from there.
-      step_sizes: that it is compared with.
+      largest: of the step sizes that it is compared with.
+      smallest: likewise; 0 where all that are smaller count.
       budget: gradients beyond which it is given up.
       progress: is told the share that is done.
     """
-    limit, pure, largest = start.limit, problem.pure, float(step_sizes.max())
-    small = SMALL * largest
+    limit, pure, small = start.limit, problem.pure, SMALL * largest
     slopes, all_data = slopes_of(problem)
 
     def velocity(arguments: Any, state: Any) -> Any:
@@ -164,7 +165,7 @@ def expand(
     rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
-    enough = ENOUGH * float(step_sizes.min()) / tolerance
+    enough = ENOUGH * smallest / tolerance
     fine, rough = (
         [(all_data, given, small, floor, rounding, unseen, enough)]
         for given in (start.given, start.rough)
