@@ -175,7 +175,8 @@ class Network(Data, RandomStart, Widths, Loss, Activation, Architecture):
     )
     chunk: int | None = option(
         "Examples that a gradient takes at a time, a divisor of examples, so that less of what the "
-        "network computes is in memory; all if not given. Batches are taken as a whole.",
+        "network computes is in memory. If not given, all, or as many as fit into the memory that "
+        "is free. Batches are taken as a whole.",
         None,
         DATA,
     )

@@ -48,6 +48,17 @@ class Problem(NamedTuple):
     start: Params
     row_space: RowSpace | None
 
+    def in_chunks(self, chunk: int | None) -> "Problem":
+        """The same, with so many examples taken at a time; None is all of them.
+
+        Raises:
+          ValueError: if examples cannot be divided so.
+        """
+        objective = gf_jax.problems.classification(
+            self.network, self.inputs, self.dataset.labels, loss=self.loss, chunk=chunk
+        )
+        return self._replace(objective=objective)
+
     def restore(self, stack: Params, *, lanes: bool = False) -> Params:
         """Stacked parameters in the coordinates that users know.
 

@@ -1,10 +1,12 @@
 """Whether a run fits into memory, told before it begins."""
 
 import itertools
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import jax
 
@@ -25,6 +27,45 @@ GROUPS = {
 }
 
 
+class Demand(NamedTuple):
+    """What is needed of one kind of memory, and what of it is free, in bytes."""
+
+    need: int
+    free: int
+    where: str
+
+    @property
+    def share(self) -> float:
+        """Of what is free; above 1 it does not fit."""
+        return self.need / self.free if self.free else math.inf
+
+    @property
+    def words(self) -> str:
+        """Both amounts."""
+        return f"about {in_words(self.need)} and {in_words(self.free)} are free on {self.where}"
+
+
+def largest(needed: Memory) -> Demand | None:
+    """The demand, of the device or of the machine, that takes the largest share of what is free.
+
+    None where the system does not tell what is free.
+    """
+    return max(_demands(needed), key=lambda demand: demand.share, default=None)
+
+
+def _demands(needed: Memory) -> Iterator[Demand]:
+    """What is needed of device and machine, which may be the same."""
+    device, machine = jax.local_devices()[0], available()
+    stats, host = device.memory_stats(), needed.host
+    if stats and "bytes_limit" in stats:
+        free = stats["bytes_limit"] - stats["bytes_in_use"]
+        yield Demand(needed.device, free, device.device_kind)
+    else:  # devices that are the machine itself
+        host += needed.device * needed.devices
+    if machine is not None:
+        yield Demand(host, machine, "this machine")
+
+
 def check(needed: Memory, *, several: str = "", of_examples: str = "--examples") -> None:
     """Refuses a run that does not fit.
 
@@ -36,23 +77,11 @@ def check(needed: Memory, *, several: str = "", of_examples: str = "--examples")
     Raises:
       UsageError: with what it needs, what there is, and which flag to change.
     """
-    device, machine = jax.local_devices()[0], available()
-    stats = device.memory_stats()
-    amounts = []
-    if stats and "bytes_limit" in stats:
-        free = stats["bytes_limit"] - stats["bytes_in_use"]
-        amounts.append((needed.device, free, device.device_kind))
-        amounts.append((needed.host, machine, "this machine"))
-    else:  # devices that are the machine itself
-        amounts.append((needed.device * needed.devices + needed.host, machine, "this machine"))
-    for need, free, where in amounts:
-        if free is not None and need > free:
-            flag = "--snapshots" if needed.host > needed.device else of_examples
-            flags = f"{several} or {flag}" if several else flag
-            raise UsageError(
-                f"memory: the run needs about {in_words(need)} and {in_words(free)} "
-                f"are free on {where}; take a smaller {flags}"
-            )
+    most = largest(needed)
+    if most is not None and most.need > most.free:
+        flag = "--snapshots" if needed.host > needed.device else of_examples
+        flags = f"{several} or {flag}" if several else flag
+        raise UsageError(f"memory: the run needs {most.words}; take a smaller {flags}")
     folder = tempfile.gettempdir()
     if needed.disk > (free := shutil.disk_usage(folder).free):
         raise UsageError(

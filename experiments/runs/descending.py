@@ -3,16 +3,15 @@
 import functools
 import operator
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
 
-from experiments.problems.options import Network
 from experiments.problems.problem import Problem
 from experiments.process import interruption, peers
-from experiments.runs import devices, effort, harness, progress, structures
+from experiments.runs import devices, effort, engine, harness, progress, structures
 from experiments.runs.harness import NetworkWorkplace
 from gf_jax.comparison import precise_distance
 from gf_jax.descent.gathering import Gathering
@@ -67,13 +66,12 @@ def descend(
     before = structures.trajectories(label, leaves, like, schedule, starts or told.draws)
     gathering = Gathering(schedule, before)
     started, interrupted = time.perf_counter(), False
-    options: dict[str, Any] = {"starts": starts > 0, "sharding": chosen.sharding}
+    options = engine.options(told, study, chosen)
     if before:
         recorded = int(before[-1].iterations[-1])
         workplace.say(f"resumed at iteration {recorded:,} of {schedule.iterations:,}")
         options["resume_from"] = (recorded, journal.state(label) or ())
     options["check_memory"] = functools.partial(_check_memory, workplace)
-    options |= steps(told, study)
     try:
         if not kept or not kept[-1].done:
             for segment, state in progress.segments(f, start, schedule, arithmetic, **options):
@@ -94,18 +92,6 @@ def descend(
         return None
     seconds = time.perf_counter() - started + sum(each.seconds for each in kept)
     return Outcome(gathering.trajectory(), seconds, interrupted)
-
-
-def steps(told: Network, study: Problem) -> dict[str, Any]:
-    """Options of descent that say what its steps are made of."""
-    options = dict[str, Any]()
-    if told.chosen_optimizer is not None:
-        options["optimizer"] = told.chosen_optimizer
-    if told.method.batch_size:
-        options["batches"] = study.objective.batches(told.method.batch_size, **told.sampling)
-    if told.draws:
-        options["draws"] = told.draws
-    return options
 
 
 def _announce(

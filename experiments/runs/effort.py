@@ -63,13 +63,16 @@ def check_flow(options: NetworkRun, study: problem.Problem) -> None:
     Raises:
       UsageError: as ``memory.check``.
     """
-    if not options.flow_runs:
-        return
+    if options.flow_runs:
+        check(options, flow_needed(options, study))
+
+
+def flow_needed(options: NetworkRun, study: problem.Problem) -> Memory:
+    """What the flow of one starting point, or prediction, takes at least."""
     seeds = len(options.starts_of_seeds) or 1
     size = sum(leaf.size for leaf in jax.tree.leaves(study.initial_params)) // seeds
     times = len(options.schedule.snapshot_iterations)
-    needed = flow_memory(size, times, options.flow_runs, in_blocks=options.smooth)
-    check(options, needed)
+    return flow_memory(size, times, options.flow_runs, in_blocks=options.smooth)
 
 
 def check(options: Network, needed: Memory) -> None:

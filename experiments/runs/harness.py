@@ -1,6 +1,7 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from experiments.problems import problem, weights
 from experiments.problems.data import Dataset
 from experiments.process import folders, interruption, peers, streams
 from experiments.process.mistakes import EXIT_INTERRUPTED, UnwrittenError, UsageError
-from experiments.runs import devices, effort, progress, resumption, sharing, store
+from experiments.runs import chunking, devices, effort, progress, resumption, sharing, store
 from experiments.runs.journal import CHECKPOINTS, Journal
 from experiments.runs.options.descent import NetworkRun
 from experiments.runs.options.storage import Storage
@@ -76,6 +77,10 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
     """
     problem.device()
     study = peers.agreed(lambda: _study(options))
+    chosen = chunking.choose(options, study)
+    if chosen.chunk is not None:
+        options = dataclasses.replace(options, chunk=chosen.chunk)
+        study = study.in_chunks(chosen.chunk)
     seeds = len(options.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -88,6 +93,8 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
     workplace = open_folder(
         experiment, options, study, study.dataset, study.network_label, size, digests
     )
+    if chosen.line:
+        workplace.say(chosen.line)
     if peers.leads():
         with _first_files(workplace.directory):
             weights.write_params(workplace.directory / "initial_params.npz", study.start)

@@ -67,6 +67,11 @@ class Options(groups.Arithmetic, groups.Segments):
         """As many trajectories as the flow amounts to; 0 is no flow."""
         return int(self.along == "flow")
 
+    @property
+    def arithmetics(self) -> tuple[str, ...]:
+        """That of descent, if its curvature is told."""
+        return () if self.along == "flow" else (self.arithmetic,)
+
     def unused(self) -> dict[str, str]:
         """Along the flow what says how descent is computed."""
         reason = "has no effect on --along=flow, but on descent; drop one of the two flags"

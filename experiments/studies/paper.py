@@ -34,7 +34,7 @@ from experiments.cli.options import option
 from experiments.output import report
 from experiments.process import peers
 from experiments.process.mistakes import EXIT_DIVERGED
-from experiments.runs import descending, effort, harness, store, structures
+from experiments.runs import descending, effort, engine, harness, store, structures
 from experiments.runs.harness import NetworkWorkplace
 from experiments.runs.options.storage import RESULTS
 from experiments.studies import groups, seeds
@@ -209,7 +209,7 @@ def _followed(
         trajectory.snapshots,
         solve,
         predict=options.predicts,
-        descent={"arithmetic": options.arithmetic, **descending.steps(options, study)},
+        descent={"arithmetic": options.arithmetic, **engine.steps(options, study)},
     )
 
 

@@ -66,6 +66,11 @@ class Options(groups.Momentum, groups.Ratios):
         """As many trajectories as the flow and what it predicts amount to."""
         return self.prediction_runs()
 
+    @property
+    def arithmetics(self) -> tuple[str, ...]:
+        """None: nothing descends."""
+        return ()
+
     def check(self) -> None:
         """Raises UsageError if nothing can be predicted."""
         super().check()

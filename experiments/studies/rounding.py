@@ -43,6 +43,12 @@ READING = (
 class Options(groups.BesideFlow, groups.Segments, groups.Ratios):
     """What the experiment can be told."""
 
+    @property
+    def arithmetics(self) -> tuple[str, ...]:
+        """Names of all in which it descends, one after another."""
+        gpu = jax.default_backend() in ("gpu", "cuda")
+        return ("compensated", "float32", *(("tf32",) if gpu else ()), "float64")
+
 
 def run(options: Options) -> int:
     """Runs the experiment and writes its run directory.
@@ -82,7 +88,7 @@ def _runs(workplace: NetworkWorkplace[Options]) -> tuple[dict[str, Run], bool]:
     """The run in every arithmetic, which is written; and whether it was interrupted."""
     whole = workplace.options.schedule
     runs: dict[str, Run] = {}
-    for name in _arithmetics():
+    for name in workplace.options.arithmetics:
         schedule = _shortened(whole) if name == "float64" else whole
         if schedule is not whole:
             workplace.say(f"float64 runs to iteration {schedule.iterations:,} only, for its cost")
@@ -143,11 +149,6 @@ def _verdict(first: Run, rows: list[dict[str, Any]]) -> str:
         f"{first.step_sizes[-1]:g} is {true:.3g}. Plain float32 gives {plain:.3g}, "
         f"{plain / true:.3g} times that: the rest is rounding."
     )
-
-
-def _arithmetics() -> list[str]:
-    gpu = jax.default_backend() in ("gpu", "cuda")
-    return ["compensated", "float32", *(["tf32"] if gpu else []), "float64"]
 
 
 def _shortened(schedule: Schedule) -> Schedule:

@@ -48,6 +48,11 @@ class NetworkRun(Network, Steps, Storage):
         """As many trajectories in time as the flow and what it predicts amount to; 0 is no flow."""
         return 1
 
+    @property
+    def arithmetics(self) -> tuple[str, ...]:
+        """Names of those in which it descends; none if it does not."""
+        return (self.arithmetic,)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arithmetic(NetworkRun):

@@ -58,6 +58,11 @@ class Options(groups.Arithmetic, groups.Optimizers, groups.Ratios):
         """What outputs call the runs."""
         return self.optimizer_name or "descent"
 
+    @property
+    def arithmetics(self) -> tuple[str, ...]:
+        """None is checked: one run after another descends, in windows."""
+        return ()
+
     def first_steps(self, ratio: int) -> int:
         """Steps that the runs with a ratio make before their central flow begins."""
         if self.chosen_optimizer is None:
