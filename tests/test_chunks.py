@@ -127,7 +127,7 @@ def test_what_is_needed_lies_between_what_is_known_before(options, changes):
             (chunking._most, (options, study)),
         )
     ]
-    assert len(found[0]) == len(options.arithmetics) + bool(options.flow_runs)
+    assert len(found[0]) == len(options.arithmetics) + (options.smooth and options.flow_runs > 0)
     for least, parts, whole, most in zip(*found, strict=True):
         assert 0 < least < parts < whole < most
 

@@ -170,7 +170,9 @@ def _most(options: NetworkRun, study: Problem) -> list[Memory]:
 
 
 def _of_flow(options: NetworkRun, study: Problem, measure: Callable[..., int]) -> list[Memory]:
-    """What the flow of one starting point needs; nothing if there is none on the device.
+    """What the flow of one starting point needs; nothing if that is not known.
+
+    With kinks it holds what every unit computes of every example, in chunks as well.
 
     Args:
       options: what is told of the run.
@@ -178,7 +180,7 @@ def _of_flow(options: NetworkRun, study: Problem, measure: Callable[..., int]) -
       measure: maps a function and shapes of its arguments to the memory that it takes.
     """
     numbers = flow_arithmetic()
-    if not options.flow_runs or numbers.on_host:
+    if not options.flow_runs or not options.smooth or numbers.on_host:
         return []
     loss = study.objective.loss
 
@@ -196,15 +198,10 @@ def _of_flow(options: NetworkRun, study: Problem, measure: Callable[..., int]) -
     needed, predicted = effort.flow_needed(options, study), options.flow_runs > 1
     with numbers.context():
         point = jax.eval_shape(numbers.cast, _point(options, study))
-        stack = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((options.flow_runs, *leaf.shape), leaf.dtype), point
-        )
-        if options.smooth and predicted:
-            taken = measure(bends, point, stack)
-        else:
-            taken = measure(jax.vmap(jax.grad(loss)), stack)
+        pair = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), point)
+        taken = measure(bends, point, pair) if predicted else measure(jax.grad(loss), point)
     weights = 8 * sum(leaf.size for leaf in jax.tree.leaves(point))
-    states = OF_DEVIATION if options.smooth and predicted else OF_FLOW * options.flow_runs
+    states = OF_DEVIATION if predicted else OF_FLOW
     return [needed._replace(device=needed.device + states * weights + int(IN_LOOP * taken))]
 
 
