@@ -233,6 +233,22 @@ def test_a_resumed_run_keeps_its_chunk(invoke, tmp_path, scarce, monkeypatch):
     assert_same_results(cut, whole)
 
 
+def test_a_run_that_was_begun_with_all_examples_gets_no_chunk(invoke, tmp_path, needs, monkeypatch):
+    """Its bits would be others; so it is refused, and goes on where there is more memory."""
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 1))
+        status, _, _ = invoke(*NETWORK_RUN, "--checkpoint_every=0", f"--output_dir={cut}")
+        assert status == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available", lambda: needs[LARGER])
+        status, _, err = invoke(f"--resume={cut}")
+    assert status == 2
+    assert "error: memory: the run needs about" in err
+    assert chunk_of(cut) is None
+    assert invoke(f"--resume={cut}")[0] == 0
+
+
 def test_a_run_that_fits_in_no_chunk_is_refused(invoke, tmp_path, needs, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: needs[1] - 1)
     status, out, err = invoke(*NETWORK_RUN, f"--output_dir={tmp_path / 'never'}")
@@ -242,3 +258,18 @@ def test_a_run_that_fits_in_no_chunk_is_refused(invoke, tmp_path, needs, monkeyp
     monkeypatch.setattr(memory, "available", lambda: needs[1])  # which leaves no room
     assert invoke(*NETWORK_RUN, f"--output_dir={tmp_path / 'one'}")[0] == 0
     assert chunk_of(tmp_path / "one") == 1
+
+
+def test_step_sizes_that_are_found_take_part(invoke, tmp_path, needs, monkeypatch):
+    """What is chosen is chosen for all of them, and known when they are."""
+    flags = [*NETWORK_RUN[:4], "--experiment=large_steps", "--iterations=60", "--snapshots=1"]
+    monkeypatch.setattr(memory, "available", lambda: 2 * needs[300])
+    monkeypatch.setattr(gf_jax, "resumable_segments", interrupted_at("resumable_segments", 0))
+    status, out, err = invoke(*flags, "--step_size=0.02", f"--output_dir={tmp_path / 'run'}")
+    assert status == 130, err  # in descent, which is compiled by then, and fits
+    edge, line = (
+        next(n for n, line in enumerate(out.splitlines()) if words in line)
+        for words in ("edge of stability at", "at once need about")
+    )
+    assert line < edge
+    assert f"--chunk={chunk_of(tmp_path / 'run')}, in " in out

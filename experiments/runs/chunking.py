@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -37,6 +37,7 @@ OF_FLOW, OF_DEVIATION = 25, 73  # numbers that their methods hold for each param
 IN_LOOP = 1.3
 
 PyTree = Any
+RunTold = TypeVar("RunTold", bound=NetworkRun)
 
 
 class Chosen(NamedTuple):
@@ -50,17 +51,25 @@ class Chosen(NamedTuple):
     chunk: int | None = None
     line: str = ""
 
+    def applied(self, options: RunTold, study: Problem) -> tuple[RunTold, Problem]:
+        """A run and what it studies, so taken."""
+        if self.chunk is None:
+            return options, study
+        return dataclasses.replace(options, chunk=self.chunk), study.in_chunks(self.chunk)
+
 
 def choose(options: NetworkRun, study: Problem) -> Chosen:
     """The largest chunk of examples with which a run fits into memory, if all at once do not.
 
     One that is asked for is taken as it is; so is that of a run that is resumed, which keeps its
-    bits, and of several processes, whose examples are divided among them.
+    bits, and of several processes, whose examples are divided among them. Where step sizes are
+    found first, what they need is not known before.
 
     Raises:
       UsageError: if it does not fit even one example at a time.
     """
-    if options.chunk is not None or options.resume is not None or peers.several():
+    kept = options.chunk is not None or options.resume is not None
+    if kept or not options.settled or peers.several():
         return Chosen()
     least, most = _most_of(_least(options, study)), _most_of(_most(options, study))
     if least is None or most is None or most.share <= 1 or least.share > ROOM:
@@ -90,8 +99,7 @@ def _search(
     known: dict[int, Demand] = {}
 
     def share(size: int) -> float:
-        told, parts = dataclasses.replace(options, chunk=size), study.in_chunks(size)
-        known[size] = _most_of(_needed(told, parts)) or whole
+        known[size] = _most_of(_needed(*Chosen(size).applied(options, study))) or whole
         tell(1 - 0.5 ** len(known))
         return known[size].share
 

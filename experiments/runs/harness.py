@@ -1,7 +1,6 @@
 """What every experiment does: open its folder, say what it does, show progress, close."""
 
 import contextlib
-import dataclasses
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -78,9 +77,7 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
     problem.device()
     study = peers.agreed(lambda: _study(options))
     chosen = chunking.choose(options, study)
-    if chosen.chunk is not None:
-        options = dataclasses.replace(options, chunk=chosen.chunk)
-        study = study.in_chunks(chosen.chunk)
+    options, study = chosen.applied(options, study)
     seeds = len(options.starts_of_seeds) or 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(study.start)) // seeds
     size = f"{parameters:,} parameters" + (f", {seeds:,} starting points" if seeds > 1 else "")
@@ -99,6 +96,19 @@ def begin(experiment: Experiment, options: RunTold) -> NetworkWorkplace[RunTold]
         with _first_files(workplace.directory):
             weights.write_params(workplace.directory / "initial_params.npz", study.start)
     return workplace
+
+
+def in_chunks(workplace: NetworkWorkplace[RunTold]) -> NetworkWorkplace[RunTold]:
+    """The same with a chunk of examples, if options that were found since ask for it.
+
+    Raises:
+      UsageError: if they fit in none.
+    """
+    chosen = chunking.choose(workplace.options, workplace.study)
+    if chosen.line:
+        workplace.say(chosen.line)
+    options, study = chosen.applied(workplace.options, workplace.study)
+    return workplace._replace(options=options, study=study)
 
 
 def of_data(dataset: Dataset) -> dict[str, str]:

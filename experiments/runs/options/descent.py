@@ -53,6 +53,11 @@ class NetworkRun(Network, Steps, Storage):
         """Names of those in which it descends; none if it does not."""
         return (self.arithmetic,)
 
+    @property
+    def settled(self) -> bool:
+        """Whether its step sizes are known before it begins."""
+        return True
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arithmetic(NetworkRun):

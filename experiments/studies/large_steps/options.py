@@ -27,6 +27,11 @@ class Options(groups.Arithmetic, groups.Momentum, groups.Segments, groups.StepSi
         return 1 if self.chosen_optimizer is None else self.prediction_runs()
 
     @property
+    def settled(self) -> bool:
+        """Whether step sizes were given, or are found."""
+        return self.step_sizes is not None
+
+    @property
     def runs_named(self) -> str:
         """What outputs call the runs."""
         momentum = " with momentum" if self.momentum else ""

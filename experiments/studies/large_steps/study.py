@@ -80,9 +80,10 @@ def run(options: Options) -> int:
         with harness.removed_if_refused(workplace):
             found = edge.find(workplace)
             if options.step_sizes is None:
-                before, options = options.values(), found.options
+                before = options.values()
+                workplace = harness.in_chunks(workplace._replace(options=found.options))
+                options = workplace.options
                 changed = {n: v for n, v in options.values().items() if v != before[n]}
-                workplace = workplace._replace(options=options)
                 store.change_configuration(workplace.directory, changed)
     except KeyboardInterrupt:
         return harness.interrupt(workplace, "the edge of stability is not known yet")
