@@ -33,7 +33,9 @@ LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
 SMALL = 0.1  # step size of the modified flow, over the largest
-ENOUGH = 3e-3  # share of what is left out, or of the smallest distance, known well enough
+ENOUGH = 3e-3  # share of the smallest run's distance to which z is known well enough, in a step,
+# and of what is left out of it to which e is
+ROUGH = 0.01  # of e, relative, that is too much in any case
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 ROUNDING = 1e-15  # of numbers, relative, beyond which nothing is asked for
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -119,11 +121,13 @@ def expand(
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, small, floor, rounding, unseen, enough = arguments
+        _, _, small, floor, rounding, unseen, enough, rough = arguments
         own = size_of_error(error[:2], state[:2]) / (1 + enough * optax.tree.norm(state[3]))
         allowed = RELATIVE * (size_of_error(state[3:5], state[:2]) + floor)
         left_out = optax.tree.sub(state[7], optax.tree.add_scale(state[0], small, state[3]))
-        allowed += enough * optax.tree.norm(left_out) / small**2
+        more = enough * optax.tree.norm(left_out) / small**2
+        # Of a step that is too long what is left out may be anything, and must not excuse it.
+        allowed += jnp.minimum(more, rough * optax.tree.norm(state[3]))
         of_e = size_of_error(error[3:5], state[:2], unseen) / allowed
         apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
         of_modified = size_of_error(apart, state[:2], small * unseen)
@@ -167,7 +171,7 @@ def expand(
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
     enough = ENOUGH * smallest / tolerance
     fine, rough = (
-        [(all_data, given, small, floor, rounding, unseen, enough)]
+        [(all_data, given, small, floor, rounding, unseen, enough, ROUGH / tolerance)]
         for given in (start.given, start.rough)
     )
     most = smooth.most_steps(system, budget)
