@@ -205,7 +205,7 @@ def _of_optimizer(
     last = float(problem.times[-1])
     size = TYPICAL * last if step_size is None else step_size * time_scale(optimizer)
     start = limit_from(problem, OfTime(optimizer), size)
-    found = expand(problem, start, size, 0.0, budget, progress)
+    found = expand(problem, start, size, budget, progress)
     flow = make_flow(problem, found.params, found.error, found.statistics)
     none = jax.tree.map(np.zeros_like, found.e)
     return Deviation(

@@ -33,9 +33,6 @@ LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
 SMALL = 0.1  # step size of the modified flow, over the largest
-ENOUGH = 3e-3  # share of the smallest run's distance to which z is known well enough, in a step,
-# and of what is left out of it to which e is
-ROUGH = 0.01  # of e, relative, that is too much in any case
 NEGLIGIBLE = 1e-9  # e, over params per time and velocity
 ROUNDING = 1e-15  # of numbers, relative, beyond which nothing is asked for
 TINY = 1e-300  # so that nothing over nothing is nothing
@@ -90,20 +87,15 @@ def expand(
     problem: FlowProblem,
     start: Start,
     largest: float,
-    smallest: float,
     budget: int | None,
     progress: Progress | None,
 ) -> Expansion:
     """The limit with its first order.
 
-    The tolerance is of the limit and, a hundred times, of the deviation's share. Where runs stand
-    far from the limit, or from the first order, a small share of that is enough.
-
     Args:
       problem: a smooth loss whose gradient can be differentiated, start, and times.
       start: the limit of an optimiser from there.
       largest: of the step sizes that it is compared with.
-      smallest: likewise; 0 where all that are smaller count.
       budget: gradients beyond which it is given up.
       progress: is told the share that is done.
     """
@@ -121,13 +113,9 @@ def expand(
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, small, floor, rounding, unseen, enough, rough = arguments
-        own = size_of_error(error[:2], state[:2]) / (1 + enough * optax.tree.norm(state[3]))
+        _, _, small, floor, rounding, unseen = arguments
+        own = size_of_error(error[:2], state[:2])
         allowed = RELATIVE * (size_of_error(state[3:5], state[:2]) + floor)
-        left_out = optax.tree.sub(state[7], optax.tree.add_scale(state[0], small, state[3]))
-        more = enough * optax.tree.norm(left_out) / small**2
-        # Of a step that is too long what is left out may be anything, and must not excuse it.
-        allowed += jnp.minimum(more, rough * optax.tree.norm(state[3]))
         of_e = size_of_error(error[3:5], state[:2], unseen) / allowed
         apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
         of_modified = size_of_error(apart, state[:2], small * unseen)
@@ -169,10 +157,8 @@ def expand(
     rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
-    enough = ENOUGH * smallest / tolerance
     fine, rough = (
-        [(all_data, given, small, floor, rounding, unseen, enough, ROUGH / tolerance)]
-        for given in (start.given, start.rough)
+        [(all_data, given, small, floor, rounding, unseen)] for given in (start.given, start.rough)
     )
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(

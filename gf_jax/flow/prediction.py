@@ -200,8 +200,9 @@ def _predict_with_optimizer(
     start = limit_from(problem, OfTime(optimizer), float(per_iteration.min()))
     first = first_steps(start, per_iteration, float(problem.times[-1]))
     times = np.union1d(problem.times, first.times)
-    ends = float(per_iteration.max()), float(per_iteration.min())
-    expansion = expand(problem._replace(times=times), start, *ends, budget, progress)
+    expansion = expand(
+        problem._replace(times=times), start, float(per_iteration.max()), budget, progress
+    )
     found = expansion.at(np.searchsorted(times, problem.times))
     counts = np.round(problem.times[:, None] / per_iteration).astype(int)
     runs = [
