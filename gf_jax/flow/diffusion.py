@@ -134,7 +134,7 @@ def remembered(
     lag: Array,
     missed: Array,
 ) -> PyTree:
-    """What the Hessian of a step's own batches does to every sample: −A δ, over the square of √s.
+    """What the Hessian of a step's own batches does to every sample, −A δ / √s.
 
     White noise is independent of δ, so that this has no mean. Shuffled, parts are missing from a
     batch since they were taken before, which δ remembers.
@@ -145,9 +145,10 @@ def remembered(
       data: of both.
       state: at the beginning of the step.
       slopes: H δ there.
-      noise: weights of the parts, (samples, number), whose gradient is −K and whose Hessian −A.
+      noise: weights of the parts, (samples, number), whose gradient is −K / √s and whose Hessian
+        −A / √s.
       lag: after which δ is taken.
-      missed: factor of −K that is taken from δ for what the step itself has taken.
+      missed: factor of this gradient that is taken from δ, see ``noise.Shuffled.memory``.
     """
     whole, parts = data
     point = optax.tree.add_scale(state.flow, -lag, pure.gradient(whole, state.flow))

@@ -71,10 +71,11 @@ class Shuffled(NamedTuple):
         return (taken / number - inside) / (taken * jnp.sqrt(self.step_size))
 
     def memory(self, at: Array, number: int) -> tuple[Array, Array]:
-        """The lag, and the factor of the noise by which its parts are missed within the step.
+        """The lag of a step's batches, and what they lack of each other's parts.
 
-        A batch meets what those before it in the step have done, and has none of their parts. Of
-        the product of the step's own noise with itself that is minus this factor.
+        A batch acts on what those before it in the step have moved, and has none of their parts:
+        the mean of its Hessian's noise times theirs is minus that of the step's noise times
+        itself, by this factor, a time.
         """
         taken = self.taken[at]
         return self.lags[at], self.lags[at] * taken / jnp.maximum(number - taken, 1)
