@@ -145,14 +145,7 @@ def expand(
     floor = NEGLIGIBLE * (scale / problem.times[-1] + steepest) + TINY
     cost = 2 + 5 * PRODUCT + (2 * limit.period * PRODUCT if limit.period > 1 else 0)
     system = smooth.System(
-        ("expansion", limit, slopes),
-        velocity,
-        smooth.FEW_STAGES,
-        size,
-        cost,
-        LOOSER,
-        parts=9,
-        gains=smooth.DIRECT,
+        ("expansion", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=9
     )
     rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
@@ -235,14 +228,7 @@ def modified_solutions(
     z, e = start.point, start.deviation
     cost, parts = (2 + 5 * PRODUCT, 7) if beside else (1 + 2 * PRODUCT, 3)
     system = smooth.System(
-        ("modified", limit, slopes),
-        velocity,
-        smooth.FEW_STAGES,
-        size,
-        cost,
-        LOOSER,
-        parts=parts,
-        gains=smooth.DIRECT,
+        ("modified", limit, slopes), velocity, smooth.FEW_STAGES, size, cost, LOOSER, parts=parts
     )
     most, solutions = smooth.most_steps(system, budget), []
     for number, step_size in enumerate(step_sizes):

@@ -31,13 +31,9 @@ PyTree = Any
 MOST_STEPS, FEW_STEPS = 2**17, 2**12
 SAFETY = 2.0  # of an error over the difference of two solves
 FIRST = 1e-6  # step, as a share of the whole time
-OTHER = 3.0  # of the looser solve, over that: not a power of ten, by which steps may grow
 SHORTEST = 1e-9  # likewise: what jumps is never resolved
 HIGH_ORDER = diffrax.Dopri8()
 FEW_STAGES = diffrax.Tsit5()
-# Proportional and integral gain of the controller of steps. The second takes a step's error to
-# the tolerance at once: fewer steps, some of them again, and an error that is not far below it.
-STEADY, DIRECT = (0.2, 0.4), (0.0, 1.0)
 
 
 class System(NamedTuple):
@@ -51,7 +47,6 @@ class System(NamedTuple):
       cost: of a velocity, in gradients.
       looser: tolerance of the second solve, which tells the error, over that of the first.
       parts: 1 if the state is a pytree like params; else it is a tuple of so many.
-      gains: of the controller of steps.
     """
 
     name: Hashable
@@ -61,7 +56,6 @@ class System(NamedTuple):
     cost: int
     looser: float
     parts: int = 1
-    gains: tuple[float, float] = STEADY
 
 
 class Solution(NamedTuple):
@@ -158,16 +152,14 @@ def solve_twice(
     tolerance = problem.tolerance or default
     share, times = 1 / (2 * len(arguments)), problem.times
     blocks, solutions = list(stacks.blocks_of(start, len(times))), []
+    begin = Before(0.0, start, FIRST * times[-1], None)
 
     def once(argument: Any, accepted: float, done: float) -> Blocks:
-        # Steps that grow as fast as they may would be the same in both, and tell no error.
-        first = FIRST * times[-1] * (1.0 if accepted == tolerance else OTHER)
-        begin = Before(0.0, start, first, None)
-
         def of_block(before: Before, at: np.ndarray, begun: float, more: float) -> Any:
             told = done + begun * share, more * share
-            rest = None if len(blocks) == 1 else Rest(times[-1], before)
-            return solve((argument, accepted), before.state, at, before.step, *told, rest)
+            if len(blocks) == 1:
+                return solve((argument, accepted), before.state, at, *told, None)
+            return solve((argument, accepted), before.state, at, *told, Rest(times[-1], before))
 
         return Blocks(of_block, begin, times, most_steps, part(progress, done, share))
 
@@ -228,7 +220,6 @@ def _solver(
             arguments: Any,
             start: PyTree,
             times: Array,
-            first: Array,
             done: float,
             share: float,
             rest: Rest | None,
@@ -236,8 +227,9 @@ def _solver(
             options: dict[str, Any] = {}
             last: Any = times[-1]
             begin: Any = 0.0
+            first: Any = FIRST * times[-1]
             if rest is not None:
-                last, begin = rest.last, rest.before.time
+                last, begin, first = rest.last, rest.before.time, rest.before.step
                 options["event"] = diffrax.Event(lambda t, y, args, **_: t >= args[2])
                 arguments = (*arguments, times[-1])
             # One vector: what diffrax does to every leaf is most of what is compiled.
@@ -264,8 +256,8 @@ def _solver(
                 stepsize_controller=(_Controller if rest is None else _Remembering)(
                     rtol=0.0,
                     atol=1.0,  # the measure does the scaling
-                    pcoeff=system.gains[0],
-                    icoeff=system.gains[1],
+                    pcoeff=0.2,
+                    icoeff=0.4,
                     dtmin=SHORTEST * last,
                     force_dtmin=False,
                     measure=size,
