@@ -145,7 +145,10 @@ OTHERS = [
     ),
     (("necessity",), {"gradient_flow": 0}),
     (("draws", *SMALLEST, "--draws=4"), {"resumable_segments": 5, "predict_ensemble": 0}),
-    (("draws", *SMALLEST, "--order=shuffled"), {"resumable_segments": 5, "gradient_flow": 0}),
+    (
+        ("draws", *SMALLEST, "--order=shuffled", "--activation=relu"),
+        {"resumable_segments": 5, "gradient_flow": 0},
+    ),
 ]
 
 
