@@ -178,6 +178,16 @@ def test_evaluations_are_counted_as_they_happen(solve, cost, each, besides):
     assert len(calls) == each * counted + besides  # the losses along the flow, in any case
 
 
+def test_steps_to_where_there_is_no_number_are_taken_again():
+    """Near the end a root is small, and steps that grow pass what is below it."""
+    found = gf_jax.deviation(
+        lambda w: jnp.sum(4 / 3 * w**1.5 - 0.02 * w), jnp.ones(1), [1.0, 10.0], tolerance=1e-2
+    )
+    assert found.flow.statistics.complete
+    assert found.flow.statistics.rejected_steps < found.flow.statistics.steps
+    np.testing.assert_allclose(found.flow.params[-1], 1e-4, rtol=1e-3)  # where both are equal
+
+
 def test_depth_two_scalar_logistic():
     """s = w_2 w_1 of a balanced start obeys s' = 2 s (L - s)."""
     target, start, times = 1.5, 0.1, np.linspace(0.2, 4, 8)

@@ -15,6 +15,7 @@ import gf_jax
 from experiments.optimizers import adam, gaps
 from experiments.optimizers import orders as orders_page
 from experiments.optimizers.orders import OPTIMIZERS, network, orders
+from gf_jax.flow import prediction
 from gf_jax.flow.limit_flow import limit_from, limit_in_words
 from gf_jax.flow.problem import flow_problem
 from gf_jax.optimizers.momentum import OfTime
@@ -430,7 +431,9 @@ def test_the_table_of_orders(capsys, monkeypatch):
 def test_gaps_on_mnist_are_within_what_is_told(mnist_dir, capsys):
     gaps.main([f"--data_dir={mnist_dir}", "--only=decoupled"])
     row = next(line for line in capsys.readouterr().out.splitlines() if "decoupled" in line)
-    share, off, told, within = (float(text[:-1]) for text in row.split()[-4:])
+    *shares, cost = row.split()[-5:]
+    share, off, told, within = (float(text[:-1]) for text in shares)
+    assert 0 < int(cost.replace(",", "")) < 20_000
     assert within == 100
     assert 0.01 < share < 1
     assert off < min(5, told)
@@ -458,3 +461,23 @@ def test_what_is_told_holds_where_the_expansion_does_not(epsilon):
         off = np.abs(told.to_flow[:, lane] - np.abs(moved - limit))
         assert (off <= told.to_flow_error[:, lane]).all()
         assert (off > 0.1 * told.to_flow[:, lane]).all()  # the case that this is about
+
+
+def in_time(h):
+    return optax.adam(h, b1=1 - 10 * h, b2=1 - h)
+
+
+def test_gaps_hang_on_no_tolerance(monkeypatch):
+    """The limit is solved as well as gaps need it: solved far better, they are the same."""
+    f, start = network()
+    found = []
+    for of_limit, of_deviation in ((None, None), (1e-8, 1e-6)):
+        if of_limit is not None:
+            monkeypatch.setattr(prediction, "LIMIT_TOLERANCE", of_limit)
+            monkeypatch.setattr(prediction, "DEVIATION_TOLERANCE", of_deviation)
+        found.append(gf_jax.predict(f, start, [0.05, 0.1], [1e-3, 5e-4], optimizer=in_time))
+    usual, exact = found
+    assert usual.flow.statistics.steps < 0.7 * exact.flow.statistics.steps
+    np.testing.assert_allclose(usual.to_base, exact.to_base, rtol=2e-3)
+    np.testing.assert_allclose(usual.to_base_error, exact.to_base_error, rtol=0.3)
+    assert np.all(np.abs(usual.to_base - exact.to_base) < 0.1 * exact.to_base_error + 1e-300)

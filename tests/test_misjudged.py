@@ -47,7 +47,11 @@ def test_thousands_of_kinks_that_are_misjudged_one_by_one(generator):
     narrow, wide = both(f, start, (4,), iterations, 50)
     true = precise_distance(narrow, wide, 2)[-1]
     problem = flow_problem(prepare(f, start), start, STEP * np.arange(10, iterations + 1, 10), None)
-    told = misjudged(problem, wide[:, 0], narrow, STEP).moved[-1]
+    shares = []
+    told = misjudged(problem, wide[:, 0], narrow, STEP, shares.append).moved[-1]
+    assert len(shares) == len(problem.times)
+    np.testing.assert_allclose(np.diff(shares), 1 / len(shares))
+    assert shares[-1] == 1
     # Rounding to a spacing of 2^-14 is off by a quarter of that in the mean.
     chance = 2.0**-16 / (STEP * (speed + jump / 2))
     np.testing.assert_allclose(told, STEP * jump * np.sqrt(number * chance), rtol=0.1)

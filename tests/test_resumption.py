@@ -83,6 +83,24 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.long
+def test_what_chance_does_at_kinks_is_kept(cut_short, invoke, monkeypatch, tmp_path):
+    """As of runs that are too long to be made again in float64, all but the base run."""
+    monkeypatch.setattr(gf_jax.program.compiling, "cheap", lambda numbers: 0)
+    told, place = [], gf_jax.study.rounding
+    find = place.misjudged
+    monkeypatch.setattr(place, "misjudged", lambda *args: told.append(args) or find(*args))
+    flags, expected = (*PAPER, "--activation=relu"), tmp_path / "undisturbed"
+    assert invoke(*flags, f"--output_dir={expected}")[0] == 0
+    assert len(told) == 1
+    folder = cut_short("gradient_flow", 0, *flags)
+    replace(monkeypatch, "predict", None)
+    monkeypatch.setattr(place, "misjudged", None)
+    status, _, err = invoke(f"--resume={folder}")
+    assert status == 0, err
+    assert_same_results(folder, expected)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "number", "flags"),
     [

@@ -40,6 +40,7 @@ from experiments.runs.options.storage import RESULTS
 from experiments.studies import groups, seeds
 from gf_jax import stacks
 from gf_jax.descent.segments import Trajectory
+from gf_jax.flow.misjudged import Misjudged
 from gf_jax.flow.problem import Progress
 from gf_jax.problems.networks import Params
 from gf_jax.study.following import Followed, follow
@@ -196,6 +197,7 @@ def _followed(
     likes = {
         "prediction": structures.of(gf_jax.Prediction, start, times=times, lanes=lanes),
         "rounding": structures.trajectory(start, times),
+        "rounding at kinks": structures.of(Misjudged),
         run.method.flow_name: structures.of(gf_jax.Flow, start, times=times),
     }
 

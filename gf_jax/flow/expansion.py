@@ -28,7 +28,7 @@ from gf_jax.program.compiling import jit
 PyTree = Any
 
 TOLERANCE = 1e-6
-RELATIVE = 100.0  # tolerance of e relative to its norm, over that of params
+RELATIVE = 100.0  # tolerance of e relative to its norm, over that of the limit
 LOOSER = 10.0
 EARLY = 10.0  # first steps that no modified flow follows where a count corrects averages
 BEGINNING = 0.1  # share of the whole time, likewise, so that it is of second order from then on
@@ -89,6 +89,7 @@ def expand(
     largest: float,
     budget: int | None,
     progress: Progress | None,
+    relative: float = RELATIVE,
 ) -> Expansion:
     """The limit with its first order.
 
@@ -98,6 +99,7 @@ def expand(
       largest: of the step sizes that it is compared with.
       budget: gradients beyond which it is given up.
       progress: is told the share that is done.
+      relative: tolerance of e relative to its norm, over that of the limit.
     """
     limit, pure, small = start.limit, problem.pure, SMALL * largest
     slopes, all_data = slopes_of(problem)
@@ -113,9 +115,9 @@ def expand(
         return (*f, *e_velocity[:2], bend.params, bend.slow, *modified[:2])
 
     def size(arguments: Any, error: Any, state: Any) -> Array:
-        _, _, small, floor, rounding, unseen = arguments
+        _, _, small, relative, floor, rounding, unseen = arguments
         own = size_of_error(error[:2], state[:2])
-        allowed = RELATIVE * (size_of_error(state[3:5], state[:2]) + floor)
+        allowed = relative * (size_of_error(state[3:5], state[:2]) + floor)
         of_e = size_of_error(error[3:5], state[:2], unseen) / allowed
         apart = jax.tree.map(jnp.subtract, error[7:9], error[:2])  # what they share is no matter
         of_modified = size_of_error(apart, state[:2], small * unseen)
@@ -150,9 +152,8 @@ def expand(
     rounding = ROUNDING * scale / tolerance
     # Slow leaves are seen to move over tiny steps, and what is curved in that is of their square.
     unseen = ROUNDING * float(problem.times[-1]) / float(start.given.step_size) ** 2
-    fine, rough = (
-        [(all_data, given, small, floor, rounding, unseen)] for given in (start.given, start.rough)
-    )
+    others = small, relative, floor, rounding, unseen
+    fine, rough = ([(all_data, given, *others)] for given in (start.given, start.rough))
     most = smooth.most_steps(system, budget)
     (solution,) = smooth.solve_twice(
         from_start(problem, start), system, begin, fine, progress, most, rough

@@ -114,6 +114,7 @@ class FirstSteps(NamedTuple):
                 at.apart(self.counts[number]),
             )
             off = precise_distance(ends, jax.tree.map(np.add, at.params, apart), 1)
+            off = np.maximum(off - at.error, 0)  # where the limit itself is, is no matter
             least = EXACT * tree_norm(ends)
             told, predicted = at.error_at(self.sizes), tree_norm(apart)
             factor = np.fmax(SAFETY * off / np.maximum(told, least), 1.0)  # NaN tells nothing

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from gf_jax.flow.problem import FlowProblem
+from gf_jax.flow.problem import FlowProblem, Progress
 from gf_jax.program.compiling import jit
 from gf_jax.program.kinks import step
 
@@ -39,7 +39,13 @@ class Misjudged(NamedTuple):
     loss: Float[np.ndarray, " times"]
 
 
-def misjudged(problem: FlowProblem, points: PyTree, like: PyTree, step_size: float) -> Misjudged:
+def misjudged(
+    problem: FlowProblem,
+    points: PyTree,
+    like: PyTree,
+    step_size: float,
+    progress: Progress | None = None,
+) -> Misjudged:
     """What misjudged kinks are expected to do to a run.
 
     How the flow magnifies it, or makes it smaller, is left out.
@@ -49,6 +55,7 @@ def misjudged(problem: FlowProblem, points: PyTree, like: PyTree, step_size: flo
       points: a trajectory at these times, leaves of shape (times, ...).
       like: parameters whose leaves have the dtypes of the run.
       step_size: of the run.
+      progress: is told the share that is done.
     """
     gated_with, pure = problem.gated_of, problem.pure
     dtypes = [np.dtype(leaf.dtype) for leaf in jax.tree.leaves(like)]
@@ -102,6 +109,9 @@ def misjudged(problem: FlowProblem, points: PyTree, like: PyTree, step_size: flo
         for slot, time in enumerate(problem.times):
             other = problem.numbers.cast(jax.tree.map(lambda leaf, at=slot: leaf[at], points))
             key = jax.random.key(slot)
-            found.append(solve(problem.data, one, other, time - begin, step_size, key))
+            args = problem.data, one, other, time - begin, step_size, key
+            found.append(jax.device_get(solve(*args)))
             one, begin = other, time
-    return Misjudged(*np.sqrt(np.cumsum(jax.device_get(found), axis=0)).T)
+            if progress is not None:
+                progress((slot + 1) / len(problem.times))
+    return Misjudged(*np.sqrt(np.cumsum(found, axis=0)).T)

@@ -38,6 +38,7 @@ STEP_BY_STEP = 2  # ratio up to which, with kinks, a run costs less that way
 MACRO_STEP = 10  # with kinks, in steps of the base run, before they are halved
 PREDICTION_CHANGE = 0.05  # below which they are halved no more
 CHEAP_CHANGE = 0.005  # likewise, where all runs are taken step by step
+LIMIT_TOLERANCE, DEVIATION_TOLERANCE = 1e-5, 1e-4  # of an optimiser; gaps are of the latter alone
 JUMP = 1e-3  # of the gradient, over its norm at the start, that a smooth f does not make
 
 
@@ -201,7 +202,12 @@ def _predict_with_optimizer(
     first = first_steps(start, per_iteration, float(problem.times[-1]))
     times = np.union1d(problem.times, first.times)
     expansion = expand(
-        problem._replace(times=times), start, float(per_iteration.max()), budget, progress
+        problem._replace(times=times, tolerance=LIMIT_TOLERANCE),
+        start,
+        float(per_iteration.max()),
+        budget,
+        progress,
+        DEVIATION_TOLERANCE / LIMIT_TOLERANCE,
     )
     found = expansion.at(np.searchsorted(times, problem.times))
     counts = np.round(problem.times[:, None] / per_iteration).astype(int)

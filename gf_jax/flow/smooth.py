@@ -83,9 +83,13 @@ class _Controller(diffrax.PIDController):
     def adapt_step_size(
         self, t0: Any, t1: Any, y0: Any, y1: Any, args: Any, error: Any, *rest: Any
     ) -> Any:
-        """As PIDController, of one number in place of the state."""
+        """As PIDController, of one number in place of the state.
+
+        A step to where there is no number is far too long: NaN would be the length of the next.
+        """
         argument, tolerance = args[:2]
         size = self.measure(argument, error, y1) / tolerance
+        size = jnp.where(jnp.isnan(size), jnp.inf, size)
         zero = jnp.zeros_like(size)
         return super().adapt_step_size(t0, t1, zero, zero, args, size, *rest)
 

@@ -105,7 +105,10 @@ def rounding_of(
         return Rounding(whole, loss, loss_by_chance)
     first = jax.tree.map(lambda leaf: leaf[:count, 0], exact.snapshots)
     reached = problem._replace(times=problem.times[:count])
-    expected = misjudged(reached, first, snapshots, run.step_size)
+    expected = solve(
+        "rounding at kinks",
+        lambda tell: misjudged(reached, first, snapshots, run.step_size, tell),
+    )
     roots = np.sqrt(np.asarray(run.ratios[lanes:], float))
     least = precision_of(snapshots)[:count, lanes:]
     whole[:count, lanes:] = _of_others(whole[:count, 0], expected.moved, least, roots)
